@@ -1,0 +1,173 @@
+"""The records that flow through the pipeline, in order. Every field states its shape, dtype and unit.
+
+    MediaInfo ─▶ Clip ─▶ Features ─▶ TokenStream ─▶ KeptStream ─▶ Answer ─▶ Report
+
+Records are frozen; an array or tensor you were handed is read-only. This module imports nothing of ours, and torch only
+for type checkers, so that the command line can use it without loading a model library.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+REPORT_SCHEMA = 1
+POSITION_STEP_S = 0.04  # one step of the time axis: 40 ms, 25 a second (Qwen2.5-Omni, TMRoPE)
+CHUNK_S = 2.0  # video and sound alternate in chunks of this length
+SAMPLE_RATE = 16_000
+
+
+class Modality(IntEnum):
+    """What a token of the stream came from."""
+
+    TEXT = 0  # text and marker tokens: always kept
+    VIDEO = 1
+    AUDIO = 2
+
+
+@dataclass(frozen=True)
+class AudioTrack:
+    """One sound track of a file, as `--audio-track` counts them."""
+
+    index: int  # 0 for the file's first sound track
+    codec: str
+    channels: int
+    sample_rate: int  # Hz
+    language: str | None
+    title: str | None
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What a file holds, without decoding it."""
+
+    path: Path
+    container: str  # ffmpeg's name of the format
+    duration_s: float  # 0.0 for a still picture
+    is_image: bool  # a still picture
+    width: int  # as displayed: after rotation and with square pixels; 0 without picture
+    height: int
+    frame_rate: float | None  # average frames a second; None if unknown or no picture
+    video_codec: str | None
+    audio_tracks: tuple[AudioTrack, ...]
+
+    @property
+    def has_video(self) -> bool:
+        return self.video_codec is not None
+
+    @property
+    def has_audio(self) -> bool:
+        return bool(self.audio_tracks)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What to decode of a file. The model decides the picture size, the user the rest."""
+
+    fps: float  # sampled frames a second
+    max_frames: int  # never more than these; the rate drops for long files
+    max_pixels: int  # picture area after scaling; aspect ratio is kept as closely as `multiple` allows
+    multiple: int  # width and height are multiples of this
+    video: bool = True
+    audio: bool = True
+    audio_track: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """Decoded media of one file and time range."""
+
+    info: MediaInfo
+    range_s: tuple[float, float]  # start and end in the file, seconds
+    frames: np.ndarray | None  # (N, H, W, 3) uint8 RGB
+    frame_times_s: np.ndarray | None  # (N,) float64, true presentation times, seconds from range_s[0], ascending
+    samples: np.ndarray | None  # (S,) float32 mono in [-1, 1] at SAMPLE_RATE, sample 0 at range_s[0]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the range, seconds."""
+        return self.range_s[1] - self.range_s[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What the frozen towers made of a clip; the same for every question, so it can be cached."""
+
+    video: Tensor | None  # (N, rows, cols, Dv) one vector a grid cell of each sampled frame (or temporal pair of frames)
+    audio: Tensor | None  # (A, Da) one vector an audio token
+    video_times_s: Tensor | None  # (N,) float64, seconds from the start of the range
+    video_step_s: float  # seconds between two grids
+    audio_step_s: float  # seconds an audio token covers
+    extra: dict[str, Tensor] = field(default_factory=dict)  # whatever else the model's own stream builder needs
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStream:
+    """One prompt, embedded, in reading order. L tokens of width D."""
+
+    embeds: Tensor  # (L, D) compute dtype
+    positions: Tensor  # (4, L) int64: time, height, width, time; time in 40 ms steps
+    modality: Tensor  # (L,) uint8, values of Modality
+    spans_s: Tensor  # (L, 2) float32: start and end of the token in the clip, seconds; NaN for text
+    cells: Tensor  # (L, 3) int16: frame index, grid row, grid column; -1 where not a video token
+    grid: tuple[int, int]  # rows and columns of a frame's token grid; (0, 0) without video
+    next_position: int  # position of the first generated token on all axes: largest prompt position + 1
+
+
+@dataclass(frozen=True, eq=False)
+class KeptStream:
+    """What the selector kept of a stream, in original order. K tokens."""
+
+    stream: TokenStream  # before selection
+    embeds: Tensor  # (K, D) decoder input (refined by cs2, else the original)
+    positions: Tensor  # (4, K) original positions, not renumbered
+    indices: Tensor  # (K,) int64 ascending indices into the stream
+    scores: Tensor | None  # (L,) float32, higher is kept first; None if the selector does not score
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str  # "stop", "length" or "repetition"
+    first_token_s: float  # from the start of prefill
+    decode_s: float  # all tokens after the first
+    kv_cache_bytes: int  # at the end of decoding
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything one run measured. Views format this; they never measure. `to_dict` is the JSON of `ep ask --json`."""
+
+    question: str
+    answer: str
+    model: str
+    selector: str
+    device: str
+    dtype: str
+    media: dict[str, Any]
+    tokens: dict[str, Any]
+    timings_s: dict[str, float]
+    speed: dict[str, float]
+    generated_tokens: int
+    finish_reason: str
+    memory: dict[str, int | None]
+    cache: dict[str, str]
+    settings: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+    schema: int = REPORT_SCHEMA
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON types, `schema` first."""
+        body = asdict(self)
+        body["warnings"] = list(self.warnings)
+        return {"schema": body.pop("schema"), **body}
