@@ -1,0 +1,334 @@
+"""`Profile`: every setting with its default, its unit and its limits, written once; and where settings come from.
+
+    flag > environment (EP_KEEP) > project file (./ep.yaml) > user file > profile (--profile NAME|PATH) > default
+
+`resolve` walks that line and remembers who said what. The flags' help, docs/configuration.md and the comments of
+profiles/default.yaml are all made from the fields below. Every mistake is a UsageError naming the source and the key.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from epcli.errors import UsageError
+
+DEFAULT_PROFILE = "default"
+ENV_PREFIX = "EP_"
+PROJECT_FILE = "ep.yaml"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a setting accepts. `types` are those of a parsed YAML value; an int is taken where a float is asked for."""
+
+    meaning: str  # one line: what it is, with its unit
+    types: tuple[type, ...]  # of bool, int, float, str
+    choices: tuple[str, ...] = ()  # the only words accepted
+    low: float = 0
+    high: float = math.inf
+    over: bool = False  # `low` itself is not accepted
+    null: str = ""  # what null, leaving it open, means; "" where null is not accepted
+
+    def describe(self) -> str:
+        """The accepted values in words, e.g. "a number over 0 up to 1, or auto"."""
+        kinds: list[str] = []
+        if bool in self.types:
+            kinds.append("true or false")
+        if int in self.types or float in self.types:
+            number = "a number" if float in self.types else "a whole number"
+            least = f"over {self.low}" if self.over else f"from {self.low}"
+            kinds.append(f"{number} {least} up to {self.high}" if self.high < math.inf else f"{number} {least} up")
+        if str in self.types:
+            kinds.append("one of " * (len(self.choices) > 1) + ", ".join(self.choices) if self.choices else "a text")
+        return ", or ".join(kinds)
+
+    def check(self, value: Any, where: str) -> Any:
+        """The value in its own type. `where` opens the message of the UsageError that a wrong value raises."""
+        if value is None and self.null:
+            return None
+        if isinstance(value, bool):
+            right = bool in self.types
+        elif isinstance(value, int | float):
+            right = type(value) in self.types or float in self.types
+            inside = self.low < value if self.over else self.low <= value
+            right = right and math.isfinite(value) and inside and value <= self.high
+        else:
+            right = isinstance(value, str) and str in self.types and bool(value.strip())
+            right = right and (not self.choices or value in self.choices)
+        if not right:
+            shown = repr(value) if isinstance(value, str) else "null" if value is None else value
+            raise UsageError(f"{where}: {shown} is not {self.describe()}{_did_you_mean(value, self.choices)}")
+        return float(value) if float in self.types and isinstance(value, int) else value
+
+    def parse(self, text: str, where: str) -> Any:
+        """A value typed in a shell. An empty text, or "none" for a number, means null where null is accepted."""
+        word = text.strip().lower()
+        if self.null and (not word or (word == "none" and "none" not in self.choices and not self._free_text)):
+            return None
+        if bool in self.types and word in _WORDS:
+            return self.check(_WORDS[word], where)
+        for kind in (int, float):
+            if kind in self.types:
+                try:
+                    return self.check(kind(word), where)
+                except ValueError:
+                    continue
+        return self.check(text if self._free_text else word, where)
+
+    @property
+    def _free_text(self) -> bool:
+        return str in self.types and not self.choices
+
+
+_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def _setting(default: Any, meaning: str, *types: type, **limits: Any) -> Any:
+    return field(default=default, metadata={"limits": Limits(meaning, types, **limits)})
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All settings of one run. A wrong value raises UsageError; what None means stands beside the field."""
+
+    model: str = _setting("ep-smol", "Model that answers, a name of `ep models ls`", str)
+    selector: str | None = _setting(
+        None, "How the tokens to keep are chosen, by name", str, null="the model's own selector"
+    )
+    keep: float | str | None = _setting(
+        None,
+        "Share of the sound and picture tokens to keep; `auto` decides for each clip",
+        float,
+        str,
+        choices=("auto",),
+        over=True,
+        high=1,
+        null="the model's own share",
+    )
+    budget: int | None = _setting(
+        None, "Most sound and picture tokens to keep, instead of a share", int, low=1, null="no such limit"
+    )
+    fps: float | None = _setting(
+        None, "Frames looked at per second of video", float, over=True, high=120, null="the model's own rate"
+    )
+    max_frames: int | None = _setting(
+        None, "Most frames looked at; a long video is sampled less often", int, low=1, null="the model's own limit"
+    )
+    video: bool = _setting(True, "Look at the picture", bool)
+    audio: bool = _setting(True, "Listen to the sound", bool)
+    audio_track: int = _setting(0, "Sound track to listen to, 0 for the file's first", int)
+    device: str = _setting(
+        "auto", "Where to compute; `auto` takes the GPU if there is one", str, choices=("auto", "cpu", "cuda", "mps")
+    )
+    dtype: str = _setting(
+        "auto",
+        "Number format of weights and activations; `auto` picks by device",
+        str,
+        choices=("auto", "bf16", "fp16", "fp32"),
+    )
+    quantize: str = _setting(
+        "none", "Shrink the language model's weights to 4 bits (nf4) or 8 (int8)", str, choices=("none", "nf4", "int8")
+    )
+    system: str | None = _setting(None, "System prompt", str, null="the model's own")
+    max_new_tokens: int = _setting(128, "Longest answer, in tokens", int, low=1)
+    temperature: float = _setting(0.0, "Randomness of the answer; 0 always takes the likeliest word", float, high=2)
+    seed: int = _setting(0, "Start of the random numbers, where temperature is over 0", int, high=2**32 - 1)
+    threads: int | None = _setting(None, "CPU threads to compute with", int, low=1, null="all cores")
+
+    def __post_init__(self) -> None:
+        for name, limits in SETTINGS.items():
+            object.__setattr__(self, name, limits.check(getattr(self, name), name))
+        _check_together(vars(self), {name: name for name in SETTINGS})
+
+
+SETTINGS: dict[str, Limits] = {item.name: item.metadata["limits"] for item in fields(Profile)}
+DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(Profile)}
+
+
+def _check_together(values: Mapping[str, Any], said_by: Mapping[str, str]) -> None:
+    """What no single setting can tell. `said_by` names each setting's source for the message."""
+    if values["keep"] is not None and values["budget"] is not None:
+        raise UsageError(f"{said_by['keep']} and {said_by['budget']} both say how much to keep: give one of them")
+    if not (values["video"] or values["audio"]):
+        raise UsageError(f"{said_by['video']} and {said_by['audio']} leave neither picture nor sound to ask about")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A profile and who decided each setting: "--keep", "EP_KEEP", "ep.yaml: keep", "profile NAME: keep", "default"."""
+
+    profile: Profile
+    sources: dict[str, str]
+    profile_name: str
+    profile_path: Path
+
+
+def resolve(
+    flags: Mapping[str, Any] | None = None,
+    profile: str | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Resolved:
+    """The settings of a run.
+
+    Args:
+        flags: values given on the command line, by setting; None means not given. Texts are parsed.
+        profile: name of a shipped profile or path of a YAML file; None asks EP_PROFILE and the files, then "default".
+        environment: os.environ unless given.
+        folder: where ep.yaml is looked for, the working folder unless given.
+
+    Raises:
+        UsageError: an unknown key or profile, a wrong type, a value out of range, a file that is no YAML mapping.
+    """
+    environment = os.environ if environment is None else environment
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    layers = [
+        _from_flags(given),
+        _from_environment(environment),
+        _from_file((folder or Path()) / PROJECT_FILE),
+        _from_file(user_file(environment)),
+    ]
+    named = next((layer["profile"] for layer in layers if "profile" in layer), None)
+    name, source = (profile, "--profile") if profile is not None else named or (DEFAULT_PROFILE, "")
+    path = find_profile(name, source)
+    layers.append(_from_file(path, nested=False))
+
+    values, sources = dict(DEFAULTS), dict.fromkeys(DEFAULTS, "default")
+    for layer in reversed(layers):
+        for key, (value, source) in layer.items():
+            if key == "profile":
+                continue
+            values[key], sources[key] = value, source
+            # A share and a budget exclude each other: the one said closer to the command line wins.
+            rival = {"keep": "budget", "budget": "keep"}.get(key)
+            if rival and value is not None and rival not in layer:
+                values[rival], sources[rival] = DEFAULTS[rival], source
+    _check_together(values, sources)
+    return Resolved(Profile(**values), sources, name, path)
+
+
+# A layer holds what one source says: setting -> (value, name of the source).
+_Layer = dict[str, tuple[Any, str]]
+
+
+def _from_flags(given: Mapping[str, Any]) -> _Layer:
+    layer: _Layer = {}
+    for key, value in given.items():
+        flag = "--" + ("no-" if value is False else "") + key.replace("_", "-")
+        limits = SETTINGS[key]
+        layer[key] = (limits.parse(value, flag) if isinstance(value, str) else limits.check(value, flag), flag)
+    return layer
+
+
+def _from_environment(environment: Mapping[str, str]) -> _Layer:
+    known = {ENV_PREFIX + key.upper(): key for key in (*SETTINGS, "profile")}
+    layer: _Layer = {}
+    for variable, text in environment.items():
+        if key := known.get(variable):
+            if text.strip():  # an empty variable is a variable not set
+                layer[key] = (text if key == "profile" else SETTINGS[key].parse(text, variable), variable)
+        elif variable.startswith(ENV_PREFIX) and (hint := _did_you_mean(variable, known, cutoff=0.85)):
+            # Only near misses: EP_ is short, and other programs may use it too.
+            raise UsageError(f"{variable}: unknown setting in the environment{hint}")
+    return layer
+
+
+def _from_file(path: Path, nested: bool = True) -> _Layer:
+    """A YAML file's settings; nothing if there is no such file. `nested`: the file may name a profile to build on."""
+    known = [*SETTINGS, "profile"] if nested else list(SETTINGS)
+    layer: _Layer = {}
+    for key, value in _read_yaml(path).items():
+        where = f"{path}: {key}"
+        if key not in known:
+            raise UsageError(f"{where}: unknown key{_did_you_mean(key, known)}; `ep profiles show` lists all keys")
+        if key == "profile":
+            if not isinstance(value, str) or not value.strip():
+                raise UsageError(f"{where}: {value!r} is not the name of a profile or the path of a YAML file")
+            layer[key] = (str(path.parent / Path(value).expanduser()) if _is_path(value) else value, where)
+        else:
+            layer[key] = (SETTINGS[key].check(value, where), where)
+    return layer
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"{path}: cannot be read: {reason}") from error
+
+    import yaml  # 30 ms, and most runs have no file to read
+
+    try:
+        table = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2001-99-99
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        raise UsageError(f"{path}: not valid YAML: {line}{problem}") from error
+    if table is None:
+        return {}
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: no settings: write one `key: value` a line")
+    return table
+
+
+def _did_you_mean(word: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
+    close = get_close_matches(str(word), list(known), n=1, cutoff=cutoff)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def user_file(environment: Mapping[str, str] | None = None) -> Path:
+    """The user's own settings: ${XDG_CONFIG_HOME:-~/.config}/epcli/config.yaml."""
+    home = (os.environ if environment is None else environment).get("XDG_CONFIG_HOME")
+    return (Path(home) if home else Path.home() / ".config") / "epcli" / "config.yaml"
+
+
+def profiles_folder() -> Path:
+    """The shipped profiles: inside the package in a wheel, beside it in a source tree."""
+    inside = Path(__file__).parent / "_profiles"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "profiles"
+
+
+def profile_names() -> list[str]:
+    """Names of the shipped profiles: default first, then by size."""
+    return sorted((path.stem for path in profiles_folder().glob("*.yaml")), key=_natural)
+
+
+def _natural(name: str) -> tuple[bool, int, str]:
+    digits = "".join(filter(str.isdigit, name))
+    return name != DEFAULT_PROFILE, int(digits or 0), name
+
+
+def find_profile(name: str, source: str = "") -> Path:
+    """The file of a shipped profile, or the file at a path. Raises UsageError; `source` is who asked for it."""
+    where = f"{source}: " if source else ""
+    if _is_path(name):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise UsageError(f"{where}{name}: there is no such file")
+        return path
+    names = profile_names()
+    if name not in names:
+        hint = _did_you_mean(name, names) or f"; there are: {', '.join(names)}"
+        raise UsageError(f"{where}unknown profile {name!r}{hint}")
+    return profiles_folder() / f"{name}.yaml"
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith((".yaml", ".yml")) or "/" in name or os.sep in name
+
+
+def profile_summary(path: Path) -> str:
+    """The first comment line of a profile's file: what it is for."""
+    with path.open(encoding="utf-8") as lines:
+        return next((line[1:].strip() for line in lines if line.startswith("#")), "")
