@@ -21,9 +21,9 @@ Attention sees only the composed cos and sin, so no attention code changes. Posi
 row (B, L) for plain text, are accepted too. Installing twice just replaces the sections.
 
 Why `install` also adds a hook: transformers 5's text model reads a four-row `position_ids` as [running count, T, H, W],
-cuts the first row off and builds attention masks from it. Since T' repeats T, the hook hands over [T, H, W] and the rotary
-module adds T' again. Four rows whose last is not a copy of the first are refused at prefill: they come from transformers'
-own `generate()`, which does not know the sieve. Generate with `epcli.generate`.
+cuts the first row off and builds attention masks from it. Since T' repeats T, the hook hands over [T, H, W] and the
+rotary module adds T' again. Four rows whose last is not a copy of the first are refused at prefill: they come from
+transformers' own `generate()`, which does not know the sieve. Generate with `epcli.generate`.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def install(text_model: Any, sections: Sequence[int]) -> SyncRope:
     """Replace `text_model.rotary_emb` by Sync-RoPE with these sections; returns the new module.
 
     The frequencies come from the model's own config (head_dim and rope theta). Raises UsageError if the sections do not
-    fit the head, or if the model scales its rotary frequencies (rope_type other than "default"): Sync-RoPE does not say how.
+    fit the head, or if the model scales its rotary frequencies (a rope_type other than "default").
     """
     config = text_model.config
     rope = config.rope_parameters
