@@ -123,10 +123,8 @@ def _convert(files: list[Path], folder: Path) -> None:
     (folder / "classes.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
 
     tensors = _onnx_tensors(onnx_file)
-    state = {
-        name.removeprefix("model."): tensors[name] for name in ("model.classifier.weight", "model.classifier.bias")
-    }
-    # The exporter counted upward: onnx::Conv_241 is the first convolution's weight, 242 its bias, 244 the next weight...
+    state = {f"classifier.{name}": tensors[f"model.classifier.{name}"] for name in ("weight", "bias")}
+    # The exporter counted upward: onnx::Conv_241 is the first convolution's weight, 242 its bias, 244 the next weight
     counters = (name.removeprefix("onnx::Conv_") for name in tensors)
     numbers = sorted(int(counter) for counter in counters if counter.isdigit())
     for index, (weight, bias) in enumerate(zip(numbers[::2], numbers[1::2], strict=True)):
