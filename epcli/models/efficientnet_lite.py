@@ -112,7 +112,7 @@ def load_efficientnet_lite0(
         model = EfficientNetLite0()
     state = {name: value.to(device, dtype) for name, value in load_file(file).items()}
     model.load_state_dict(state, assign=True)
-    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return model.eval().requires_grad_(False)
 
 
 def _convert(sources: list[Path], folder: Path) -> None:
