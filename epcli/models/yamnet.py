@@ -43,9 +43,10 @@ class Yamnet(nn.Module):
     mel_bank: Tensor  # (257, 64)
     window: Tensor  # (400,)
 
-    def __init__(self, class_names: tuple[str, ...]) -> None:
+    def __init__(self, class_names: tuple[str, ...], hop: int) -> None:
         super().__init__()
         self.class_names = class_names
+        self.hop = hop  # mel frames from one patch to the next
         convolutions = [nn.Conv2d(1, 32, 3, stride=2)]
         for channels, stride in _SEPARABLE:
             before = convolutions[-1].out_channels
@@ -53,30 +54,35 @@ class Yamnet(nn.Module):
         self.convolutions = nn.Sequential(*convolutions)
         self.classifier = nn.Linear(WIDTH, len(class_names))
 
+    @property
+    def hop_s(self) -> float:
+        """Seconds from one patch to the next; the first patch is centred at 0.48 s."""
+        return self.hop * MEL_HOP / SAMPLE_RATE
+
     def init_front_end(self, device: str | torch.device) -> None:
         """Compute what is not in the weights file: window and mel filters (triangles in mel, as TensorFlow's are)."""
         bank = mel_filter_bank(257, 64, 125, 7500, SAMPLE_RATE, mel_scale="htk", triangularize_in_mel_space=True)
         self.register_buffer("mel_bank", torch.tensor(bank, dtype=torch.float32, device=device), persistent=False)
         self.register_buffer("window", torch.hann_window(MEL_WINDOW, device=device), persistent=False)
 
-    def forward(self, samples: Tensor, hop: int = PATCH_FRAMES // 2) -> tuple[Tensor, Tensor]:
-        """(B, S) 16 kHz in [-1, 1], hop in mel frames -> features (B, P, 1024), class logits (B, P, 521).
+    def forward(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S) 16 kHz in [-1, 1] -> features (B, P, 1024), class logits (B, P, 521).
 
         P as in `patch_count`. The classes are not exclusive: their probabilities are sigmoids of the logits.
         """
-        features = self.grid(samples, hop).mean((2, 3))
+        features = self.grid(samples).mean((2, 3))
         return features, self.classifier(features)
 
-    def grid(self, samples: Tensor, hop: int = PATCH_FRAMES // 2) -> Tensor:
+    def grid(self, samples: Tensor) -> Tensor:
         """As `forward`, before averaging over the patch: (B, P, 3 in time, 2 from low to high pitch, 1024)."""
-        patches = patch_count(samples.shape[-1], hop)
-        step = hop * MEL_HOP
+        patches = patch_count(samples.shape[-1], self.hop)
+        step = self.hop * MEL_HOP
         samples = F.pad(samples, (0, (patches - 1) * step + PATCH_SAMPLES - samples.shape[-1]))
         grids = []
         for first in range(0, patches, _PATCHES_AT_ONCE):
             last = min(first + _PATCHES_AT_ONCE, patches) - 1
             mel = self.log_mel(samples[:, first * step : last * step + PATCH_SAMPLES])
-            cut = mel.unfold(1, PATCH_FRAMES, hop).transpose(2, 3)  # (B, P, 96, 64)
+            cut = mel.unfold(1, PATCH_FRAMES, self.hop).transpose(2, 3)  # (B, P, 96, 64)
             grids.append(self._convolve(cut.flatten(0, 1)[:, None]).unflatten(0, cut.shape[:2]))
         return torch.cat(grids, 1).permute(0, 1, 3, 4, 2)
 
@@ -106,11 +112,14 @@ def prepare(verify: bool = False) -> Path:
     return prepared("yamnet.1", [YAMNET_ONNX, YAMNET_CLASSES], _convert, verify=verify)
 
 
-def load_yamnet(device: str | torch.device = "cpu") -> Yamnet:
-    """Load YAMNet in float32. Raises WeightsError if it is not cached and cannot be downloaded."""
+def load_yamnet(hop: int = PATCH_FRAMES // 2, device: str | torch.device = "cpu") -> Yamnet:
+    """Load YAMNet in float32, with a patch every `hop` mel frames of 10 ms.
+
+    Raises WeightsError if it is not cached and cannot be downloaded.
+    """
     folder = prepare()
     with torch.device("meta"):
-        model = Yamnet(tuple((folder / "classes.txt").read_text(encoding="utf-8").splitlines()))
+        model = Yamnet(tuple((folder / "classes.txt").read_text(encoding="utf-8").splitlines()), hop)
     model.load_state_dict(load_file(folder / "model.safetensors", device=str(device)), assign=True)
     model.init_front_end(device)
     return model.eval().requires_grad_(False)
