@@ -8,7 +8,7 @@ for type checkers, so that the command line can use it without loading a model l
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,15 +97,30 @@ class Clip:
 
 
 @dataclass(frozen=True, eq=False)
+class VideoFeatures:
+    """What the vision tower made of the sampled frames."""
+
+    grid: Tensor  # (N, rows, cols, Dv) one vector a cell of each sampled frame (or temporal group of frames)
+    times_s: Tensor  # (N,) float64 presentation times, seconds from the start of the range
+    step_s: float  # seconds from one grid to the next
+
+
+@dataclass(frozen=True, eq=False)
+class AudioFeatures:
+    """What the audio towers made of the sound, one vector a token."""
+
+    tokens: Tensor  # (A, Da), token a begins at a * step_s
+    step_s: float  # seconds a token covers
+    words: Tensor | None = None  # (A,) int64 word piece spoken in the token, -1 for none; None if the model has none
+
+
+@dataclass(frozen=True, eq=False)
 class Features:
     """What the frozen towers made of a clip; the same for every question, so it can be cached."""
 
-    video: Tensor | None  # (N, rows, cols, Dv) one vector a grid cell of each sampled frame (or temporal pair of frames)
-    audio: Tensor | None  # (A, Da) one vector an audio token
-    video_times_s: Tensor | None  # (N,) float64, seconds from the start of the range
-    video_step_s: float  # seconds between two grids
-    audio_step_s: float  # seconds an audio token covers
-    extra: dict[str, Tensor] = field(default_factory=dict)  # whatever else the model's own stream builder needs
+    duration_s: float  # of the clip's range
+    video: VideoFeatures | None
+    audio: AudioFeatures | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,47 @@
+"""The small protocol behind which every audio-visual language model family stands.
+
+The pipeline calls these in this order: `sampling`, `encode_video`, `encode_audio`, `stream`; then the sieve works on the
+stream through `decoder`, and generation runs `decoder` and `logits`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from epcli.config import Profile
+from epcli.records import AudioFeatures, Clip, Features, Sampling, TokenStream, VideoFeatures
+
+
+class AVModel(Protocol):
+    """An audio-visual language model: towers, a stream builder and a decoder."""
+
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+    decoder: nn.Module  # transformers text model: embed_tokens, layers, norm, rotary_emb
+    tokenizer: Any  # transformers fast tokenizer
+    stop_ids: frozenset[int]  # token ids that end an answer
+    context_tokens: int  # longest prompt plus answer the decoder was made for
+
+    def sampling(self, profile: Profile) -> Sampling:
+        """How a file is to be decoded for this model under these settings."""
+        ...
+
+    def encode_video(self, clip: Clip) -> VideoFeatures | None:
+        """Run the vision tower; None if the clip has no frames."""
+        ...
+
+    def encode_audio(self, clip: Clip) -> AudioFeatures | None:
+        """Run the audio towers; None if the clip has no sound."""
+        ...
+
+    def stream(self, features: Features, question: str, system: str | None) -> TokenStream:
+        """Embed media and question as one prompt, in reading order."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(…, D) final hidden states -> (…, V) float32."""
+        ...

@@ -1,0 +1,369 @@
+"""ep-smol, the built-in model: SmolLM2-135M joined to three small frozen towers by a trained adapter.
+
+    frames ─▶ EfficientNet-Lite0 ─▶ 2 x 2 cells a token ─┐
+                                                         ├─ Adapter ─▶ 2-second chunks, video then sound ─▶ SmolLM2 + LoRA
+    sound ──▶ YAMNet + Whisper encoder, 120 ms a token ──┘
+              └▶ Whisper decoder: spoken word pieces, laid onto the token in which they are spoken
+
+A projected token starts as "what it is called": p(name | feature) times the language model's own embeddings of the names
+the adapter was trained on, plus a free two-layer correction, plus where and when it is.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from epcli.config import Profile
+from epcli.errors import WeightsError
+from epcli.models import stream as layout
+from epcli.models.efficientnet_lite import load_efficientnet_lite0
+from epcli.models.smollm import load_smollm
+from epcli.models.whisper import load_whisper
+from epcli.models.yamnet import load_yamnet
+from epcli.records import (
+    POSITION_STEP_S,
+    SAMPLE_RATE,
+    AudioFeatures,
+    Clip,
+    Features,
+    Sampling,
+    TokenStream,
+    VideoFeatures,
+)
+from epcli.sieve.sync_rope import install
+
+ADAPTER = Path(__file__).parent / "data" / "ep_smol.safetensors"
+SYSTEM = "You watch and listen to a clip and answer questions about it."
+SECTIONS = (9, 9, 9, 5)  # Sync-RoPE [T, H, W, T] at 32 rotary frequencies: the paper's 18, 18, 18, 10 halved
+AUDIO_STEP_S = 0.12  # 3 position steps; 8.3 tokens a second
+WHISPER_FRAMES = 6  # of 20 ms, a token
+VIDEO_WIDTH, AUDIO_WIDTH = 1280, 1024 + 384 + 1
+PLACE_WIDTH = 32
+LORA_TARGETS = ("q_proj", "v_proj", "o_proj", "up_proj", "down_proj")
+
+
+def _waves(x: Tensor, periods: tuple[float, ...]) -> Tensor:
+    """(…,) -> (…, 2 * periods): sine and cosine of x at each period."""
+    angle = x[..., None] * (2 * torch.pi / torch.tensor(periods, device=x.device))
+    return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+def place_features(time_s: Tensor, duration_s: float, y: Tensor | None = None, x: Tensor | None = None) -> Tensor:
+    """(…,) times and relative picture coordinates in [0, 1] -> (…, PLACE_WIDTH) smooth features of when and where."""
+    share = time_s / max(duration_s, 1e-6)
+    when = torch.cat([_waves(time_s, (2.0, 4.0, 8.0, 16.0, 64.0)), _waves(share, (1.0, 2.0, 4.0))], -1)
+    if y is None or x is None:
+        return F.pad(when, (0, PLACE_WIDTH - when.shape[-1]))
+    return torch.cat([when, _waves(y, (0.5, 1.0, 2.0, 4.0)), _waves(x, (0.5, 1.0, 2.0, 4.0))], -1)
+
+
+class Projector(nn.Module):
+    """Tower features to decoder embeddings: names, a free correction, and a place.
+
+    F tower features, K names, D decoder width. `one_of` says whether exactly one name (or nothing) holds for a feature
+    (softmax, picture cells) or any number (sigmoid, sounds).
+    """
+
+    def __init__(self, features: int, names: int, width: int, hidden: int = 640, *, one_of: bool) -> None:
+        super().__init__()
+        self.one_of = one_of
+        self.norm = nn.LayerNorm(features)
+        self.head = nn.Linear(features, names + 1)  # the last one is "nothing"
+        self.names = nn.Parameter(torch.zeros(names, width))
+        self.gain = nn.Parameter(torch.ones(()))
+        self.correct = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.place = nn.Linear(PLACE_WIDTH, width)
+        for last in (self.correct[2], self.place):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def probabilities(self, features: Tensor, noise: float = 0.0) -> Tensor:
+        """(…, F) -> (…, K) how much each name holds; they need not sum to 1."""
+        logits = self.head(self.norm(features))
+        if noise:  # training only: the names must not be trusted blindly
+            logits = logits + noise * torch.randn_like(logits)
+        if self.one_of:
+            return logits.softmax(-1)[..., :-1]
+        p = logits[..., :-1].sigmoid()
+        return p / (p.sum(-1, keepdim=True) + 0.1)
+
+    def forward(self, probabilities: Tensor, features: Tensor | None, place: Tensor) -> Tensor:
+        """(…, K), (…, F) or None, (…, PLACE_WIDTH) -> (…, D)."""
+        out = self.gain * (probabilities @ self.names) + self.place(place)
+        if features is not None:
+            out = out + self.correct(self.norm(features))
+        return out
+
+
+class Adapter(nn.Module):
+    """Everything of ep-smol that was trained, but for the decoder's LoRA."""
+
+    def __init__(self, seen: list[str], heard: list[str], width: int) -> None:
+        super().__init__()
+        self.seen, self.heard = seen, heard
+        self.video = Projector(VIDEO_WIDTH, len(seen), width, one_of=True)
+        self.audio = Projector(AUDIO_WIDTH, len(heard), width, one_of=False)
+        self.word_gain = nn.Parameter(torch.ones(()))
+        self.markers = nn.Parameter(torch.zeros(4, width))  # video begin, audio begin, audio end, video end
+
+    def name_from(self, embeddings: Tensor, tokenizer: Any) -> None:
+        """Start each name at the mean of its word pieces' embeddings, less most of the vocabulary's mean."""
+        table = embeddings.detach().float()
+        mean, scale = table.mean(0), table.norm(dim=1).mean()
+        with torch.no_grad():
+            for projector, names in ((self.video, self.seen), (self.audio, self.heard)):
+                for row, name in enumerate(names):
+                    pieces = tokenizer(" " + name, add_special_tokens=False).input_ids
+                    vector = table[pieces].mean(0) - 0.8 * mean
+                    projector.names[row] = vector / vector.norm() * scale
+            for row, text in enumerate(("video", "sound", "sound", "video")):
+                self.markers[row] = table[tokenizer(" " + text, add_special_tokens=False).input_ids[0]]
+
+    def embed_video(self, video: VideoFeatures, duration_s: float, noise: float = 0.0) -> Tensor:
+        """(N, 2r, 2c, F) cells -> (N, r, c, D): four cells a token, their probabilities and features averaged."""
+        grid = video.grid.float()
+        p = _pool(self.video.probabilities(grid, noise))
+        pooled = _pool(grid)
+        n, rows, cols = pooled.shape[:3]
+        return self.video(p, pooled, video_places(video.times_s, duration_s, n, rows, cols))
+
+    def embed_audio(self, audio: AudioFeatures, duration_s: float, embeddings: Tensor, noise: float = 0.0) -> Tensor:
+        """(A, F) -> (A, D), spoken word pieces added where they are spoken."""
+        tokens = audio.tokens.float()
+        out = self.audio(self.audio.probabilities(tokens, noise), tokens, audio_places(len(tokens), duration_s))
+        if audio.words is not None:
+            spoken = audio.words >= 0
+            words = F.embedding(audio.words.clamp(min=0), embeddings).float() * spoken[:, None]
+            out = out * torch.where(spoken, 0.25, 1.0)[:, None] + self.word_gain * words
+        return out
+
+
+def _pool(grid: Tensor) -> Tensor:
+    """(N, 2r, 2c, C) -> (N, r, c, C) means of 2 x 2."""
+    n, rows, cols, c = grid.shape
+    return grid.view(n, rows // 2, 2, cols // 2, 2, c).mean((2, 4))
+
+
+def video_places(times_s: Tensor, duration_s: float, n: int, rows: int, cols: int) -> Tensor:
+    """(N,) -> (N, r, c, PLACE_WIDTH)."""
+    t = times_s.float()[:, None, None].expand(n, rows, cols)
+    y = ((torch.arange(rows) + 0.5) / rows)[None, :, None].expand(n, rows, cols)
+    x = ((torch.arange(cols) + 0.5) / cols)[None, None, :].expand(n, rows, cols)
+    return place_features(t, duration_s, y, x)
+
+
+def audio_places(tokens: int, duration_s: float) -> Tensor:
+    """(A, PLACE_WIDTH)."""
+    return place_features((torch.arange(tokens) + 0.5) * AUDIO_STEP_S, duration_s)
+
+
+def load_adapter(path: Path) -> tuple[Adapter, dict[str, Tensor], dict[str, Any]]:
+    """Adapter, LoRA tensors (`layers.N.….q_proj.{A,B}`) and metadata. Raises WeightsError if the file is not one."""
+    try:
+        with safe_open(path, "pt") as file:
+            meta = json.loads(file.metadata()["epcli"])
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, KeyError, ValueError) as error:
+        raise WeightsError(
+            f"{path.name}: not an ep-smol adapter ({error}); reinstall epcli or name another with --model"
+        ) from None
+    adapter = Adapter(meta["seen"], meta["heard"], meta["width"])
+    adapter.load_state_dict({k: v.float() for k, v in state.items() if not k.startswith("lora.")})
+    lora = {k.removeprefix("lora."): v for k, v in state.items() if k.startswith("lora.")}
+    return adapter.eval().requires_grad_(False), lora, meta
+
+
+def merge_lora(decoder: nn.Module, lora: dict[str, Tensor], scale: float) -> None:
+    """W += scale * B A, in float32, for every adapted weight of the decoder."""
+    with torch.no_grad():
+        for key in lora:
+            if key.endswith(".A"):
+                weight = decoder.get_submodule(key[:-2]).weight
+                change = lora[key[:-1] + "B"].float() @ lora[key].float() * scale
+                weight.copy_((weight.float() + change).to(weight.dtype))
+
+
+class Towers:
+    """The three frozen towers, in float32. Each picture or sound goes through exactly once."""
+
+    def __init__(self, tokenizer: Any, *, vision: bool = True, sound: bool = True) -> None:
+        self.tokenizer = tokenizer
+        if vision:
+            self.lite0 = load_efficientnet_lite0()
+        if sound:
+            self.yamnet = load_yamnet()
+            self.whisper = load_whisper()
+            self.speech_class = self.yamnet.class_names.index("Speech")
+
+    @torch.inference_mode()
+    def video(self, clip: Clip, batch: int = 1) -> VideoFeatures | None:
+        """(N, H, W, 3) frames -> (N, H/32, W/32, 1280)."""
+        if clip.frames is None or clip.frame_times_s is None:
+            return None
+        grids = []
+        for i in range(0, len(clip.frames), batch):
+            pixels = torch.from_numpy(clip.frames[i : i + batch]).permute(0, 3, 1, 2).float()
+            grids.append(self.lite0(pixels).half())
+        times = torch.from_numpy(np.asarray(clip.frame_times_s, np.float64))
+        step = clip.duration_s / max(len(times), 1)
+        return VideoFeatures(torch.cat(grids), times, step)
+
+    @torch.inference_mode()
+    def audio(self, clip: Clip, *, words: bool = True) -> AudioFeatures | None:
+        """(S,) samples -> (A, 1024 + 384 + 1): YAMNet, Whisper and loudness, one vector each 120 ms."""
+        if clip.samples is None or len(clip.samples) < 400:
+            return None
+        samples = torch.from_numpy(level(clip.samples))
+        count = max(1, int(np.ceil(len(samples) / (AUDIO_STEP_S * SAMPLE_RATE) - 1e-6)))
+        embeddings, scores = self.yamnet(samples[None])
+        sound = _resample(embeddings[0], self.yamnet.hop_s, 0.48, count)
+        speech = _pool_frames(self.whisper.encode(samples), count)
+        hop = round(AUDIO_STEP_S * SAMPLE_RATE)
+        power = F.pad(torch.from_numpy(clip.samples), (0, count * hop - len(samples))).view(count, hop).square().mean(1)
+        loud = (power.sqrt() + 1e-5).log10() / 2.5 + 1  # 1 at full scale, -1 at silence
+        tokens = torch.cat([sound, speech, loud[:, None]], -1)
+        pieces = torch.full((count,), -1, dtype=torch.int64)
+        if words and scores[0].sigmoid()[:, self.speech_class].max() > 0.15:
+            self._lay_words(samples.numpy(), pieces)
+        return AudioFeatures(tokens.half(), AUDIO_STEP_S, pieces)
+
+    def _lay_words(self, samples: np.ndarray, pieces: Tensor) -> None:
+        """Write the word pieces that are spoken into the tokens in which they are spoken, later if one is taken."""
+        free = 0
+        for word, start_s, end_s, _ in self.whisper.transcribe_words(samples):
+            ids = self.tokenizer(" " + word.strip(), add_special_tokens=False).input_ids
+            for i, piece in enumerate(ids):
+                at = int((start_s + (end_s - start_s) * i / len(ids)) / AUDIO_STEP_S)
+                slot = max(free, at)
+                if slot >= len(pieces):
+                    return
+                pieces[slot] = piece
+                free = slot + 1
+
+
+def level(samples: np.ndarray) -> np.ndarray:
+    """Raise a quiet clip so that its loud parts stand at -20 dBFS, by 30 dB at most: the towers expect ordinary levels."""
+    frames = samples[: len(samples) // 1600 * 1600].reshape(-1, 1600) if len(samples) >= 1600 else samples[None]
+    loud = float(np.quantile(np.sqrt((frames.astype(np.float64) ** 2).mean(1)), 0.9))
+    gain = min(max(0.1 / max(loud, 1e-6), 0.3), 31.6) if loud > 3e-4 else 1.0
+    return np.clip(samples * gain, -1, 1).astype(np.float32)
+
+
+def _resample(patches: Tensor, hop_s: float, centre_s: float, count: int) -> Tensor:
+    """(P, F) patches centred at centre_s + p * hop_s -> (count, F), linear between neighbours."""
+    at = (((torch.arange(count) + 0.5) * AUDIO_STEP_S - centre_s) / hop_s).clamp(0, len(patches) - 1)
+    low = at.floor().long()
+    high = (low + 1).clamp(max=len(patches) - 1)
+    share = (at - low)[:, None]
+    return patches[low] * (1 - share) + patches[high] * share
+
+
+def _pool_frames(frames: Tensor, count: int) -> Tensor:
+    """(T, F) frames of 20 ms -> (count, F) means over WHISPER_FRAMES."""
+    short = count * WHISPER_FRAMES - len(frames)
+    if short > 0:
+        frames = torch.cat([frames, frames[-1:].expand(short, -1)])
+    return frames[: count * WHISPER_FRAMES].view(count, WHISPER_FRAMES, -1).mean(1)
+
+
+def sampling(profile: Profile) -> Sampling:
+    """How ep-smol wants a file decoded: a frame a second, at most 64, of 256 x 448 pixels or as many."""
+    return Sampling(
+        fps=profile.fps or 1.0,
+        max_frames=profile.max_frames or 64,
+        max_pixels=256 * 448,
+        multiple=64,
+        video=profile.video,
+        audio=profile.audio,
+        audio_track=profile.audio_track,
+    )
+
+
+class EpSmol:
+    """The built-in model, behind the protocol of `models.base`."""
+
+    name = "ep-smol"
+    context_tokens = 8192
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, adapter: Path | None = ADAPTER) -> None:
+        """Load parts (fetching them if needed) and adapter. Raises WeightsError.
+
+        `adapter=None` leaves the decoder plain, for training.
+        """
+        self.device, self.dtype = device, dtype
+        self.decoder, self.head, self.tokenizer = load_smollm(torch.float32 if adapter else dtype, torch.device("cpu"))
+        install(self.decoder, SECTIONS)
+        if adapter is not None:
+            self.adapter, lora, meta = load_adapter(adapter)
+            merge_lora(self.decoder, lora, meta["lora_scale"])
+            self.decoder.to(device, dtype)
+        self.stop_ids = frozenset(self.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
+        self._towers: Towers | None = None
+
+    @property
+    def towers(self) -> Towers:
+        """Loaded when first needed: a cached clip needs none."""
+        if self._towers is None:
+            self._towers = Towers(self.tokenizer)
+        return self._towers
+
+    def sampling(self, profile: Profile) -> Sampling:
+        return sampling(profile)
+
+    def encode_video(self, clip: Clip) -> VideoFeatures | None:
+        return self.towers.video(clip)
+
+    def encode_audio(self, clip: Clip) -> AudioFeatures | None:
+        return self.towers.audio(clip)
+
+    def stream(self, features: Features, question: str, system: str | None) -> TokenStream:
+        table = self.decoder.get_input_embeddings().weight
+        with torch.inference_mode():
+            return build_stream(self.adapter, table, self.tokenizer, features, question, system, self.dtype)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.head(hidden).float()
+
+
+def media_layout(adapter: Adapter, table: Tensor, features: Features, start: int, noise: float = 0.0) -> layout.Segment:
+    """The clip as interleaved tokens, marker tokens around them, positions from `start` on."""
+    video = audio = None
+    if features.video is not None:
+        embeds = adapter.embed_video(features.video, features.duration_s, noise)
+        video = layout.VideoTokens(embeds, features.video.times_s, features.video.step_s)
+    if features.audio is not None:
+        embeds = adapter.embed_audio(features.audio, features.duration_s, table, noise)
+        audio = layout.AudioTokens(embeds, round(AUDIO_STEP_S / POSITION_STEP_S))
+    return layout.interleave(video, audio, adapter.markers, start)
+
+
+def prompt_ids(tokenizer: Any, question: str, system: str | None) -> tuple[list[int], list[int]]:
+    """Token ids before and after the media (SmolLM2's chat format; media before the question)."""
+    before = f"<|im_start|>system\n{system or SYSTEM}<|im_end|>\n<|im_start|>user\n"
+    after = f"\n{question.strip()}<|im_end|>\n<|im_start|>assistant\n"
+    return tuple(tokenizer(text, add_special_tokens=False).input_ids for text in (before, after))  # type: ignore[return-value]
+
+
+def build_stream(
+    adapter: Adapter,
+    table: Tensor,
+    tokenizer: Any,
+    features: Features,
+    question: str,
+    system: str | None,
+    dtype: torch.dtype,
+) -> TokenStream:
+    """Text, media, question: one stream."""
+    before, after = prompt_ids(tokenizer, question, system)
+    media = media_layout(adapter, table, features, len(before))
+    head = layout.text(table, before, 0)
+    tail = layout.text(table, after, media.next_position)
+    return layout.join([head, media, tail], dtype, table.device)

@@ -1,0 +1,62 @@
+"""The models `ep` knows by name: what they are, what they cost, whether their weights are here. No torch at import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from epcli.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from epcli.config import Profile
+    from epcli.models.base import AVModel
+    from epcli.records import Sampling
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """One model as `ep models` shows it."""
+
+    name: str
+    summary: str
+    licence: str
+    download_bytes: int
+    parameters: int
+    needs: str  # memory, in words
+
+    def sampling(self, profile: Profile) -> Sampling:
+        """How a file is decoded for this model; known before its weights are loaded."""
+        from epcli.models.ep_smol import sampling
+
+        return sampling(profile)
+
+
+MODELS: dict[str, ModelCard] = {
+    "ep-smol": ModelCard(
+        name="ep-smol",
+        summary="built-in, small: names instruments, animals, things and speech in short clips; runs on any CPU",
+        licence="Apache-2.0 and MIT (parts listed in docs/ep-smol.md)",
+        download_bytes=188_000_000,
+        parameters=150_000_000,
+        needs="about 1.5 GB of memory",
+    ),
+}
+
+
+def card(name: str) -> ModelCard:
+    """Raises UsageError for a name that is not known."""
+    if name not in MODELS:
+        raise UsageError(f"no model named {name!r}; `ep models ls` lists them: {', '.join(MODELS)}")
+    return MODELS[name]
+
+
+def load(name: str, device: torch.device, dtype: torch.dtype, quantize: str = "none") -> AVModel:
+    """The model on its device, its weights fetched if they are not cached. Raises UsageError or WeightsError."""
+    card(name)
+    if quantize != "none":
+        raise UsageError(f"--quantize {quantize}: {name} is too small to be worth it; leave the flag out")
+    from epcli.models.ep_smol import EpSmol
+
+    return EpSmol(device, dtype)

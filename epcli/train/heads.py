@@ -1,0 +1,90 @@
+"""Warm-up without the language model: each projector's head learns to name what a feature shows or sounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from epcli.models.ep_smol import Adapter, Projector
+from epcli.train.pools import NOTHING, UNSURE, TrackPool, ViewPool
+
+
+def view_cells(pool: ViewPool, generator: torch.Generator, background: float = 0.15) -> tuple[Tensor, Tensor]:
+    """(M, 1280) features and (M,) names of all cells that show a thing, and of a share of those that show none."""
+    features, labels = [], []
+    for size, grid in pool.grids.items():
+        flat, label = grid.flatten(0, 2), pool.labels[size].flatten()
+        some = torch.rand(len(label), generator=generator) < background
+        use = (label != UNSURE) & ((label != NOTHING) | some)
+        features.append(flat[use])
+        labels.append(label[use])
+    return torch.cat(features), torch.cat(labels)
+
+
+def track_tokens(pool: TrackPool, number: dict[str, int]) -> tuple[Tensor, Tensor]:
+    """(M, 1409) features and (M, K) which things sound."""
+    labels = [pool.labels(i, number) for i in range(len(pool.tracks))]
+    return torch.cat([f.tokens for f in pool.features]), torch.cat(labels)
+
+
+def fit(
+    projector: Projector,
+    features: Tensor,
+    labels: Tensor,
+    epochs: int,
+    *,
+    batch: int = 1024,
+    lr: float = 2e-3,
+    seed: int = 0,
+) -> None:
+    """Train `norm` and `head` of a projector: cross-entropy where one name holds, else a logistic loss a name."""
+    generator = torch.Generator().manual_seed(seed)
+    parameters = [*projector.norm.parameters(), *projector.head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.05)
+    steps = epochs * (len(features) // batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=max(steps, 2), pct_start=0.1)
+    nothing = projector.head.out_features - 1
+    for _ in range(epochs):
+        order = torch.randperm(len(features), generator=generator)
+        for rows in order.split(batch):
+            if len(rows) < batch:
+                continue
+            x = F.dropout(projector.norm(features[rows].float()), 0.3)
+            logits = projector.head(x)
+            if projector.one_of:
+                target = torch.where(labels[rows] == NOTHING, nothing, labels[rows])
+                loss = F.cross_entropy(logits, target, label_smoothing=0.05)
+            else:
+                loss = F.binary_cross_entropy_with_logits(logits[:, :-1], labels[rows]) * 20
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+
+
+@torch.inference_mode()
+def measure(adapter: Adapter, views: ViewPool, tracks: TrackPool) -> dict[str, float]:
+    """Share of a pool's cells and single-sound tokens that the heads name right."""
+    heard = {name: i for i, name in enumerate(adapter.heard)}
+    generator = torch.Generator().manual_seed(0)
+    x, y = view_cells(views, generator, 0.0)
+    p = adapter.video.probabilities(x.float())
+    video = (p.argmax(-1) == y).float().mean()
+    x, z = track_tokens(tracks, heard)
+    one = z.sum(1) == 1
+    audio = (adapter.audio.probabilities(x[one].float()).argmax(-1) == z[one].argmax(-1)).float().mean()
+    return {"cells": float(video), "sounds": float(audio)}
+
+
+def warm_up(adapter: Adapter, views: ViewPool, tracks: TrackPool, say: Callable[[str], None], epochs: int = 8) -> None:
+    """Fit both heads."""
+    heard = {name: i for i, name in enumerate(adapter.heard)}
+    x, y = view_cells(views, torch.Generator().manual_seed(0))
+    say(f"naming {len(x)} cells")
+    fit(adapter.video, x, y, epochs)
+    x, z = track_tokens(tracks, heard)
+    say(f"naming {len(x)} sound tokens")
+    fit(adapter.audio, x, z, epochs)

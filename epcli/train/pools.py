@@ -1,0 +1,251 @@
+"""Encoded pictures and sound tracks, to be combined into ever new scenes.
+
+The towers see picture and sound apart, so a scene's features are those of its views and of its sound track. Encoding a few
+thousand of each once, and drawing scenes from all their combinations, spares most of the towers' work in training.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from epcli.models.ep_smol import AUDIO_STEP_S, Towers
+from epcli.records import AudioFeatures, Clip, Features, MediaInfo, VideoFeatures
+from epcli.train.scenes import (
+    SIZES,
+    Heard,
+    Library,
+    Script,
+    Seen,
+    Thing,
+    View,
+    draw_view,
+    frame_times,
+    new_view,
+    render_sound,
+    things_heard,
+    write_sounds,
+    write_views,
+)
+
+CELL = 32  # pixels of a feature cell
+NOTHING, UNSURE = -1, -2  # labels of a cell that shows none of the things, or only the edge of one
+Box = tuple[int, int, int, int]
+
+
+def cell_labels(size: tuple[int, int], boxes: Sequence[Box], numbers: Sequence[int]) -> Tensor:
+    """(rows, cols) int64: the number of the thing that covers most of a cell, NOTHING or UNSURE."""
+    cols, rows = size[0] // CELL, size[1] // CELL
+    labels = torch.full((rows, cols), NOTHING)
+    best = torch.zeros(rows, cols)
+    left, top = torch.arange(cols) * CELL, torch.arange(rows) * CELL
+    for (x, y, w, h), number in zip(boxes, numbers, strict=True):
+        across = (torch.minimum(left + CELL, torch.tensor(x + w)) - left.clamp(min=x)).clamp(min=0)
+        down = (torch.minimum(top + CELL, torch.tensor(y + h)) - top.clamp(min=y)).clamp(min=0)
+        share = down[:, None] * across[None, :] / CELL**2
+        share.view(-1)[share.argmax()] = 1.0  # a small thing owns at least the cell it covers most
+        labels = torch.where((share >= 0.5) & (share > best), number, labels)
+        labels = torch.where((share > 0.1) & (share < 0.5) & (labels == NOTHING), UNSURE, labels)
+        best = torch.maximum(best, share)
+    return labels
+
+
+@dataclass
+class ViewPool:
+    """Encoded views, by picture size. `where[key]` gives the size and row of a view."""
+
+    views: list[View]
+    where: list[tuple[tuple[int, int], int]]
+    grids: dict[tuple[int, int], Tensor]  # (n, rows, cols, 1280) float16
+    labels: dict[tuple[int, int], Tensor]  # (n, rows, cols) int64, index into Library.seen_names
+
+    def of(self, size: tuple[int, int]) -> list[View]:
+        return [v for v in self.views if self.where[v.key][0] == size]
+
+
+@dataclass
+class TrackPool:
+    """Encoded sound tracks."""
+
+    tracks: list[tuple[float, tuple[Heard, ...]]]  # length in seconds, parts
+    features: list[AudioFeatures]
+
+    def labels(self, index: int, number: dict[str, int]) -> Tensor:
+        """(A, K) float: which things sound in each token; 0.5 at a part's edges."""
+        duration, parts = self.tracks[index]
+        tokens = self.features[index].tokens.shape[0]
+        centre = (torch.arange(tokens) + 0.5) * AUDIO_STEP_S
+        labels = torch.zeros(tokens, len(number))
+        for part in parts:
+            inside = ((centre >= part.start_s) & (centre < part.end_s)).float()
+            for thing in part.things:
+                column = number[thing.name]
+                labels[:, column] = torch.maximum(labels[:, column], inside)
+        return labels
+
+
+def _view_json(view: View) -> dict:
+    objects = [[o.thing.name, o.place, str(o.picture), o.size, o.flip, o.colour] for o in view.objects]
+    return {"background": view.background, "objects": objects}
+
+
+def _heard_json(part: Heard) -> list:
+    return [part.start_s, part.end_s, [t.name for t in part.things], part.speech]
+
+
+def make_views(
+    lib: Library, towers: Towers, count: int, seed: int, folder: Path, say: Callable[[str], None] = print
+) -> None:
+    """Draw and encode `count` views, every thing in turn; writes views.json and views.safetensors into `folder`."""
+    rng, nr = random.Random(seed), np.random.default_rng(seed)
+    number = {name: i for i, name in enumerate(lib.seen_names)}
+    order = [lib.seen[i % len(lib.seen)] for i in range(count)]
+    rng.shuffle(order)
+    entries: list[dict] = []
+    tensors: dict[str, list[Tensor]] = {}
+    for size in dict.fromkeys(SIZES):
+        share = SIZES.count(size) / len(SIZES)
+        mine, order = order[: max(1, round(count * share))], order[round(count * share) :]
+        for i in range(0, len(mine), 8):
+            drawn = []
+            for wanted in mine[i : i + 8]:
+                view = new_view(lib, rng, 0.0, 0.0, wanted, [])
+                frame, boxes = draw_view(view, size, nr)
+                drawn.append(frame)
+                entries.append({**_view_json(view), "size": size})
+                labels = cell_labels(size, boxes, [number[o.thing.name] for o in view.objects])
+                tensors.setdefault(f"labels.{size[0]}x{size[1]}", []).append(labels[None])
+            info = MediaInfo(Path("view"), "scene", 1.0, False, *size, 1.0, "scene", ())
+            clip = Clip(info, (0.0, 1.0), np.stack(drawn), np.zeros(len(drawn)), None)
+            features = towers.video(clip)
+            assert features is not None
+            tensors.setdefault(f"grid.{size[0]}x{size[1]}", []).append(features.grid)
+            if i % 800 == 0:
+                say(f"views {size[0]}x{size[1]}: {i}/{len(mine)}")
+        if not order:
+            break
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: torch.cat(v).contiguous() for k, v in tensors.items()}, folder / "views.safetensors")
+    (folder / "views.json").write_text(json.dumps(entries))
+
+
+def make_tracks(
+    lib: Library, towers: Towers, count: int, seed: int, folder: Path, say: Callable[[str], None] = print
+) -> None:
+    """Write, render and encode `count` sound tracks; writes tracks.json and tracks.safetensors into `folder`."""
+    rng = random.Random(seed)
+    entries, tensors = [], {}
+    for i in range(count):
+        duration, parts = write_sounds(lib, rng)
+        script = Script(duration, (), parts, SIZES[0], rng.randrange(1 << 30))
+        samples = render_sound(script, np.random.default_rng(script.seed))
+        info = MediaInfo(Path("track"), "scene", duration, False, 0, 0, None, None, ())
+        # Spoken words are known exactly here, but come from the Whisper decoder as they will for a user.
+        features = towers.audio(Clip(info, (0.0, duration), None, None, samples))
+        assert features is not None
+        assert features.words is not None
+        entries.append({"duration": duration, "parts": [_heard_json(p) for p in parts]})
+        tensors[f"{i}.tokens"], tensors[f"{i}.words"] = features.tokens.contiguous(), features.words
+        if i % 200 == 0:
+            say(f"tracks: {i}/{count}")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "tracks.safetensors")
+    (folder / "tracks.json").write_text(json.dumps(entries))
+
+
+def load_views(lib: Library, folder: Path) -> ViewPool:
+    things = {t.name: t for t in lib.things}
+    tensors = load_file(folder / "views.safetensors")
+    views, where, rows = [], [], {}
+    for key, entry in enumerate(json.loads((folder / "views.json").read_text())):
+        size = (entry["size"][0], entry["size"][1])
+        objects = tuple(Seen(things[n], p, Path(f), s, flip, c) for n, p, f, s, flip, c in entry["objects"])
+        views.append(View(0.0, 0.0, entry["background"], objects, key))
+        where.append((size, rows.setdefault(size, 0)))
+        rows[size] += 1
+    return ViewPool(
+        views,
+        where,
+        {s: tensors[f"grid.{s[0]}x{s[1]}"] for s in rows},
+        {s: tensors[f"labels.{s[0]}x{s[1]}"] for s in rows},
+    )
+
+
+def load_tracks(lib: Library, folder: Path) -> TrackPool:
+    things = {t.name: t for t in lib.things}
+    tensors = load_file(folder / "tracks.safetensors")
+    tracks, features = [], []
+    for i, entry in enumerate(json.loads((folder / "tracks.json").read_text())):
+        parts = tuple(Heard(a, b, tuple(things[n] for n in names), (), said) for a, b, names, said in entry["parts"])
+        tracks.append((entry["duration"], parts))
+        features.append(AudioFeatures(tensors[f"{i}.tokens"], AUDIO_STEP_S, tensors[f"{i}.words"]))
+    return TrackPool(tracks, features)
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A script with its features, and the true names of its tokens."""
+
+    script: Script
+    features: Features
+    video_labels: Tensor | None  # (N, rows, cols) of cells
+    audio_labels: Tensor | None  # (A, K)
+
+
+class SceneMaker:
+    """Draws scenes from the pools."""
+
+    def __init__(self, lib: Library, views: ViewPool, tracks: TrackPool) -> None:
+        self.lib, self.pool, self.tracks = lib, views, tracks
+        self.number = {name: i for i, name in enumerate(lib.heard_names)}
+        self.by_size = {size: views.of(size) for size in views.grids}
+        self.showing: dict[tuple[tuple[int, int], str], list[View]] = {}
+        for size, members in self.by_size.items():
+            for view in members:
+                for o in view.objects:
+                    self.showing.setdefault((size, o.thing.name), []).append(view)
+
+    def _pick(
+        self, rng: random.Random, size: tuple[int, int]
+    ) -> Callable[[float, float, Thing | None, Sequence[Thing]], View]:
+        def make(start: float, end: float, wanted: Thing | None, avoid: Sequence[Thing]) -> View:
+            pool = self.showing.get((size, wanted.name), []) if wanted else []
+            for _ in range(40):
+                view = rng.choice(pool or self.by_size[size])
+                others = [o.thing for o in view.objects if wanted is None or o.thing.name != wanted.name]
+                if all(self.lib.differ(o, a) for o in others for a in avoid if wanted is None or a.name != wanted.name):
+                    break
+            return replace(view, start_s=start, end_s=end)
+
+        return make
+
+    def draw(self, rng: random.Random, fps: float = 1.0) -> Scene:
+        """One scene; a tenth without picture, a sixth without sound."""
+        kind = rng.random()
+        index = rng.randrange(len(self.tracks.tracks))
+        duration, sounds = self.tracks.tracks[index]
+        audio: AudioFeatures | None = self.tracks.features[index]
+        audio_labels: Tensor | None = self.tracks.labels(index, self.number)
+        if kind < 0.16:
+            sounds, audio, audio_labels = (), None, None
+            duration = min(duration, 6.0)
+        views: tuple[View, ...] = ()
+        video = video_labels = None
+        size = rng.choice(SIZES)
+        if kind < 0.9:
+            views = write_views(rng, duration, sounds, things_heard(sounds), self._pick(rng, size))
+            script = Script(duration, views, sounds, size, 0)
+            times = frame_times(duration, fps)
+            rows = [self.pool.where[script.view_at(float(t)).key][1] for t in times]  # type: ignore[union-attr]
+            video = VideoFeatures(self.pool.grids[size][rows], torch.from_numpy(times), duration / len(times))
+            video_labels = self.pool.labels[size][rows]
+        script = Script(duration, views, sounds, size, 0)
+        return Scene(script, Features(duration, video, audio), video_labels, audio_labels)

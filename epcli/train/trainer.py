@@ -1,0 +1,353 @@
+"""The trainer: adapter and LoRA of ep-smol, on scenes drawn from pools or on your own clips, questions and answers.
+
+Checkpoints are written to a temporary name and moved, so that a kill loses at most the minutes since the last one;
+`resume` goes on with the same optimizer, schedule and random state.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from epcli.errors import UsageError
+from epcli.models import stream as layout
+from epcli.models.ep_smol import (
+    AUDIO_STEP_S,
+    LORA_TARGETS,
+    Adapter,
+    EpSmol,
+    audio_places,
+    media_layout,
+    prompt_ids,
+    video_places,
+)
+from epcli.models.stream import Segment
+from epcli.records import POSITION_STEP_S, Features, Modality
+from epcli.train.packing import Pack, attention_bias, loss, pack
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. Learning rates are peaks of one cosine over `minutes`."""
+
+    minutes: float = 60.0  # of training, evaluation and loading not counted
+    tokens: int = 640  # a packed row holds at least one scene and stops growing here
+    questions: int = 4  # asked of each scene
+    lr: float = 1e-3
+    lora_lr: float = 1e-3
+    lora_rank: int = 16
+    keep: tuple[float, float] = (
+        0.35,
+        1.0,
+    )  # each scene keeps a random share of its tokens: cheaper, and readies for a sieve
+    proxy: tuple[float, float] = (
+        1.0,
+        0.15,
+    )  # share of scenes whose tokens are true names, at the start and from half-way
+    noise: float = 0.7  # standard deviation added to the heads' logits
+    checkpoint_s: float = 180.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A clip's features with questions and answers; `labels` are the true names of its tokens where known."""
+
+    features: Features
+    pairs: Sequence[tuple[str, str, str]]  # type, question, answer
+    video_labels: Tensor | None = None
+    audio_labels: Tensor | None = None
+
+
+class Source(Protocol):
+    """Where examples come from."""
+
+    def draw(self, rng: random.Random) -> Example: ...
+
+
+def proxy_layout(adapter: Adapter, example: Example, start: int, table: Tensor, generator: torch.Generator) -> Segment:
+    """The clip's tokens as their true names with a random certainty, no tower features at all: reading before looking."""
+    features, video, audio = example.features, None, None
+    if features.video is not None and example.video_labels is not None:
+        cells = F.one_hot(example.video_labels.clamp(min=-1) + 1, len(adapter.seen) + 1)[..., 1:].float()
+        n, rows, cols, k = cells.shape
+        p = cells.view(n, rows // 2, 2, cols // 2, 2, k).mean((2, 4))
+        sure = 0.4 + 0.6 * torch.rand(p.shape[:3], generator=generator)[..., None]
+        stray = F.one_hot(torch.randint(k, p.shape[:3], generator=generator), k).float()
+        p = p * sure + stray * (1 - sure) * 0.5
+        places = video_places(features.video.times_s, features.duration_s, n, rows // 2, cols // 2)
+        video = layout.VideoTokens(adapter.video(p, None, places), features.video.times_s, features.video.step_s)
+    if features.audio is not None and example.audio_labels is not None:
+        p = example.audio_labels
+        sure = 0.4 + 0.6 * torch.rand(len(p), 1, generator=generator)
+        stray = F.one_hot(torch.randint(p.shape[1], (len(p),), generator=generator), p.shape[1]).float()
+        p = p * sure + stray * (1 - sure) * 0.4
+        p = p / (p.sum(-1, keepdim=True) + 0.1)
+        embeds = adapter.audio(p, None, audio_places(len(p), features.duration_s))
+        words = features.audio.words
+        if words is not None:
+            spoken = (words >= 0)[:, None]
+            said = F.embedding(words.clamp(min=0), table).float() * spoken
+            embeds = embeds * torch.where(spoken, 0.25, 1.0) + adapter.word_gain * said
+        audio = layout.AudioTokens(embeds, round(AUDIO_STEP_S / POSITION_STEP_S))
+    return layout.interleave(video, audio, adapter.markers, start)
+
+
+def thin(segment: Segment, keep: float, words: Tensor | None, generator: torch.Generator) -> Segment:
+    """A random share of the sound and picture tokens; marker tokens and tokens with spoken words stay."""
+    stays = torch.rand(len(segment.modality), generator=generator) < keep
+    stays |= segment.modality == Modality.TEXT
+    if words is not None:
+        stays[segment.modality == Modality.AUDIO] |= words >= 0
+    return replace(
+        segment,
+        embeds=segment.embeds[stays],
+        positions=segment.positions[:, stays],
+        modality=segment.modality[stays],
+        spans_s=segment.spans_s[stays],
+        cells=segment.cells[stays],
+    )
+
+
+class Trainer:
+    """Trains `model` (an EpSmol without merged LoRA) on `source`, into `folder`."""
+
+    def __init__(
+        self,
+        model: EpSmol,
+        adapter: Adapter,
+        source: Source,
+        held_out: Source | None,
+        recipe: Recipe,
+        folder: Path,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.model, self.adapter, self.source, self.held_out = (
+            model,
+            adapter.train().requires_grad_(True),
+            source,
+            held_out,
+        )
+        self.recipe, self.folder, self.say = recipe, folder, say
+        torch.manual_seed(recipe.seed)
+        config = LoraConfig(r=recipe.lora_rank, lora_alpha=2 * recipe.lora_rank, target_modules=list(LORA_TARGETS))
+        self.decoder = get_peft_model(model.decoder, config).base_model.model
+        self.lora = {n: p for n, p in self.decoder.named_parameters() if p.requires_grad}
+        for p in self.lora.values():
+            p.data = p.data.float()
+        groups = [
+            {"params": list(self.adapter.parameters()), "lr": recipe.lr, "peak": recipe.lr},
+            {"params": list(self.lora.values()), "lr": recipe.lora_lr, "peak": recipe.lora_lr},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
+        self.rng = random.Random(recipe.seed)
+        self.generator = torch.Generator().manual_seed(recipe.seed)
+        self.step, self.spent_s, self.answers = 0, 0.0, 0
+        self.table = model.decoder.get_input_embeddings().weight
+        self.head_length = len(prompt_ids(model.tokenizer, "", None)[0])
+
+    @property
+    def progress(self) -> float:
+        return min(1.0, self.spent_s / (self.recipe.minutes * 60))
+
+    # --- one row -------------------------------------------------------------------------------------------------
+
+    def _segment(self, example: Example, training: bool) -> Segment:
+        start, end = self.recipe.proxy
+        share = max(end, start + (end - start) * self.progress * 2)
+        if (training and example.video_labels is not None) or example.audio_labels is not None:
+            use_proxy = training and self.rng.random() < share
+        else:
+            use_proxy = False
+        if use_proxy:
+            segment = proxy_layout(self.adapter, example, self.head_length, self.table, self.generator)
+        else:
+            noise = self.recipe.noise if training else 0.0
+            segment = media_layout(self.adapter, self.table, example.features, self.head_length, noise)
+        if training:
+            keep = self.rng.uniform(*self.recipe.keep)
+            words = example.features.audio.words if example.features.audio is not None else None
+            segment = thin(segment, keep, words, self.generator)
+        return segment
+
+    def row(self, source: Source, rng: random.Random, training: bool) -> tuple[Pack, list[str]]:
+        """Scenes up to about `recipe.tokens`, and the type of every question in order."""
+        scenes: list[tuple[Segment, list[tuple[str, str]]]] = []
+        types: list[str] = []
+        length = 0
+        while length < self.recipe.tokens * 0.8:
+            example = source.draw(rng)
+            pairs = choose(example.pairs, self.recipe.questions, rng)
+            if not pairs:
+                continue
+            segment = self._segment(example, training)
+            scenes.append((segment, [(q, a) for _, q, a in pairs]))
+            types += [kind for kind, _, _ in pairs]
+            length += len(segment.modality) + 30 * len(pairs)
+        return pack(self.table, self.model.tokenizer, scenes), types
+
+    def forward(self, row: Pack) -> tuple[Tensor, Tensor, Tensor]:
+        dtype = self.model.dtype
+        hidden = self.decoder(
+            inputs_embeds=row.embeds.to(dtype)[None],
+            position_ids=row.positions[:, None],
+            attention_mask=attention_bias(row.allowed, dtype),
+            use_cache=False,
+        ).last_hidden_state[0]
+        return loss(hidden, self.table, row)
+
+    # --- the loop ------------------------------------------------------------------------------------------------
+
+    def run(self, evaluate_every_s: float = 900.0) -> None:
+        """Train until `recipe.minutes` are spent. Raises UsageError if the loss stops being a number."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        saved = evaluated = self.spent_s
+        recent: list[float] = []
+        while self.progress < 1:
+            began = time.perf_counter()
+            factor = min(1.0, (self.step + 1) / 40) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.progress)))
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+            row, types = self.row(self.source, self.rng, training=True)
+            value, _, _ = self.forward(row)
+            if not torch.isfinite(value):
+                raise UsageError(
+                    f"{self.folder}: the loss became {value.item()} at step {self.step}; lower the learning rate"
+                )
+            self.optimizer.zero_grad()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_([*self.adapter.parameters(), *self.lora.values()], 1.0)
+            self.optimizer.step()
+            self.step += 1
+            self.answers += len(types)
+            recent.append(value.item())
+            self.spent_s += time.perf_counter() - began
+            if self.step % 20 == 0:
+                mean = sum(recent) / len(recent)
+                recent.clear()
+                self._log(
+                    {
+                        "step": self.step,
+                        "minutes": round(self.spent_s / 60, 2),
+                        "answers": self.answers,
+                        "loss": round(mean, 4),
+                    }
+                )
+            if self.spent_s - saved > self.recipe.checkpoint_s:
+                self.checkpoint()
+                saved = self.spent_s
+            if self.held_out is not None and (self.spent_s - evaluated > evaluate_every_s or self.progress >= 1):
+                self._log({"step": self.step, "minutes": round(self.spent_s / 60, 2), "held_out": self.evaluate()})
+                evaluated = self.spent_s
+        self.checkpoint()
+        self.save(self.folder / "adapter.safetensors")
+
+    @torch.inference_mode()
+    def evaluate(self, rows: int = 40) -> dict[str, float]:
+        """Share of held-out answers of which every token is the likeliest (teacher forcing), by question type."""
+        assert self.held_out is not None
+        self.adapter.eval()
+        rng, right = random.Random(1234), defaultdict(list)
+        for _ in range(rows):
+            row, types = self.row(self.held_out, rng, training=False)
+            _, hit, question = self.forward(row)
+            for number, kind in enumerate(types):
+                right[kind].append(bool(hit[question == number].all()))
+        self.adapter.train()
+        table = {kind: round(sum(v) / len(v), 3) for kind, v in sorted(right.items())}
+        every = [x for v in right.values() for x in v]
+        return {**table, "all": round(sum(every) / len(every), 3), "n": len(every)}
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        self.say(json.dumps(entry))
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    # --- files ---------------------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> None:
+        """Everything needed to go on, at once or not at all."""
+        state = {
+            "adapter": self.adapter.state_dict(),
+            "lora": {k: v.data for k, v in self.lora.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "counts": {"step": self.step, "spent_s": self.spent_s, "answers": self.answers},
+            "seed": self.rng.randrange(1 << 30),
+            "names": {"seen": self.adapter.seen, "heard": self.adapter.heard},
+        }
+        partial = self.folder / "checkpoint.pt.part"
+        torch.save(state, partial)
+        os.replace(partial, self.folder / "checkpoint.pt")
+
+    def resume(self) -> bool:
+        """Go on from the folder's checkpoint; False if there is none."""
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return False
+        state = torch.load(path, weights_only=True)
+        self.restore(state)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.rng = random.Random(state["seed"])
+        counts = state["counts"]
+        self.step, self.spent_s, self.answers = counts["step"], counts["spent_s"], counts["answers"]
+        self.say(f"resumed at step {self.step}, minute {self.spent_s / 60:.1f}")
+        return True
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Weights of a checkpoint."""
+        self.adapter.load_state_dict(state["adapter"])
+        for key, value in state["lora"].items():
+            self.lora[key].data.copy_(value)
+
+    def save(self, path: Path) -> None:
+        """The shipped form: adapter and LoRA in bfloat16, names in the metadata."""
+        tensors = {k: v.detach().bfloat16().contiguous() for k, v in self.adapter.state_dict().items()}
+        for key, value in self.lora.items():  # layers.0.self_attn.q_proj.lora_A.default.weight
+            name, part = key.split(".lora_")
+            tensors[f"lora.{name}.{part[0]}"] = value.detach().bfloat16().contiguous()
+        meta = {
+            "seen": self.adapter.seen,
+            "heard": self.adapter.heard,
+            "width": self.adapter.markers.shape[1],
+            "lora_scale": 2.0,
+            "base": "SmolLM2-135M-Instruct",
+            "step": self.step,
+            "recipe": asdict(self.recipe),
+        }
+        partial = path.with_suffix(".part")
+        save_file(tensors, partial, {"epcli": json.dumps(meta)})
+        os.replace(partial, path)
+
+
+RARE = {
+    "describe": 0.5,
+    "sound?": 0.5,
+    "silent": 0.5,
+    "speech?": 0.6,
+    "hear?": 0.7,
+    "see?": 0.7,
+    "together?": 0.6,
+    "hear at": 0.8,
+}
+
+
+def choose(pairs: Sequence[tuple[str, str, str]], count: int, rng: random.Random) -> list[tuple[str, str, str]]:
+    """Up to `count` different questions, the easy yes-or-no ones more seldom."""
+    weighed = sorted(pairs, key=lambda p: -(rng.random() ** (1 / RARE.get(p[0], 1.0))))
+    return list(weighed[:count])
