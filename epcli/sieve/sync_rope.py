@@ -18,7 +18,8 @@ How to use it with a transformers 5 text model (Qwen2_5OmniThinkerTextModel, or 
     cos, sin = text_model.rotary_emb(embeds, positions)       # (B, L, head_dim) each, for layers called one by one
 
 Attention sees only the composed cos and sin, so no attention code changes. Positions of three rows [T, H, W], or of one
-row (B, L) for plain text, are accepted too. Installing twice just replaces the sections.
+row (B, L) for plain text, are accepted too. Installing again just replaces the sections. Three sections, such as
+Qwen2.5-Omni's own (16, 24, 24), give the plain model's rotation through the same module.
 
 Why `install` also adds a hook: transformers 5's text model reads a four-row `position_ids` as [running count, T, H, W],
 cuts the first row off and builds attention masks from it. Since T' repeats T, the hook hands over [T, H, W] and the
@@ -42,21 +43,21 @@ AXES = 4  # time, height, width, time
 class SyncRope(nn.Module):
     """Four-axis rotary tables. Takes the place of a decoder's `rotary_emb`.
 
-    `sections`: how many of the head_dim / 2 frequencies, fastest first, read T, H, W and T'.
-    Raises UsageError if they are not four non-negative numbers with that sum.
+    `sections`: how many of the head_dim / 2 frequencies, fastest first, read T, H, W and T'; without the fourth number,
+    the three axes of the plain model. Raises UsageError if they are not three or four numbers with that sum.
     """
 
     def __init__(self, head_dim: int, theta: float, sections: Sequence[int]) -> None:
         super().__init__()
-        if len(sections) != AXES or min(sections) < 0 or sum(sections) != head_dim // 2:
+        if len(sections) not in (AXES - 1, AXES) or min(sections) < 0 or sum(sections) != head_dim // 2:
             raise UsageError(
                 f"rotary sections {list(sections)} do not fit a head of {head_dim}: "
-                f"give four numbers [T, H, W, T] that sum to {head_dim // 2}"
+                f"give four numbers [T, H, W, T], or three, that sum to {head_dim // 2}"
             )
         self.sections = tuple(sections)
         # Plain attributes, not buffers: a later model.to(bfloat16) must not round the frequencies.
         self.inv_freq = 1.0 / theta ** (torch.arange(0, head_dim, 2, device="cpu", dtype=torch.float32) / head_dim)
-        self.axis = torch.repeat_interleave(torch.arange(AXES, device="cpu"), torch.tensor(sections, device="cpu"))
+        self.axis = torch.arange(len(sections), device="cpu").repeat_interleave(torch.tensor(sections, device="cpu"))
 
     @torch.no_grad()
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:

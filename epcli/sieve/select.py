@@ -1,0 +1,116 @@
+"""Scoring tokens, and how many and which of them stay."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from epcli.errors import UsageError
+
+AUTO_MASS = 0.9  # share of the score mass that `keep: auto` keeps
+
+
+class ScoreHead(nn.Module):
+    """score = Linear(D, 1)(SiLU(Linear(D, D)(RMSNorm(h)))), both with bias. Names as in the reference's checkpoints."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ln = nn.RMSNorm(width, eps=1e-6)  # whatever the language model's own eps is
+        self.score_head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L) float32. The last product is taken in float32: in bfloat16 many scores would be equal."""
+        inner, last = self.score_head[:2](self.ln(hidden)), cast(nn.Linear, self.score_head[2])
+        return F.linear(inner.float(), last.weight.float(), last.bias.float()).squeeze(-1)
+
+
+def keep_count(n: int, ratio: float) -> int:
+    """How many of n tokens stay at a keep ratio: min(n, max(1, ceil(n * ratio))).
+
+    The product is taken in double precision, as the reference does: 100 * 0.07 is 7.000000000000001 there and keeps 8.
+    """
+    return min(n, max(1, math.ceil(n * ratio)))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many sound and picture tokens stay. Exactly one of the three is given, else UsageError."""
+
+    ratio: float | None = None  # share of them, over 0 up to 1
+    tokens: int | None = None  # at most so many
+    mass: float | None = None  # as few as hold this share of the softmax over their scores: `keep: auto`
+
+    def __post_init__(self) -> None:
+        if sum(value is not None for value in (self.ratio, self.tokens, self.mass)) != 1:
+            raise UsageError("a budget is one of: a keep ratio, a number of tokens, auto")
+        if not all(0 < share <= 1 for share in (self.ratio, self.mass) if share is not None):
+            raise UsageError(f"keep: {self.ratio or self.mass or 0:g} is not a share over 0 up to 1")
+        if self.tokens is not None and self.tokens < 1:
+            raise UsageError(f"budget: {self.tokens} is not a number of tokens from 1 up")
+
+    def count(self, n: int, scores: Tensor | None = None) -> int:
+        """How many of `n` tokens stay. `scores`: (C,) of those that compete; only `mass` needs them."""
+        if self.ratio is not None:
+            return keep_count(n, self.ratio)
+        if self.tokens is not None:
+            return min(n, self.tokens)
+        if scores is None:
+            raise UsageError(
+                "keep auto needs a selector that scores tokens; choose cs2 or query-aware, or give a share"
+            )
+        sums = scores.double().softmax(-1).sort(descending=True).values.cumsum(-1)
+        return min(len(scores), int((sums < cast(float, self.mass)).sum()) + 1)  # rounding may keep all sums below 1
+
+
+def top(scores: Tensor, candidates: Tensor, counts: Tensor) -> Tensor:
+    """The best of each row's one joint pool: sound and picture compete for the same places.
+
+    Args:
+        scores: (B, L) float32.
+        candidates: (B, L) bool, the tokens that compete.
+        counts: (B,) int64, how many stay; more than there are candidates keeps all of them.
+
+    Returns:
+        (B, L) bool. Among equal scores the earlier token stays.
+    """
+    order = scores.masked_fill(~candidates, -math.inf).argsort(dim=-1, descending=True, stable=True)
+    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(-1, order, places)
+    return candidates & (rank < counts.unsqueeze(-1))
+
+
+def straight_through(scores: Tensor, candidates: Tensor) -> Tensor:
+    """The factor hard - soft.detach() + soft of a kept token, for every token: (B, L) float32.
+
+    A kept token's hard choice is 1, so the factor's value is 1; its gradient is that of soft, the softmax of the row's
+    candidate scores. It is the only path by which the score head learns. Tokens that do not compete get a plain 1.
+    """
+    lowest = torch.finfo(scores.dtype).min  # not -inf: a row without candidates must not become NaN
+    soft = scores.masked_fill(~candidates, lowest).softmax(-1)
+    return torch.where(candidates, 1 - soft.detach() + soft, torch.ones_like(soft))
+
+
+def kept_indices(kept: Tensor, *, pad: str = "left") -> Tensor:
+    """(B, L) bool -> (B, K) int64: each row's kept places, ascending; -1 fills rows with fewer than K, the most kept.
+
+    `pad`: "left" for a decoder that generates (every row ends in its last token), "right" as the reference does it.
+    """
+    width = int(kept.sum(-1).max())
+    if pad == "right":
+        order = (~kept).to(torch.uint8).argsort(dim=-1, stable=True)[:, :width]
+    else:
+        order = kept.to(torch.uint8).argsort(dim=-1, stable=True)[:, kept.shape[-1] - width :]
+    return torch.where(kept.gather(-1, order), order, -1)
+
+
+def take(values: Tensor, indices: Tensor, fill: float = 0) -> Tensor:
+    """Rows of (B, L, ...) at (B, K) indices -> (B, K, ...); `fill` where the index is -1."""
+    there = indices >= 0
+    rows = torch.arange(indices.shape[0], device=indices.device).unsqueeze(-1)
+    picked = values[rows, indices.clamp(min=0)]
+    return torch.where(there.view(*there.shape, *[1] * (picked.ndim - 2)), picked, torch.as_tensor(fill).to(picked))
