@@ -45,11 +45,11 @@ class Limits:
             least = f"over {self.low}" if self.over else f"from {self.low}"
             kinds.append(f"{number} {least} up to {self.high}" if self.high < math.inf else f"{number} {least} up")
         if str in self.types:
-            kinds.append("one of " * (len(self.choices) > 1) + ", ".join(self.choices) if self.choices else "a text")
+            kinds.append("one of " * (len(self.choices) > 1) + ", ".join(self.choices) if self.choices else "text")
         return ", or ".join(kinds)
 
-    def check(self, value: Any, where: str) -> Any:
-        """The value in its own type. `where` opens the message of the UsageError that a wrong value raises."""
+    def check(self, value: Any, where: str, typed: str | None = None) -> Any:
+        """The value in its own type, or a UsageError that `where` opens; `typed` is the text it was parsed from."""
         if value is None and self.null:
             return None
         if isinstance(value, bool):
@@ -62,8 +62,9 @@ class Limits:
             right = isinstance(value, str) and str in self.types and bool(value.strip())
             right = right and (not self.choices or value in self.choices)
         if not right:
-            shown = repr(value) if isinstance(value, str) else "null" if value is None else value
-            raise UsageError(f"{where}: {shown} is not {self.describe()}{_did_you_mean(value, self.choices)}")
+            words = {None: "null", True: "true", False: "false"}
+            shown = typed or (words[value] if value is None or isinstance(value, bool) else repr(value))
+            raise UsageError(f"{where}: {shown} is not {self.describe()}")
         return float(value) if float in self.types and isinstance(value, int) else value
 
     def parse(self, text: str, where: str) -> Any:
@@ -72,11 +73,11 @@ class Limits:
         if self.null and (not word or (word == "none" and "none" not in self.choices and not self._free_text)):
             return None
         if bool in self.types and word in _WORDS:
-            return self.check(_WORDS[word], where)
+            return self.check(_WORDS[word], where, text)
         for kind in (int, float):
             if kind in self.types:
                 try:
-                    return self.check(kind(word), where)
+                    return self.check(kind(word), where, text)
                 except ValueError:
                     continue
         return self.check(text if self._free_text else word, where)
@@ -196,7 +197,7 @@ def resolve(
         _from_file(user_file(environment)),
     ]
     named = next((layer["profile"] for layer in layers if "profile" in layer), None)
-    name, source = (profile, "--profile") if profile is not None else named or (DEFAULT_PROFILE, "")
+    name, source = (profile, "") if profile is not None else named or (DEFAULT_PROFILE, "")
     path = find_profile(name, source)
     layers.append(_from_file(path, nested=False))
 
@@ -208,7 +209,7 @@ def resolve(
             values[key], sources[key] = value, source
             # A share and a budget exclude each other: the one said closer to the command line wins.
             rival = {"keep": "budget", "budget": "keep"}.get(key)
-            if rival and value is not None and rival not in layer:
+            if rival and value is not None and values[rival] is not None and rival not in layer:
                 values[rival], sources[rival] = DEFAULTS[rival], source
     _check_together(values, sources)
     return Resolved(Profile(**values), sources, name, path)
@@ -234,7 +235,7 @@ def _from_environment(environment: Mapping[str, str]) -> _Layer:
         if key := known.get(variable):
             if text.strip():  # an empty variable is a variable not set
                 layer[key] = (text if key == "profile" else SETTINGS[key].parse(text, variable), variable)
-        elif variable.startswith(ENV_PREFIX) and (hint := _did_you_mean(variable, known, cutoff=0.85)):
+        elif variable.startswith(ENV_PREFIX) and (hint := did_you_mean(variable, known, cutoff=0.85)):
             # Only near misses: EP_ is short, and other programs may use it too.
             raise UsageError(f"{variable}: unknown setting in the environment{hint}")
     return layer
@@ -247,7 +248,7 @@ def _from_file(path: Path, nested: bool = True) -> _Layer:
     for key, value in _read_yaml(path).items():
         where = f"{path}: {key}"
         if key not in known:
-            raise UsageError(f"{where}: unknown key{_did_you_mean(key, known)}; `ep profiles show` lists all keys")
+            raise UsageError(f"{where}: unknown key{did_you_mean(key, known)}; `ep profiles show` lists all keys")
         if key == "profile":
             if not isinstance(value, str) or not value.strip():
                 raise UsageError(f"{where}: {value!r} is not the name of a profile or the path of a YAML file")
@@ -282,7 +283,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return table
 
 
-def _did_you_mean(word: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
+def did_you_mean(word: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """ ", did you mean keep?" for the end of a message; nothing if nothing is close."""
     close = get_close_matches(str(word), list(known), n=1, cutoff=cutoff)
     return f", did you mean {close[0]}?" if close else ""
 
@@ -319,7 +321,7 @@ def find_profile(name: str, source: str = "") -> Path:
         return path
     names = profile_names()
     if name not in names:
-        hint = _did_you_mean(name, names) or f"; there are: {', '.join(names)}"
+        hint = did_you_mean(name, names) or f"; there are: {', '.join(names)}"
         raise UsageError(f"{where}unknown profile {name!r}{hint}")
     return profiles_folder() / f"{name}.yaml"
 

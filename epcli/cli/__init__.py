@@ -1,0 +1,126 @@
+"""The `ep` command. Commands are thin, a file each; whatever loads a model library waits inside the command.
+
+Answers go to stdout, everything else to stderr. A mistake is one line and an exit code of errors.py, never a traceback
+(`--debug` shows it).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from typing import Annotated, Any
+
+import typer
+
+from epcli import __version__
+from epcli.cli import ask, doctor, models, profiles
+from epcli.cli.help import Command, Group
+from epcli.cli.options import DebugFlag
+from epcli.config import did_you_mean
+from epcli.errors import EXIT_INTERRUPT, EpError
+
+# Every mistake of a command line that Typer finds: unknown flag or command, missing or surplus argument.
+_TyperUsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="ep",
+    cls=Group,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""Examples:
+
+\b
+  ep ask holiday.mp4 "What do you hear?"
+  ep ask lecture.mkv "What is on the board?" --start 12:30 --end 13:00
+  ep ask clip.mp4 "What happens first?" --json | jq -r .answer
+
+Which settings hold here: ep profiles show. If something does not work: ep doctor.""",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ep {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Ask questions about your own videos and sounds, on your own machine."""
+
+
+app.command(
+    cls=Command,
+    epilog="""Examples:
+
+\b
+  ep ask clip.mp4 "Which instrument plays?" --no-video
+  ep ask talk.mkv "What is said?" --start 12:30 --end 13:00 --quiet
+  echo "What is shown?" | ep ask photo.jpg - --json""",
+)(ask.ask)
+app.add_typer(models.app, name="models")
+app.add_typer(profiles.app, name="profiles")
+app.command(cls=Command)(doctor.doctor)
+
+
+def main() -> None:
+    """The `ep` program: run the command line and exit with its code."""
+    arguments = sys.argv[1:] or ["--help"]
+    debug = "--debug" in arguments
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a file name that is not UTF-8 must not break the answer about it
+            stream.reconfigure(errors="backslashreplace")
+    if not debug:
+        _silence_libraries()
+    try:
+        code = app(arguments, prog_name="ep", standalone_mode=False)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = _fail("interrupted", EXIT_INTERRUPT, debug)
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does. Nothing is wrong, and there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except EpError as error:
+        code = _fail(f"error: {error}", error.exit_code, debug)
+    except _TyperUsageError as error:
+        code = _fail(f"error: {_sentence(error)}", 2, debug)
+    except typer.Abort:
+        code = _fail("interrupted", EXIT_INTERRUPT, debug)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        hint = "" if debug else " (run again with --debug for the traceback)"
+        code = _fail(f"error: unexpected {what}{hint}", 1, debug)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    line = "".join(letter if letter.isprintable() else " " for letter in message)  # a file may be named anything
+    print(f"ep: {line}", file=sys.stderr)
+    return code
+
+
+def _sentence(error: Any) -> str:
+    """Typer's own message as one line, with where to read on."""
+    if possible := getattr(error, "possibilities", None):
+        message = error.message + did_you_mean(error.option_name, possible)
+    else:
+        message = error.format_message().rstrip(".")
+    page = error.ctx.command_path if error.ctx else "ep"
+    return f"{message[:1].lower()}{message[1:]} (see `{page} --help`)"
+
+
+def _silence_libraries() -> None:
+    """Warnings for developers of model code would bury the answer. The libraries read these when first imported."""
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

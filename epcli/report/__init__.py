@@ -1,0 +1,1 @@
+"""One `Report`, several views. A view only formats: what is shown was measured and rounded nowhere else."""

@@ -1,0 +1,167 @@
+"""`ep ask`: one question about one file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, setting
+from epcli.config import PROJECT_FILE, SETTINGS, Resolved, resolve
+from epcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from epcli.records import Report
+
+
+def ask(
+    context: typer.Context,
+    media: Annotated[Path, typer.Argument(help="Video, sound or picture file.", metavar="MEDIA", show_default=False)],
+    question: Annotated[
+        str,
+        typer.Argument(help="The question; - reads it from standard input.", metavar="QUESTION", show_default=False),
+    ],
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="Begin here: 90, 1:30 or 0:01:30 (default: the beginning).",
+            metavar="TIME",
+            rich_help_panel=LOOK,
+            show_default=False,
+        ),
+    ] = None,
+    end: Annotated[
+        str | None,
+        typer.Option(
+            help="Stop here: 90, 1:30 or 0:01:30 (default: the end).",
+            metavar="TIME",
+            rich_help_panel=LOOK,
+            show_default=False,
+        ),
+    ] = None,
+    fps: Annotated[str | None, setting("fps", LOOK, "NUMBER")] = None,
+    max_frames: Annotated[str | None, setting("max_frames", LOOK, "COUNT")] = None,
+    video: Annotated[bool | None, setting("video", LOOK)] = None,
+    audio: Annotated[bool | None, setting("audio", LOOK)] = None,
+    audio_track: Annotated[str | None, setting("audio_track", LOOK, "INDEX")] = None,
+    model: Annotated[str | None, setting("model", ANSWER, "NAME")] = None,
+    system: Annotated[str | None, setting("system", ANSWER, "TEXT")] = None,
+    max_new_tokens: Annotated[str | None, setting("max_new_tokens", ANSWER, "COUNT")] = None,
+    temperature: Annotated[str | None, setting("temperature", ANSWER, "NUMBER")] = None,
+    seed: Annotated[str | None, setting("seed", ANSWER, "NUMBER")] = None,
+    keep: Annotated[str | None, setting("keep", TOKENS, "SHARE|auto")] = None,
+    budget: Annotated[str | None, setting("budget", TOKENS, "COUNT")] = None,
+    selector: Annotated[str | None, setting("selector", TOKENS, "NAME")] = None,
+    profile: ProfileFlag = None,
+    device: Annotated[str | None, setting("device", MACHINE)] = None,
+    dtype: Annotated[str | None, setting("dtype", MACHINE)] = None,
+    quantize: Annotated[str | None, setting("quantize", MACHINE)] = None,
+    threads: Annotated[str | None, setting("threads", MACHINE, "COUNT")] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print the answer and nothing else.", rich_help_panel=OUTPUT)
+    ] = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Answer a question about a video, sound or picture file.
+
+    The answer goes to standard output as it grows; what it took follows on standard error.
+    """
+    resolved = resolve({name: context.params[name] for name in SETTINGS}, profile)
+    if question == "-":
+        question = sys.stdin.read()
+    question = question.strip()
+    if not question:
+        raise UsageError("the question is empty: say what you want to know about the file")
+    start_s, end_s = _seconds("--start", start), _seconds("--end", end)
+    if end_s is not None and end_s <= (start_s or 0.0):
+        raise UsageError(f"--end {end} is not after {f'--start {start}' if start else 'the beginning'}")
+
+    screen = _Screen(quiet=quiet, json=json)
+    screen.say_where_settings_come_from(resolved)
+    try:
+        from epcli import pipeline  # the model libraries load here
+
+        report = pipeline.ask(
+            media,
+            question,
+            resolved.profile,
+            start_s=start_s,
+            end_s=end_s,
+            on_text=screen.text,
+            on_stage=screen.stage,
+        )
+    finally:
+        screen.close()
+    screen.report(report)
+
+
+def _seconds(flag: str, time: str | None) -> float | None:
+    if time is None:
+        return None
+    from epcli.media.timecode import parse_time
+
+    try:
+        return parse_time(time)
+    except UsageError as error:
+        raise UsageError(f"{flag}: {error}") from error
+
+
+class _Screen:
+    """What a person sees: a line on stderr that names the stage, the answer on stdout as it grows, then the figures."""
+
+    def __init__(self, quiet: bool, json: bool) -> None:
+        self._quiet, self._json = quiet, json
+        plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+        self._shows_stages = sys.stderr.isatty() and not plain and not quiet
+        self._stage_shown = False
+        self._line_open = False  # the answer has begun, and its last line has no end yet
+
+    def say_where_settings_come_from(self, resolved: Resolved) -> None:
+        """A settings file in the working folder acts without being named on the command line: say so."""
+        keys = [key for key, source in resolved.sources.items() if source.startswith(f"{PROJECT_FILE}: ")]
+        if keys and not (self._quiet or self._json):
+            print(f"ep: {', '.join(keys)} set by {PROJECT_FILE} in this folder", file=sys.stderr)
+
+    def stage(self, name: str) -> None:
+        if self._shows_stages and not self._line_open:
+            self._stage_shown = True
+            sys.stderr.write(f"\r\x1b[2K{name} …")
+            sys.stderr.flush()
+
+    def text(self, piece: str) -> None:
+        if self._json or not piece:
+            return
+        self._clear_stage()
+        self._line_open = True
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Leave the cursor at the start of a line, whatever happened."""
+        self._clear_stage()
+        if self._line_open:
+            self._line_open = False
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+
+    def _clear_stage(self) -> None:
+        if self._stage_shown:
+            self._stage_shown = False
+            sys.stderr.write("\r\x1b[2K")
+            sys.stderr.flush()
+
+    def report(self, report: Report) -> None:
+        if self._json:
+            from epcli.report.json import to_json
+
+            print(to_json(report))
+        elif not self._quiet:
+            from epcli.report.console import print_report
+
+            print_report(report)

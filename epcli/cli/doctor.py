@@ -1,0 +1,156 @@
+"""`ep doctor`: is everything here that a run needs, and where does it lie?"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from epcli import config
+from epcli.cli.options import DebugFlag
+from epcli.errors import EpError
+from epcli.report.units import size
+
+if TYPE_CHECKING:
+    from epcli.models.registry import ModelCard
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination."""
+
+    fine: bool
+    what: str
+    advice: str = ""  # what to do, where something is wrong
+
+
+def doctor(debug: DebugFlag = False) -> None:
+    """Check this machine: libraries, ffmpeg, device, models, cache and settings.
+
+    Exits with 1 if something is wrong; each such line says what to do.
+    """
+    problems = 0
+    for check in (_python, _libraries, _device, _ffmpeg, _models, _caches, _settings):
+        for finding in _examine(check):
+            problems += not finding.fine
+            mark = "ok     " if finding.fine else "problem"
+            typer.echo(f"{mark}  {finding.what}" + (f"; {finding.advice}" if finding.advice else ""))
+    if problems:
+        raise typer.Exit(1)
+
+
+def _examine(check: Callable[[], list[Finding]]) -> list[Finding]:
+    """A check that stumbles is a finding too: the others still run."""
+    try:
+        return check()
+    except EpError as error:
+        return [Finding(False, str(error))]
+    except Exception as error:
+        what = f"{check.__name__.strip('_')} cannot be checked: {type(error).__name__}: {error}"
+        return [Finding(False, " ".join(what.splitlines()))]
+
+
+def _python() -> list[Finding]:
+    from importlib import metadata
+
+    wanted = metadata.metadata("epcli")["Requires-Python"]
+    return [_in_range("python", platform.python_version(), wanted, "install ep under such a Python")]
+
+
+def _libraries() -> list[Finding]:
+    """Every library in the range this version was made for; the two whose interfaces move fastest are named."""
+    from importlib import metadata
+
+    from packaging.requirements import Requirement
+
+    findings = []
+    needed = [need for need in map(Requirement, metadata.requires("epcli") or []) if not need.marker]
+    for need in needed:
+        repair = f"run: pip install '{need}'"
+        try:
+            finding = _in_range(need.name, metadata.version(need.name), str(need.specifier), repair)
+            if need.name in ("torch", "transformers"):
+                importlib.import_module(need.name)
+        except metadata.PackageNotFoundError:
+            finding = Finding(False, f"{need.name} is not installed", repair)
+        except (ImportError, OSError) as error:
+            finding = Finding(False, f"{need.name} cannot be imported: {' '.join(str(error).splitlines())}", repair)
+        if not finding.fine or need.name in ("torch", "transformers"):
+            findings.append(finding)
+    others = len(needed) - len(findings)
+    return [*findings, Finding(True, f"{others} other libraries, each in the range this version was made for")]
+
+
+def _in_range(name: str, version: str, wanted: str, repair: str) -> Finding:
+    from packaging.specifiers import SpecifierSet
+
+    if SpecifierSet(wanted).contains(version, prereleases=True):
+        return Finding(True, f"{name} {version}")
+    return Finding(False, f"{name} {version} is not {wanted}, which this version of ep was made for", repair)
+
+
+def _device() -> list[Finding]:
+    import psutil
+    import torch
+
+    memory = f"{size(psutil.virtual_memory().total)} of memory, {size(psutil.virtual_memory().available)} free"
+    findings = [Finding(True, f"cpu: {torch.get_num_threads()} threads, {memory}")]
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        findings.append(
+            Finding(True, f"cuda:{index}: {torch.cuda.get_device_name(index)}, {size(total)}, {size(free)} free")
+        )
+    if torch.backends.mps.is_available():
+        findings.append(Finding(True, "mps: Apple GPU"))
+    return findings
+
+
+def _ffmpeg() -> list[Finding]:
+    from epcli.media import ffmpeg
+
+    binary = ffmpeg.find()
+    return [Finding(True, f"ffmpeg {binary.version}: {binary.path}")]
+
+
+def _models() -> list[Finding]:
+    from epcli.models import registry
+
+    return [_model(card) for card in registry.MODELS.values()]
+
+
+def _model(card: ModelCard) -> Finding:
+    from epcli.models import registry
+
+    status = registry.status(card.name)
+    if status == "ready":
+        return Finding(True, f"{card.name}: {status}, {registry.location(card.name)}")
+    # Nothing is wrong yet: the first question fetches it.
+    return Finding(True, f"{card.name}: {status}", f"`ep models pull {card.name}` fetches {size(card.download_bytes)}")
+
+
+def _caches() -> list[Finding]:
+    ours = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "epcli"
+    return [_folder("cache", ours)]
+
+
+def _folder(name: str, folder: Path) -> Finding:
+    """Whether the folder, or the one it would be made in, can be written, and how much it holds."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not os.access(there, os.W_OK):
+        return Finding(False, f"{name}: {folder} cannot be written", "make it writable or set XDG_CACHE_HOME")
+    used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    free = shutil.disk_usage(there).free
+    return Finding(True, f"{name}: {folder}, {size(used)} used, {size(free)} free on that disk")
+
+
+def _settings() -> list[Finding]:
+    resolved = config.resolve()
+    changed = sorted({s for s in resolved.sources.values() if s != "default" and str(resolved.profile_path) not in s})
+    return [Finding(True, f"settings: profile {resolved.profile_name}" + "".join(f", {s}" for s in changed))]

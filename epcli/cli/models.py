@@ -1,0 +1,66 @@
+"""`ep models`: which models there are, and their weights on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from epcli.cli.help import Command, Group
+from epcli.report.units import size
+
+app = typer.Typer(cls=Group, rich_markup_mode=None, help="Models: what there is, and their weights on this machine.")
+
+ModelName = Annotated[str, typer.Argument(help="A name of `ep models ls`.", metavar="NAME", show_default=False)]
+
+
+@app.command(cls=Command)
+def ls() -> None:
+    """List the models and whether their weights are here."""
+    from epcli.models import registry
+
+    for card in registry.MODELS.values():
+        typer.echo(f"{card.name}  {registry.status(card.name)} ({size(card.download_bytes)} to download)")
+        typer.echo(f"    {card.summary}")
+        typer.echo(f"    needs {card.needs}; licence {card.licence}")
+
+
+@app.command(cls=Command)
+def show(name: ModelName) -> None:
+    """Show what a model is, needs and may be used for."""
+    from epcli.models import registry
+
+    card = registry.card(name)
+    facts = {
+        "name": card.name,
+        "what": card.summary,
+        "licence": card.licence,
+        "parameters": f"{card.parameters / 1e6:,.0f} million",
+        "needs": card.needs,
+        "download": size(card.download_bytes),
+        "status": registry.status(name),
+        "folder": str(registry.location(name)),
+    }
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        typer.echo(f"{key:{width}}  {value}")
+
+
+@app.command(cls=Command)
+def pull(name: ModelName) -> None:
+    """Download a model's weights now, so that `ep ask` works without a network later."""
+    from epcli.models import registry
+
+    registry.card(name)
+    registry.pull(name)
+    typer.echo(f"{name} is {registry.status(name)}: {registry.location(name)}", err=True)
+
+
+@app.command(cls=Command)
+def rm(name: ModelName) -> None:
+    """Delete a model's downloaded weights; `ep models pull` brings them back."""
+    from epcli.models import registry
+
+    registry.card(name)
+    freed = registry.remove(name)
+    typer.echo(f"{name}: {size(freed)} freed" if freed else f"{name}: nothing was downloaded", err=True)

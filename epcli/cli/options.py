@@ -1,0 +1,43 @@
+"""Flags shared by commands, and flags made from `Profile`'s fields: what they say is written in config.py."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from epcli.config import DEFAULTS, SETTINGS
+
+LOOK, ANSWER, TOKENS, MACHINE, OUTPUT = "What to look at", "Answer", "Tokens", "Machine", "Output"
+
+# main() looks for --debug among the arguments itself: an error can come before any command has run.
+DebugFlag = Annotated[
+    bool, typer.Option("--debug", help="Show the traceback of an error, and what libraries warn about.")
+]
+ProfileFlag = Annotated[
+    str | None,
+    typer.Option(
+        help="Settings to start from: a name of `ep profiles list` or a YAML file (default: `default`).",
+        metavar="NAME|PATH",
+        rich_help_panel=MACHINE,
+        show_default=False,
+    ),
+]
+
+
+def setting(name: str, panel: str, metavar: str = "") -> Any:
+    """The flag of a setting. It stays None unless given; config.py parses and checks the text."""
+    limits, default = SETTINGS[name], DEFAULTS[name]
+    flag = "--" + name.replace("_", "-")
+    if bool in limits.types:
+        return typer.Option(
+            f"{flag}/--no-{name}", help=f"{limits.meaning} (default: yes).", rich_help_panel=panel, show_default=False
+        )
+    shown = limits.null if default is None else default
+    return typer.Option(
+        flag,
+        help=f"{limits.meaning} (default: {shown}).",
+        metavar=metavar or "|".join(limits.choices),
+        rich_help_panel=panel,
+        show_default=False,
+    )

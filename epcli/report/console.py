@@ -1,0 +1,83 @@
+"""The figures of a run for people: a few lines on stderr, 80 columns wide, the same with and without colour."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from epcli.media.timecode import format_time
+from epcli.records import Report
+from epcli.report.units import size
+
+
+def print_report(report: Report, console: Console | None = None) -> None:
+    """Warnings, one line each, then the figures; on stderr unless a console is given."""
+    console = console or _stderr()
+    for warning in report.warnings:
+        # soft_wrap: one line a warning, whatever the width, so that a script can find it
+        console.print(Text.assemble(("ep: warning: ", "yellow"), " ".join(warning.splitlines())), soft_wrap=True)
+    console.print(render(report))
+
+
+def _stderr() -> Console:
+    # Without colour there shall be no bold either: a plain log is what NO_COLOR is mostly set for.
+    return Console(stderr=True, highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
+
+
+def render(report: Report) -> RenderableType:
+    """The figures: what was looked at, tokens by modality, speed and memory, and beside them seconds by stage."""
+    columns = Table.grid(padding=(0, 6, 0, 0))
+    columns.add_row(Group(_tokens(report), "", _speed(report)), _stages(report))
+    return Group("", _heading(report), "", columns)
+
+
+def _heading(report: Report) -> Text:
+    media = report.media
+    start, end = media["range_s"]
+    facts = [Path(media["path"]).name]
+    if end > start:
+        facts.append(f"{format_time(start)}–{format_time(end)}")
+    if media["frames"]:
+        facts.append(f"{media['frames']} frame{'s' * (media['frames'] > 1)}")
+    facts += [report.model, f"{report.device} {report.dtype}"]
+    if report.selector != "none":
+        facts.append(f"selector {report.selector}")
+    return Text(" " + " · ".join(facts), style="dim")
+
+
+def _tokens(report: Report) -> Table:
+    table = _table("tokens", "total", "kept", "share")
+    for modality in ("video", "audio", "text"):
+        total, kept = report.tokens[modality]["total"], report.tokens[modality]["kept"]
+        table.add_row(modality, f"{total:,}", f"{kept:,}", f"{kept / total:.1%}" if total else "–")
+    return table
+
+
+def _stages(report: Report) -> Table:
+    table = _table("stage", "seconds")
+    for stage, seconds in report.timings_s.items():
+        if seconds or stage == "total":
+            table.add_row(stage, f"{seconds:.2f}", style="bold" if stage == "total" else "")
+    return table
+
+
+def _table(first: str, *numbers: str) -> Table:
+    table = Table(box=None, pad_edge=True, header_style="bold cyan")
+    table.add_column(first)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _speed(report: Report) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=True)
+    table.add_row("first token after", f"{report.speed['first_token_s']:.2f} s")
+    table.add_row("then", f"{report.speed['decode_tokens_per_s']:.1f} tokens/s, {report.generated_tokens} in all")
+    table.add_row("peak memory", size(report.memory["peak_rss_bytes"] or 0))
+    if (on_device := report.memory["peak_device_bytes"]) is not None:
+        table.add_row(f"peak on {report.device}", size(on_device))
+    return table

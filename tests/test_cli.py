@@ -1,0 +1,198 @@
+"""The `ep` program as its users meet it: in a process of its own, by its exit code, stdout and stderr."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from epcli import __version__, config
+
+EP = str(Path(sys.executable).with_name("ep"))
+HEAVY = {"torch", "transformers", "av", "numpy", "cv2"}
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Nobody's settings but those of the test."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("EP_")}
+    return kept | {"XDG_CONFIG_HOME": str(tmp_path / "xdg"), "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
+
+
+def ep(*arguments: str, cwd: Path, env: dict[str, str], stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([EP, *arguments], cwd=cwd, env=env, input=stdin, capture_output=True, text=True, timeout=120)
+
+
+def assert_refused(run: subprocess.CompletedProcess[str], code: int, message: str) -> None:
+    """One line on stderr, nothing on stdout, no traceback."""
+    assert run.stderr.count("\n") == 1, run.stderr
+    assert run.stderr.startswith("ep: error: "), run.stderr
+    assert message in run.stderr
+    assert run.stdout == ""
+    assert run.returncode == code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["aks"], "no such command 'aks'. Did you mean 'ask'?"),
+        (["--kep"], "no such option: --kep"),
+        (["models"], "missing command (see `ep models --help`)"),
+        (["ask"], "missing argument 'MEDIA' (see `ep ask --help`)"),
+        (["ask", "clip.mp4"], "missing argument 'QUESTION'"),
+        (["ask", "clip.mp4", "What?", "else"], "unexpected extra argument"),
+        (["ask", "clip.mp4", "What?", "--kep", "1"], "no such option: --kep, did you mean --keep?"),
+        (["ask", "clip.mp4", "What?", "--keep"], "'--keep' requires an argument"),
+        (["ask", "clip.mp4", ""], "the question is empty"),
+        (["ask", "clip.mp4", "  \n"], "the question is empty"),
+        (["ask", "clip.mp4", "-"], "the question is empty"),  # nothing on standard input
+        (["ask", "clip.mp4", "What?", "--keep", "0"], "--keep: 0 is not a number over 0 up to 1, or auto"),
+        (["ask", "clip.mp4", "What?", "--keep", "10%"], "--keep: '10%' is not a number over 0 up to 1, or auto"),
+        (["ask", "clip.mp4", "What?", "--keep", "nan"], "--keep: nan is not a number over 0 up to 1, or auto"),
+        (["ask", "clip.mp4", "What?", "--budget", "-5"], "--budget: -5 is not a whole number from 1 up"),
+        (["ask", "clip.mp4", "What?", "--keep", ".1", "--budget", "5"], "--keep and --budget both say how much"),
+        (["ask", "clip.mp4", "What?", "--fps", "-1"], "--fps: -1 is not a number over 0 up to 120"),
+        (["ask", "clip.mp4", "What?", "--fps", "fast"], "--fps: 'fast' is not a number over 0 up to 120"),
+        (["ask", "clip.mp4", "What?", "--max-frames", "0"], "--max-frames: 0 is not a whole number from 1 up"),
+        (["ask", "clip.mp4", "What?", "--max-new-tokens", "1.5"], "--max-new-tokens: '1.5' is not a whole number"),
+        (["ask", "clip.mp4", "What?", "--audio-track", "en"], "--audio-track: 'en' is not a whole number"),
+        (["ask", "clip.mp4", "What?", "--temperature", "3"], "--temperature: 3 is not a number from 0 up to 2"),
+        (["ask", "clip.mp4", "What?", "--device", "gpu"], "--device: 'gpu' is not one of auto, cpu, cuda, mps"),
+        (["ask", "clip.mp4", "What?", "--quantize", "4"], "--quantize: '4' is not one of none, nf4, int8"),
+        (["ask", "clip.mp4", "What?", "--no-video", "--no-audio"], "--no-video and --no-audio leave neither"),
+        (["ask", "clip.mp4", "What?", "--start", "soon"], "--start: 'soon' is not a time"),
+        (["ask", "clip.mp4", "What?", "--start", "-5"], "--start: '-5' is not a time"),
+        (["ask", "clip.mp4", "What?", "--end", "1:75"], "--end: '1:75' is not a time"),
+        (["ask", "clip.mp4", "What?", "--end", "0"], "--end 0 is not after the beginning"),
+        (["ask", "clip.mp4", "What?", "--start", "1:00", "--end", "30"], "--end 30 is not after --start 1:00"),
+        (["ask", "clip.mp4", "What?", "--profile", "gpu-9gb"], "unknown profile 'gpu-9gb', did you mean gpu-8gb?"),
+        (["ask", "clip.mp4", "What?", "--profile", "./my.yaml"], "./my.yaml: there is no such file"),
+        (["ask", "clip.mp4", "What?", "--model", "ep-small"], "ep-small"),
+        (["models", "show", "ep-small"], "ep-small"),
+        (["models", "pull", "../ep-smol"], "../ep-smol"),
+        (["models", "rm", ""], "no model named ''"),
+        (["profiles", "show", "nothing"], "unknown profile 'nothing'; there are: default, gpu-8gb"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    assert_refused(ep(*arguments, cwd=tmp_path, env=environment), 2, message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kep: 0.1\n", "ep.yaml: kep: unknown key, did you mean keep?"),
+        ("fps: quick\n", "ep.yaml: fps: 'quick' is not a number over 0 up to 120"),
+        ("fps: [\n", "ep.yaml: not valid YAML: "),
+    ],
+)
+def test_a_wrong_project_file_is_named(text: str, message: str, tmp_path: Path, environment: dict[str, str]) -> None:
+    (tmp_path / "ep.yaml").write_text(text)
+    assert_refused(ep("ask", "clip.mp4", "What?", cwd=tmp_path, env=environment), 2, message)
+
+
+def test_an_unexpected_error_is_one_line_and_debug_shows_the_traceback(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    # A package of this name in front of ours breaks an import in the middle of a command.
+    (tmp_path / "yaml.py").write_text("raise RuntimeError('two\\nlines')\n")
+    (tmp_path / "ep.yaml").write_text("seed: 1\n")
+    environment["PYTHONPATH"] = str(tmp_path)
+    run = ep("profiles", "show", cwd=tmp_path, env=environment)
+    assert_refused(run, 1, "unexpected RuntimeError: two lines (run again with --debug for the traceback)")
+    run = ep("--debug", "profiles", "show", cwd=tmp_path, env=environment)
+    assert "Traceback (most recent call last)" in run.stderr
+    assert run.stderr.endswith("ep: error: unexpected RuntimeError: two lines\n")
+    assert run.returncode == 1
+
+
+def test_a_reader_that_goes_away_is_no_error_worth_a_line(tmp_path: Path, environment: dict[str, str]) -> None:
+    run = subprocess.run(
+        ["bash", "-c", f"'{EP}' profiles show | true; exit ${{PIPESTATUS[0]}}"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert run.stderr == ""
+    assert run.returncode in (0, 1)  # 0 where the pipe took it all before its reader went
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["ask", "--help"]])
+def test_help_is_on_stdout_at_80_columns_with_examples(
+    arguments: list[str], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    run = ep(*arguments, cwd=tmp_path, env=environment)
+    assert run.returncode == 0
+    assert run.stderr == ""
+    assert "\x1b" not in run.stdout
+    assert max(map(len, run.stdout.splitlines())) <= 80
+    assert re.search(r"Examples:\n\n    ep ask ", run.stdout)
+
+
+def test_the_flags_of_ask_are_grouped(tmp_path: Path, environment: dict[str, str]) -> None:
+    page = ep("ask", "--help", cwd=tmp_path, env=environment).stdout
+    headings = re.findall(r"^([A-Z][\w ]+):$", page, re.MULTILINE)
+    assert headings == ["Arguments", "What to look at", "Answer", "Tokens", "Machine", "Output", "Options"]
+
+
+def test_every_setting_has_a_flag_that_tells_its_meaning(tmp_path: Path, environment: dict[str, str]) -> None:
+    page = " ".join(ep("ask", "--help", cwd=tmp_path, env=environment).stdout.split())
+    for key, limits in config.SETTINGS.items():
+        assert f"--{key.replace('_', '-')}" in page
+        assert limits.meaning in page
+
+
+def test_the_version_is_on_stdout(tmp_path: Path, environment: dict[str, str]) -> None:
+    assert ep("--version", cwd=tmp_path, env=environment).stdout == f"ep {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["ask", "--help"], ["profiles", "list"], ["profiles", "show"], ["models", "ls"]]
+)
+def test_looking_around_loads_no_model_library(
+    arguments: list[str], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    program = (
+        "import atexit, sys; from epcli.cli import main; "
+        "atexit.register(lambda: print('LOADED', *sys.modules, file=sys.stderr)); "
+        f"sys.argv = ['ep', *{arguments!r}]; main()"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    loaded = set(run.stderr.rpartition("LOADED ")[2].split())
+    assert "epcli.config" in loaded  # it did run
+    assert not HEAVY & loaded
+    if arguments[-1] != "ls":  # rich costs more than all the rest of these
+        assert "rich" not in loaded
+
+
+def test_profiles_show_tells_where_each_setting_comes_from(tmp_path: Path, environment: dict[str, str]) -> None:
+    (tmp_path / "ep.yaml").write_text("fps: 0.5\nsystem: 'No: answer\n  briefly # please'\n")
+    environment["EP_SEED"] = "9"
+    run = ep("profiles", "show", "gpu-8gb", cwd=tmp_path, env=environment)
+    lines = {line.split(":")[0]: line for line in run.stdout.splitlines()}
+    assert re.fullmatch(r"fps: 0\.5 +# ep\.yaml", lines["fps"])
+    assert re.fullmatch(r"seed: 9 +# EP_SEED", lines["seed"])
+    assert re.fullmatch(r"keep: 0\.1 +# profile gpu-8gb", lines["keep"])
+    assert re.fullmatch(r"audio: true +# default", lines["audio"])
+
+
+def test_what_profiles_show_prints_is_a_profile(tmp_path: Path, environment: dict[str, str]) -> None:
+    environment |= {"EP_SYSTEM": "No: 'answer' # briefly", "EP_KEEP": "0.25"}
+    first = ep("profiles", "show", "gpu-16gb", cwd=tmp_path, env=environment).stdout
+    (tmp_path / "mine.yaml").write_text(first)
+    del environment["EP_SYSTEM"], environment["EP_KEEP"]
+    second = ep("profiles", "show", "mine.yaml", cwd=tmp_path, env=environment).stdout
+
+    def settings(text: str) -> list[str]:
+        return [line.rpartition("  #")[0].rstrip() for line in text.splitlines()]
+
+    assert settings(first)[1:] == settings(second)[1:]
