@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -196,3 +199,108 @@ def test_what_profiles_show_prints_is_a_profile(tmp_path: Path, environment: dic
         return [line.rpartition("  #")[0].rstrip() for line in text.splitlines()]
 
     assert settings(first)[1:] == settings(second)[1:]
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds of a test picture and a tone."""
+    from epcli.media import ffmpeg
+
+    path = tmp_path_factory.mktemp("media") / "clip.mp4"
+    picture, tone = "testsrc=duration=2:size=160x128:rate=5", "sine=frequency=440:duration=2"
+    command = [ffmpeg.find().path, "-v", "error", "-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", tone, str(path)]
+    subprocess.run(command, check=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing.mp4", "nothing.mp4: no such file"),
+        ("folder", "folder: is a directory"),
+        ("empty.mp4", "empty.mp4: the file is empty"),
+        ("two\nlines.mp4", "no such file"),
+    ],
+)
+def test_a_file_that_is_no_media_file_is_exit_code_4(
+    name: str, message: str, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.mp4").touch()
+    assert_refused(ep("ask", name, "What?", cwd=tmp_path, env=environment), 4, message)
+
+
+def test_a_file_without_the_track_asked_for_is_exit_code_4(clip: Path, environment: dict[str, str]) -> None:
+    run = ep("ask", clip.name, "What?", "--audio-track", "3", cwd=clip.parent, env=environment)
+    assert_refused(run, 4, "clip.mp4: has no audio track 3")
+
+
+@pytest.mark.slow
+class TestAsk:
+    """With the real model; its words are not what is tested here."""
+
+    def test_the_answer_is_on_stdout_and_the_figures_on_stderr(self, clip: Path, environment: dict[str, str]) -> None:
+        run = ep("ask", clip.name, "What do you hear?", "--max-new-tokens", "6", cwd=clip.parent, env=environment)
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.strip()
+        assert run.stdout.count("\n") == 1
+        assert "\x1b" not in run.stderr
+        for word in ("tokens", "video", "audio", "prefill", "total", "first token after", "peak memory"):
+            assert word in run.stderr
+        assert "Warning" not in run.stderr  # of a library
+
+    def test_json_is_one_object_and_the_same_answer(self, clip: Path, environment: dict[str, str]) -> None:
+        arguments = ["--max-new-tokens", "6", "--seed", "3", "--no-video"]
+        spoken = ep("ask", clip.name, "What do you hear?", *arguments, "-q", cwd=clip.parent, env=environment)
+        run = ep(
+            "ask", clip.name, "-", *arguments, "--json", cwd=clip.parent, env=environment, stdin="What do you hear?\n"
+        )
+        body = json.loads(run.stdout)
+        assert body["schema"] == 1
+        assert body["question"] == "What do you hear?"
+        assert body["answer"] == spoken.stdout.strip()
+        assert body["settings"]["seed"] == 3
+        assert body["tokens"]["video"]["total"] == 0
+        assert body["generated_tokens"] <= 6
+        assert run.stderr == ""
+        assert spoken.stderr == ""
+
+    def test_a_name_with_a_dash_in_front_and_not_utf8_is_read(self, clip: Path, environment: dict[str, str]) -> None:
+        odd = os.fsencode(clip.parent) + b"/-caf\xe9.mp4"
+        Path(os.fsdecode(odd)).write_bytes(clip.read_bytes())
+        arguments: list[str | bytes] = [
+            "ask",
+            "--json",
+            "--no-video",
+            "--max-new-tokens",
+            "1",
+            "--",
+            b"-caf\xe9.mp4",
+            "What?",
+        ]
+        run = subprocess.run([EP, *arguments], cwd=clip.parent, env=environment, capture_output=True, check=True)
+        assert json.loads(run.stdout)["media"]["path"].endswith("-caf\udce9.mp4")
+
+    def test_an_interrupt_ends_with_130_and_one_line(self, clip: Path, environment: dict[str, str]) -> None:
+        process = subprocess.Popen(
+            [EP, "ask", clip.name, "What?"],
+            cwd=clip.parent,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        time.sleep(2.0)  # in the middle of loading
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+        assert stderr == "ep: interrupted\n"
+        assert process.returncode == 130
+
+    def test_a_settings_file_that_acts_unasked_is_named(self, clip: Path, environment: dict[str, str]) -> None:
+        (clip.parent / "ep.yaml").write_text("max_new_tokens: 2\nvideo: false\n")
+        try:
+            run = ep("ask", clip.name, "What?", cwd=clip.parent, env=environment)
+        finally:
+            (clip.parent / "ep.yaml").unlink()
+        assert "ep: video, max_new_tokens set by ep.yaml in this folder\n" in run.stderr
+        assert run.returncode == 0

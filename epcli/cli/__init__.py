@@ -82,7 +82,9 @@ def main() -> None:
     try:
         code = app(arguments, prog_name="ep", standalone_mode=False)
         sys.stdout.flush()
-    except KeyboardInterrupt:
+        if code == EXIT_INTERRUPT:  # Typer has caught the KeyboardInterrupt
+            _fail("interrupted", code, debug=False)
+    except (KeyboardInterrupt, typer.Abort):
         code = _fail("interrupted", EXIT_INTERRUPT, debug)
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does. Nothing is wrong, and there is nobody left to tell.
@@ -92,8 +94,6 @@ def main() -> None:
         code = _fail(f"error: {error}", error.exit_code, debug)
     except _TyperUsageError as error:
         code = _fail(f"error: {_sentence(error)}", 2, debug)
-    except typer.Abort:
-        code = _fail("interrupted", EXIT_INTERRUPT, debug)
     except Exception as error:
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         hint = "" if debug else " (run again with --debug for the traceback)"

@@ -82,6 +82,13 @@ def ask(
     if end_s is not None and end_s <= (start_s or 0.0):
         raise UsageError(f"--end {end} is not after {f'--start {start}' if start else 'the beginning'}")
 
+    # What would be refused anyway is refused before the model libraries take their seconds to load.
+    from epcli.media.probe import check_file
+    from epcli.models import registry
+
+    registry.card(resolved.profile.model)
+    check_file(media)
+
     screen = _Screen(quiet=quiet, json=json)
     screen.say_where_settings_come_from(resolved)
     try:
@@ -112,6 +119,16 @@ def _seconds(flag: str, time: str | None) -> float | None:
         raise UsageError(f"{flag}: {error}") from error
 
 
+_STAGES = {
+    "media": "reading the file",
+    "load": "loading the model",
+    "vision": "looking",
+    "audio": "listening",
+    "sieve": "choosing tokens",
+    "prefill": "thinking",
+}
+
+
 class _Screen:
     """What a person sees: a line on stderr that names the stage, the answer on stdout as it grows, then the figures."""
 
@@ -131,7 +148,7 @@ class _Screen:
     def stage(self, name: str) -> None:
         if self._shows_stages and not self._line_open:
             self._stage_shown = True
-            sys.stderr.write(f"\r\x1b[2K{name} …")
+            sys.stderr.write(f"\r\x1b[2K{_STAGES.get(name, name)} …")
             sys.stderr.flush()
 
     def text(self, piece: str) -> None:
