@@ -1,0 +1,145 @@
+"""Views of a report: what people and programs read is what the record says."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from epcli.records import Report
+from epcli.report.console import print_report
+from epcli.report.json import to_json
+from epcli.report.units import size
+
+REPORT = Report(
+    question="What do you hear?",
+    answer="A dog barks – twice.",
+    model="ep-smol",
+    selector="cs2",
+    device="cpu",
+    dtype="bfloat16",
+    media={
+        "path": "/films/dog\udce9.mp4",  # a name that is not UTF-8
+        "duration_s": 3725.0,
+        "has_video": True,
+        "has_audio": True,
+        "frames": 16,
+        "range_s": [60.0, 3725.0],
+    },
+    tokens={
+        "video": {"total": 12784, "kept": 70},
+        "audio": {"total": 80, "kept": 17},
+        "text": {"total": 31, "kept": 31},
+        "keep_ratio": 87 / 12864,
+        "requested": {"keep": 0.1, "budget": None},
+    },
+    timings_s={
+        "load": 1.204,
+        "media": 0.31,
+        "vision": 0.52,
+        "audio": 0.0,
+        "sieve": 0.05,
+        "prefill": 0.42,
+        "decode": 0.75,
+        "total": 3.255,
+    },
+    speed={"first_token_s": 2.61, "decode_tokens_per_s": 12.04},
+    generated_tokens=9,
+    finish_reason="stop",
+    memory={"peak_rss_bytes": 1_234_567_890, "peak_device_bytes": None, "kv_cache_bytes": 1000},
+    cache={"features": "miss"},
+    settings={"keep": 0.1},
+)
+
+
+def shown(report: Report, width: int = 80, color: bool = False) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=color, color_system="standard" if color else None)
+    print_report(report, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def rows(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines()]
+
+
+def test_the_console_shows_every_figure_of_the_record() -> None:
+    text = shown(REPORT)
+    for row in (
+        ["video", "12,784", "70", "0.5%"],
+        ["audio", "80", "17", "21.2%"],
+        ["text", "31", "31", "100.0%"],
+        ["load", "1.20"],
+        ["prefill", "0.42"],
+        ["total", "3.25"],
+        ["first", "token", "after", "2.61", "s"],
+        ["then", "12.0", "tokens/s,", "9", "in", "all"],
+        ["peak", "memory", "1.2", "GB"],
+    ):
+        assert " ".join(row) in " ".join(" ".join(row) for row in rows(text)), row
+    assert "1:00–1:02:05 · 16 frames · ep-smol · cpu bfloat16 · selector cs2" in text
+
+
+def test_a_stage_that_did_not_run_is_left_out() -> None:
+    stages = [row[-2] for row in rows(shown(REPORT)) if len(row) > 1]
+    assert "media" in stages
+    assert stages.count("audio") == 0  # 0.0 s: there was no sound to hear
+
+
+def test_the_console_fits_80_columns_and_needs_no_colour() -> None:
+    text = shown(REPORT)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in text
+    coloured = shown(REPORT, color=True)
+    assert "\x1b[" in coloured
+
+
+def test_a_modality_without_tokens_has_no_share() -> None:
+    silent = replace(REPORT, tokens=REPORT.tokens | {"audio": {"total": 0, "kept": 0}})
+    assert ["audio", "0", "0", "–"] in [row[:4] for row in rows(shown(silent))]
+
+
+def test_memory_of_a_gpu_has_a_line_of_its_own() -> None:
+    on_gpu = replace(REPORT, device="cuda:0", memory=REPORT.memory | {"peak_device_bytes": 23_456_789_012})
+    assert "peak on cuda:0" in shown(on_gpu)
+    assert "23.5 GB" in shown(on_gpu)
+
+
+def test_warnings_come_first_one_line_each_however_long() -> None:
+    long = "clip.mp4: there is no sound in this file, so the answer rests on the picture alone; " * 2
+    text = shown(replace(REPORT, warnings=(long, "[red]two\nlines[/red]")))
+    lines = text.splitlines()
+    assert lines[0].rstrip() == f"ep: warning: {long}".rstrip()
+    assert lines[1] == "ep: warning: [red]two lines[/red]"  # not taken for markup
+
+
+def test_a_still_picture_has_no_range() -> None:
+    picture = replace(REPORT, media=REPORT.media | {"path": "a.png", "frames": 1, "range_s": [0.0, 0.0]})
+    assert " a.png · 1 frame · ep-smol" in shown(picture)
+
+
+def test_json_is_the_record_with_its_schema_first() -> None:
+    text = to_json(REPORT)
+    body = json.loads(text)
+    assert next(iter(body)) == "schema"
+    assert body == json.loads(json.dumps(REPORT.to_dict()))
+    assert "–" in text  # people read it, too
+    with pytest.raises(ValueError, match="JSON"):
+        to_json(replace(REPORT, speed={"first_token_s": float("nan")}))
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (188_000_000, "188 MB"),
+        (999_600_000, "1.0 GB"),
+        (2.3e12, "2300.0 GB"),
+    ],
+)
+def test_sizes_are_decimal(count: float, text: str) -> None:
+    assert size(count) == text
