@@ -1,0 +1,211 @@
+"""Finding ffmpeg and running it on one local file. Nothing outside this module starts a program.
+
+What keeps a hostile file from reaching anything else (each on its own would do for the attacks known to us):
+the demuxer is named (`-f`) and is one of `probe.SAFE_FORMATS`, none of which opens other files; `-format_whitelist` and
+`-protocol_whitelist file` hold even if one tried; the file is given as `file:` and an absolute path, so that no name is
+taken for an option, a URL or a numbered picture series; there is no shell and no stdin; time and messages are bounded.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import ffmpeg
+
+from epcli.errors import MediaError
+
+_NAME_GOES_HERE = "file:"
+MAX_MESSAGES = 200  # lines of ffmpeg's messages kept of one run
+
+# Messages that mean "these data are broken", in the wordings of ffmpeg 4 to 9.
+_DAMAGE = re.compile(
+    r"Error while decoding stream|Error submitting packet to decoder|corrupt decoded frame|corrupt input packet"
+    r"|error while decoding MB|Invalid data found when processing input|partial file|File ended prematurely"
+    r"|Truncating packet|Packet corrupt|Header missing|invalid residual|decode_frame\(\) failed|CRC mismatch"
+    r"|Error decoding|invalid new backstep",
+    re.IGNORECASE,
+)
+
+
+class Deadline:
+    """A point in time that all work on one file shares."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def remaining(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self._end - time.monotonic())
+
+    def error(self, path: Path) -> MediaError:
+        return MediaError(
+            f"{name(path)}: reading did not finish within {self.seconds:g} s; "
+            "the file may be damaged, or ask for a shorter range (--start, --end)"
+        )
+
+
+def name(path: Path) -> str:
+    """The file's name for a one-line message, whatever characters it holds."""
+    return path.name if path.name.isprintable() else repr(path.name)
+
+
+@dataclass(frozen=True)
+class Binary:
+    """One ffmpeg program."""
+
+    path: str
+    version: str  # as it calls itself: "5.1.9-0+deb12u1", "n9.0.2-17-g2a571b6068"
+
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """Major and minor version; a build from git without a number counts as new."""
+        found = re.match(r"n?(\d+)\.(\d+)", self.version)
+        return (int(found[1]), int(found[2])) if found else (99, 0)
+
+
+def find() -> Binary:
+    """The ffmpeg on PATH, else the one in the imageio-ffmpeg wheel. Raises MediaError if there is none that runs."""
+    path = shutil.which("ffmpeg")
+    if path is None:
+        import imageio_ffmpeg
+
+        try:
+            path = imageio_ffmpeg.get_ffmpeg_exe()
+        except RuntimeError:
+            raise MediaError("ffmpeg was not found; install it, or run: pip install imageio-ffmpeg") from None
+    return _identify(path)
+
+
+@lru_cache
+def _identify(path: str) -> Binary:
+    try:
+        run = subprocess.run([path, "-version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError) as problem:
+        raise MediaError(f"{path} does not run as ffmpeg ({type(problem).__name__}); install ffmpeg again") from None
+    found = re.match(rb"ffmpeg version (\S+)", run.stdout)
+    return Binary(path, found[1].decode(errors="replace") if found else "unknown")
+
+
+def _url(path: Path) -> str:
+    return "file:" + os.path.abspath(path)
+
+
+def source(demuxer: str, **options: Any) -> Any:
+    """The file to read as an ffmpeg-python input with absolute timestamps; `options` are further input options.
+
+    Timestamps stay those of the file (`-copyts`), and `ss` counts on the same axis (`-seek_timestamp`): different
+    versions of ffmpeg and PyAV do not agree to the millisecond on where a file starts. `command` puts the name in:
+    ffmpeg-python cannot hold a file name that is not Unicode.
+    """
+    return ffmpeg.input(
+        _NAME_GOES_HERE,
+        f=demuxer,
+        format_whitelist=demuxer,
+        protocol_whitelist="file",
+        copyts=None,
+        seek_timestamp=1,
+        **options,
+    )
+
+
+def command(output: Any, path: Path) -> list[str]:
+    """The command line of an ffmpeg-python output on `path`; `fps_mode` is spelt as the ffmpeg found understands it."""
+    binary = find()
+    args: list[str] = ffmpeg.compile(
+        output, cmd=[binary.path, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+warning"]
+    )
+    args[args.index(_NAME_GOES_HERE)] = _url(path)
+    if binary.numbers < (5, 1):
+        args = ["-vsync" if arg == "-fps_mode" else arg for arg in args]
+    return args
+
+
+class Process(AbstractContextManager["Process"]):
+    """A running ffmpeg whose stdout is read by the caller; killed at the deadline, or when the `with` block ends.
+
+    After `finish()`: `messages`, the levelled lines of stderr (bounded), and `status`, the exit status.
+    """
+
+    def __init__(self, output: Any, path: Path, deadline: Deadline) -> None:
+        self.path, self.deadline = path, deadline
+        self.messages: list[str] = []
+        self.status = 0
+        self._timed_out = threading.Event()
+        try:
+            self._child = subprocess.Popen(
+                command(output, path), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        except OSError as problem:
+            raise MediaError(f"ffmpeg could not be started for {name(path)}: {problem.strerror}") from None
+        assert self._child.stdout is not None
+        self.stdout: IO[bytes] = self._child.stdout
+        self._timer = threading.Timer(deadline.remaining(), self._expire)
+        self._reader = threading.Thread(target=self._collect, daemon=True)
+        self._timer.daemon = True
+        self._timer.start()
+        self._reader.start()
+
+    def _expire(self) -> None:
+        self._timed_out.set()
+        self._child.kill()
+
+    def _collect(self) -> None:
+        """Read stderr to its end, so that ffmpeg never waits for us, keeping the first lines."""
+        assert self._child.stderr is not None
+        for line in self._child.stderr:
+            if len(self.messages) < MAX_MESSAGES:
+                self.messages.append(line[:500].decode(errors="replace").strip())
+
+    def finish(self) -> None:
+        """Wait for the end. Raises MediaError if the deadline came first."""
+        self.status = self._child.wait()
+        self._reader.join()
+        if self._timed_out.is_set():
+            raise self.deadline.error(self.path)
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self._child.poll() is None:
+            self._child.kill()
+        self._child.wait()
+        self._reader.join()
+        self.stdout.close()
+        if self._child.stderr is not None:
+            self._child.stderr.close()
+
+    def damage(self) -> list[str]:
+        """The messages that say that data are broken, cleaned for the user."""
+        return [self._clean(line) for line in self.messages if _DAMAGE.search(line)]
+
+    def reason(self) -> str:
+        """Why it failed, in ffmpeg's own words: its first error."""
+        errors = [line for line in self.messages if "[error]" in line or "[fatal]" in line]
+        return self._clean((errors or self.messages or ["ffmpeg gave no reason"])[0])
+
+    def _clean(self, line: str) -> str:
+        line = re.sub(r"\[[^\]]* @ 0x[0-9a-f]+\] ?|\[(error|fatal|warning|info|panic)\] ?", "", line)
+        line = line.replace(_url(self.path), name(self.path))
+        line = "".join(letter if letter.isprintable() else "?" for letter in line).strip(" .")
+        return line if len(line) <= 160 else line[:157] + "..."
+
+
+def read_into(stream: IO[bytes], room: memoryview) -> int:
+    """Fill `room` from a pipe; the number of bytes read, less than asked only at the end."""
+    done = 0
+    while done < len(room):
+        count = stream.readinto(room[done:])  # type: ignore[attr-defined]
+        if not count:
+            break
+        done += count
+    return done

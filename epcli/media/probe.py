@@ -1,0 +1,280 @@
+"""What a media file holds: streams, sizes, times. Read through PyAV, since the imageio-ffmpeg wheel has no ffprobe.
+
+PyAV is given an open file object and no name, and may open nothing itself (`protocol_whitelist none`), so content alone
+decides the format, and only a format of SAFE_FORMATS is ever parsed: libavformat refuses the others before it reads
+their header. Playlists, scripts and lists (hls, dash, concat, sdp, imf, image2, avisynth, ...), whose headers make
+ffmpeg open further files or addresses, are therefore refused under any file name.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import av
+import av.error
+from av.container import InputContainer
+from av.stream import Disposition
+
+from epcli.errors import MediaError
+from epcli.media.ffmpeg import Deadline, name
+from epcli.records import AudioTrack, MediaInfo
+
+# Demuxers that read one file and follow no references. mov can (`dref`), but only with its option enable_drefs.
+_PICTURES = ("png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe")
+_MAYBE_PICTURES = ("gif", "apng")  # a picture if they hold a single frame
+_FILMS = ("mov", "matroska", "avi", "mpegts", "mpeg", "ogg", "flv", "asf", "mxf", "ivf")
+_SOUNDS = ("wav", "w64", "mp3", "aac", "flac", "aiff", "caf", "amr", "au", "ac3", "eac3", "wv")
+SAFE_FORMATS = frozenset((*_FILMS, *_SOUNDS, *_MAYBE_PICTURES, *_PICTURES))
+
+DEFAULT_DEADLINE_S = 600.0
+_CUT_OFF_S = 1.0  # the header may be wrong by this much before the packets are believed instead
+
+
+@dataclass(frozen=True)
+class Layout:
+    """MediaInfo and what decoding needs besides. Stream times in this room are the file's own timestamps, in seconds;
+    times of the public records count from `origin_s`."""
+
+    info: MediaInfo
+    demuxer: str  # ffmpeg's name for `-f`
+    origin_s: float  # timestamp of the file's first picture or sound
+    video_index: int | None  # stream numbers in the file
+    audio_indices: tuple[int, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def probe(path: Path | str, deadline_s: float = DEFAULT_DEADLINE_S) -> MediaInfo:
+    """What the file holds. Decodes at most one picture (its rotation and size are only known then).
+
+    Raises MediaError if the file cannot be read, is of a format that is not media or refers to other files, is cut off
+    before its first picture or sound, or has neither.
+    """
+    return inspect(Path(path), Deadline(deadline_s)).info
+
+
+def inspect(path: Path, deadline: Deadline) -> Layout:
+    """`probe` for this room."""
+    check_file(path)
+    with opened(path, deadline) as container:  # nothing of PyAV's may be used after it is closed
+        demuxer = container.format.name.split(",")[0]
+        video = _picture_stream(container)
+        sounds = [s for s in container.streams.audio if s.codec_context and s.codec_context.sample_rate]
+        if video is None and not sounds:
+            raise MediaError(f"{name(path)}: no picture and no sound stream found; is it a media file?")
+        video_index, audio_indices = video.index if video else None, tuple(stream.index for stream in sounds)
+        starts = [
+            float(stream.start_time * stream.time_base)
+            for stream in ([video] if video else []) + sounds
+            if stream.start_time is not None and stream.time_base
+        ]
+        # A negative start is an encoder's run-in (Opus in WebM: -7 ms), which decoders drop.
+        origin = max(0.0, min(starts)) if starts else 0.0
+        declared = container.duration / av.time_base if container.duration else None
+        is_image = video is not None and not sounds and _is_still(container, video, demuxer)
+        width, height = _displayed_size(container, video) if video else (0, 0)
+        info = MediaInfo(
+            path=path,
+            container=container.format.name,
+            duration_s=0.0,
+            is_image=is_image,
+            width=width,
+            height=height,
+            frame_rate=float(video.average_rate) if video and video.average_rate and not is_image else None,
+            video_codec=_codec(video) if video else None,
+            audio_tracks=tuple(_track(number, stream) for number, stream in enumerate(sounds)),
+        )
+    warnings: list[str] = []
+    if not is_image:
+        indices = [index for index in (video_index, *audio_indices) if index is not None]
+        info = replace(info, duration_s=_duration(path, deadline, indices, origin, declared, warnings))
+    return Layout(info, demuxer, origin, video_index, audio_indices, tuple(warnings))
+
+
+def check_file(path: Path) -> None:
+    """Raises MediaError, with what to do, unless `path` is a readable local file that is not empty."""
+    label = name(path)
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise MediaError(f"{label}: is a directory; give a media file")
+        if not stat.S_ISREG(status.st_mode):
+            raise MediaError(f"{label}: is not a regular file; save the media to a file first")
+        if status.st_size == 0:
+            raise MediaError(f"{label}: the file is empty; was it fully copied?")
+        with open(path, "rb"):
+            pass
+    except FileNotFoundError:
+        hint = "only local files are read, download it first" if ":/" in str(path) else "check the path"
+        raise MediaError(f"{label}: no such file; {hint}") from None
+    except PermissionError:
+        raise MediaError(f"{label}: permission denied; make the file readable for you") from None
+    except (OSError, ValueError) as problem:
+        raise MediaError(f"{label}: cannot be read ({getattr(problem, 'strerror', None) or problem})") from None
+
+
+class _LocalFile:
+    """A file for libavformat without its name, which stops a parser that never ends at the deadline."""
+
+    def __init__(self, file: BinaryIO, deadline: Deadline) -> None:
+        self._file, self._deadline = file, deadline
+
+    def read(self, size: int) -> bytes:
+        if not self._deadline.remaining():
+            raise TimeoutError
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+@contextmanager
+def opened(path: Path, deadline: Deadline) -> Iterator[InputContainer]:
+    """The file as a PyAV container. FFmpeg's and the system's errors inside the block become MediaError."""
+    label = name(path)
+    options = {"format_whitelist": ",".join(sorted(SAFE_FORMATS)), "protocol_whitelist": "none"}
+    try:
+        with open(path, "rb") as file:
+            local = _LocalFile(file, deadline)
+            with av.open(local, container_options=options, metadata_errors="replace") as container:
+                assert isinstance(container, InputContainer)
+                yield container
+    except TimeoutError:
+        raise deadline.error(path) from None
+    except av.error.ArgumentError:  # what libavformat answers if the format is not on the list
+        raise MediaError(
+            f"{label}: not a format that is read here (playlists and others that refer to further files never are); "
+            "convert it to mp4, mkv or wav"
+        ) from None
+    except av.error.FFmpegError as problem:
+        raise MediaError(
+            f"{label}: not a media file, or damaged or cut off at its start ({_first_words(problem)}); "
+            "does it play elsewhere?"
+        ) from None
+    except OSError as problem:
+        raise MediaError(f"{label}: cannot be read ({problem.strerror})") from None
+
+
+def _first_words(problem: Exception) -> str:
+    return str(getattr(problem, "strerror", None) or problem).split(":")[0]
+
+
+def _picture_stream(container: InputContainer) -> Any:
+    """The film's picture: the default video stream, else the first; never a cover picture or thumbnails."""
+    skipped = Disposition.attached_pic | Disposition.timed_thumbnails
+    streams: list[Any] = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & skipped and stream.codec_context and stream.width and stream.height
+    ]
+    default = [stream for stream in streams if stream.disposition & Disposition.default]
+    return next(iter(default or streams), None)
+
+
+def _is_still(container: InputContainer, video: Any, demuxer: str) -> bool:
+    if demuxer in _PICTURES:
+        return True
+    if demuxer in _MAYBE_PICTURES:
+        packets = container.demux(video)
+        return sum(1 for _, packet in zip(range(2), packets, strict=False) if packet.size) < 2
+    return bool(video.disposition & Disposition.still_image)
+
+
+def _displayed_size(container: InputContainer, video: Any) -> tuple[int, int]:
+    """Width and height on a screen with square pixels, upright. PyAV tells rotation only of a decoded frame."""
+    width, height, rotation = video.width, video.height, 0
+    with suppress(av.error.FFmpegError):  # cannot seek: go on from here
+        container.seek(video.start_time or 0, stream=video)
+    try:
+        frame = next(container.decode(video), None)
+    except av.error.FFmpegError:
+        frame = None  # no decoder in PyAV, or a damaged start: ffmpeg may still get through
+    if frame is not None:
+        width, height, rotation = frame.width, frame.height, frame.rotation
+    aspect = video.sample_aspect_ratio or Fraction(1)
+    if Fraction(1, 10) <= aspect <= 10:  # anything else is a broken header
+        width = max(1, round(width * aspect))
+    return (height, width) if rotation % 180 == 90 else (width, height)
+
+
+def _codec(stream: Any) -> str:
+    return str(stream.codec_context.codec.canonical_name)
+
+
+def _track(number: int, stream: Any) -> AudioTrack:
+    language = _printable(stream.language)
+    return AudioTrack(
+        index=number,
+        codec=_codec(stream),
+        channels=stream.codec_context.channels,
+        sample_rate=stream.codec_context.sample_rate,
+        language=None if language == "und" else language,
+        title=_printable(stream.metadata.get("title")),
+    )
+
+
+def _printable(text: str | None) -> str | None:
+    """Text of a file's metadata without what could steer a terminal."""
+    return "".join(letter for letter in text or "" if letter.isprintable()).strip() or None
+
+
+def _duration(
+    path: Path, deadline: Deadline, indices: list[int], origin: float, declared: float | None, warnings: list[str]
+) -> float:
+    """Length in seconds: as the header says where its last packets agree, else as they say.
+
+    Headers lack the length (live WebM), guess it (MP3 without a table) or promise what was never written (cut off).
+    """
+    last = _last_packet_end(path, deadline, indices, origin, declared)
+    if last is None:
+        raise MediaError(f"{name(path)}: holds no picture and no sound data; is the file cut off?")
+    found = max(last - origin, 0.001)
+    if declared is None or abs(found - declared) > max(_CUT_OFF_S, 0.02 * declared):
+        if declared is not None and found < declared:
+            warnings.append(
+                f"{name(path)}: ends after {found:.1f} s, though its header promises {declared:.1f} s; it seems cut off"
+            )
+        return found
+    return declared
+
+
+def _last_packet_end(
+    path: Path, deadline: Deadline, indices: list[int], origin: float, declared: float | None
+) -> float | None:
+    """Largest end time of a packet, looking ever further before the declared end until one is found; None without."""
+    back = 3.0
+    while True:
+        start = origin + declared - back if declared is not None else origin
+        with opened(path, deadline) as container:
+            try:
+                if start > origin:
+                    container.seek(int(start * av.time_base))
+                end = max(_packet_ends(container, indices), default=None)
+            except av.error.FFmpegError:
+                end = None  # this place cannot be reached: nearer to the start, then
+        if end is not None or start <= origin:
+            return end
+        back *= 8
+
+
+def _packet_ends(container: InputContainer, indices: list[int]) -> Iterator[float]:
+    """End times of the packets from here to the end, or to where the file breaks off."""
+    streams = [container.streams[index] for index in indices]
+    frame_s = {s.index: 1 / float(s.average_rate) if s.type == "video" and s.average_rate else 0.0 for s in streams}
+    try:
+        for packet in container.demux(streams):
+            begin = packet.pts if packet.pts is not None else packet.dts
+            if packet.size and begin is not None and packet.time_base is not None:
+                length = float(packet.duration * packet.time_base) if packet.duration else frame_s[packet.stream_index]
+                yield float(begin * packet.time_base) + length
+    except av.error.FFmpegError:
+        return

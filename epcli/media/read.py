@@ -1,0 +1,144 @@
+"""A media file and a time range -> one `Clip`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from epcli.errors import MediaError, UsageError
+from epcli.media import decode
+from epcli.media.ffmpeg import Deadline, name
+from epcli.media.plan import Moment, fit_size, frame_count, plan
+from epcli.media.probe import DEFAULT_DEADLINE_S, Layout, inspect
+from epcli.media.timecode import format_time
+from epcli.records import Clip, Sampling
+
+END_SLACK_S = 0.1  # an end this far behind the file's needs no warning: containers round
+
+
+def read(
+    path: Path | str,
+    sampling: Sampling,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    deadline_s: float | None = None,
+) -> Clip:
+    """Decode sampled frames and the sound of [start_s, end_s), by default of the whole file.
+
+    Frames: the range is cut into round(length * fps) equal intervals (at least one, at most max_frames), each shown by
+    the frame on screen at its centre, or, where intervals are wider than the keyframe distance, by a keyframe of it.
+    `frame_times_s` tells the time of each, no matter which was chosen; a picture that stays on screen (a slide) stands
+    in each interval it covers, at the interval's start. Intervals in which the file shows nothing have no frame.
+
+    Sound: of the chosen track from the start of the range, as long as the track goes on; None if the file has none.
+
+    `deadline_s` bounds the whole call; by default ten minutes and the range's length. Raises MediaError for what cannot
+    be read or lacks what was asked for, UsageError for a range or sampling that makes no sense.
+    """
+    path = Path(path)
+    if sampling.fps <= 0 or sampling.max_frames < 1:
+        raise UsageError(f"fps {sampling.fps:g} and max_frames {sampling.max_frames} must be above zero")
+    deadline = Deadline(DEFAULT_DEADLINE_S if deadline_s is None else deadline_s)
+    layout = inspect(path, deadline)
+    info, warnings = layout.info, list(layout.warnings)
+    start, end = _range(layout, start_s, end_s, warnings)
+    if deadline_s is None:
+        deadline = Deadline(DEFAULT_DEADLINE_S + end - start)
+    wants_video, wants_audio = sampling.video and info.has_video, sampling.audio and info.has_audio
+    tracks = len(info.audio_tracks)
+    if sampling.audio and not 0 <= sampling.audio_track < max(1, tracks):
+        raise MediaError(
+            f"{name(path)}: has no audio track {sampling.audio_track}; it has {tracks}"
+            + (f", numbered 0 to {tracks - 1}" if tracks else "")
+        )
+    if not wants_video and not wants_audio:
+        has, other = ("picture", "sound") if info.has_video else ("sound", "picture")
+        raise MediaError(f"{name(path)}: has {has} but no {other}, and {has} is switched off")
+    pictures = times = samples = None
+    if wants_video:
+        pictures, times = _frames(path, layout, sampling, start, end, deadline, warnings)
+    if wants_audio:
+        samples = _samples(path, layout, sampling.audio_track, start, end, deadline, warnings)
+    if pictures is None and samples is None:
+        raise MediaError(f"{name(path)}: nothing is seen or heard from {format_time(start)} to {format_time(end)}")
+    return Clip(info, (start, end), pictures, times, samples, tuple(warnings))
+
+
+def _range(layout: Layout, start_s: float | None, end_s: float | None, warnings: list[str]) -> tuple[float, float]:
+    """The range asked for, within the file. Raises UsageError or MediaError with the file's length."""
+    info = layout.info
+    label, length = name(info.path), format_time(info.duration_s)
+    if info.is_image:
+        if start_s is not None or end_s is not None:
+            raise UsageError(f"{label}: is a still picture, which has no times; leave out the start and the end")
+        return 0.0, 0.0
+    start, end = 0.0 if start_s is None else start_s, info.duration_s if end_s is None else end_s
+    if not start >= 0:
+        raise UsageError(f"{label}: a start of {start:g} s is before the file begins; the file is {length} long")
+    if start >= info.duration_s:
+        raise MediaError(f"{label}: a start at {format_time(start)} is past the end; the file is {length} long")
+    if not end > start:
+        raise UsageError(
+            f"{label}: the range ends ({end:g} s) before it starts ({start:g} s); the file is {length} long"
+        )
+    if end > info.duration_s + END_SLACK_S and end_s is not None:
+        warnings.append(f"{label}: the end {format_time(end)} is past the file's; using its end, {length}")
+    return start, min(end, info.duration_s)
+
+
+def _frames(
+    path: Path,
+    layout: Layout,
+    sampling: Sampling,
+    start: float,
+    end: float,
+    deadline: Deadline,
+    warnings: list[str],
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(N, H, W, 3) uint8 frames and their (N,) times from the start of the range; None, None if it shows nothing."""
+    origin = layout.origin_s
+    size = fit_size(layout.info.width, layout.info.height, sampling.max_pixels, sampling.multiple)
+    if layout.info.is_image:
+        moments = [Moment(origin, origin, float("inf"))]
+    else:
+        count = frame_count(end - start, sampling.fps, sampling.max_frames)
+        moments = plan(path, layout, origin + start, origin + end, count, deadline)
+    if not moments:
+        warnings.append(f"{name(path)}: shows no picture from {format_time(start)} to {format_time(end)}")
+        return None, None
+    found, damage = decode.frames(path, layout, moments, size, deadline)
+    pictures: list[np.ndarray] = []
+    times: list[float] = []
+    for moment in moments:
+        if moment in found:
+            stamp, picture = found[moment]
+            time = max(stamp, moment.low_s) - origin - start
+            if not times or time > times[-1]:
+                pictures.append(picture)
+                times.append(time)
+    if not pictures:
+        raise MediaError(f"{name(path)}: no picture could be decoded ({damage[0] if damage else 'ffmpeg gave none'})")
+    lost = sum(moment.is_known and moment not in found for moment in moments)
+    if lost:
+        warnings.append(f"{name(path)}: {lost} of {len(moments)} pictures could not be decoded; is the file damaged?")
+    elif damage:
+        warnings.append(f"{name(path)}: the picture is damaged in places ({damage[0]})")
+    return np.stack(pictures), np.array(times, np.float64)
+
+
+def _samples(
+    path: Path, layout: Layout, track: int, start: float, end: float, deadline: Deadline, warnings: list[str]
+) -> np.ndarray | None:
+    """(S,) float32 samples; None if the track is over before the range or starts after it."""
+    samples, damage = decode.sound(path, layout, track, layout.origin_s + start, layout.origin_s + end, deadline)
+    if not len(samples):
+        if damage:
+            raise MediaError(f"{name(path)}: no sound could be decoded ({damage[0]})")
+        warnings.append(
+            f"{name(path)}: audio track {track} has no sound from {format_time(start)} to {format_time(end)}"
+        )
+        return None
+    if damage:
+        warnings.append(f"{name(path)}: the sound is damaged in places ({damage[0]})")
+    return samples
