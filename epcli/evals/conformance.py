@@ -93,7 +93,8 @@ def run(folder: Path) -> Ledger:
     if (folder / "rope_apply.safetensors").exists():
         with ledger.over("rope_apply"):
             check_rotation(ledger, load_file(folder / "rope_apply.safetensors"))
-    model = QwenOmni.load(folder, dtype=torch.float32, sections=manifest["mrope_section_4axis"])
+    sections = [int(size) for size in manifest["environment"]["MROPE_SECTION"].split(",")]
+    model = QwenOmni.load(folder, dtype=torch.float32, sections=sections)
     plain = QwenOmni.load(folder, dtype=torch.float32, sieve=False)
     if model.sieve is None:
         raise WeightsError(f"{folder}: model.safetensors holds no refiner and score head")
@@ -128,7 +129,7 @@ def check_keep_count(ledger: Ledger, manifest: dict[str, Any]) -> None:
 
 
 def check_rotation(ledger: Ledger, data: Tensors) -> None:
-    """The four-axis rotation alone. The file has a table for each axis; which axis a channel reads is found from `q`."""
+    """The four-axis rotation alone. The file has a table an axis; which axis a channel reads is found from `q`."""
     q, want, half = data["q"], data["q_rotated"], data["q"].shape[-1] // 2
     cos, sin = data["cos"].unsqueeze(2), data["sin"].unsqueeze(2)  # (4, 1, 1, L, head): one table an axis
     gap = (rotate(q, cos, sin) - want).abs()[..., :half].amax((1, 2, 3))  # (4, half)
@@ -178,14 +179,14 @@ def check_case(ledger: Ledger, folder: Path, model: QwenOmni, plain: QwenOmni, n
             ledger.close("inputs_embeds", embeds, want["inputs_embeds"])
             refined = sift(model, inputs, embeds, positions, {"compression_ratio": 1.0}).refined
             ledger.close("refined_hidden", refined, want["refined_hidden"])
-    for file, settings in case["runs"].items():
-        with ledger.over(file.removesuffix(".safetensors")):
-            want = load_file(folder / file)
-            check_run(ledger, model, inputs, positions, sift(model, inputs, embeds, positions, settings), want)
-    if "baseline" in case:
-        with ledger.over(f"case_{name}.baseline"):
-            want = load_file(folder / case["baseline"]["file"])
-            check_baseline(ledger, plain, inputs, embed(plain, inputs), positions, want)
+        for file, settings in case["runs"].items():
+            with ledger.over(file.removesuffix(".safetensors")):
+                want = load_file(folder / file)
+                check_run(ledger, model, inputs, positions, sift(model, inputs, embeds, positions, settings), want)
+        if "baseline" in case:
+            with ledger.over(f"case_{name}.baseline"):
+                want = load_file(folder / case["baseline"]["file"])
+                check_baseline(ledger, plain, inputs, embed(plain, inputs), positions, want)
 
 
 def embed(model: QwenOmni, inputs: Tensors) -> Tensor:
@@ -324,11 +325,12 @@ def check_training(ledger: Ledger, folder: Path, model: QwenOmni, manifest: dict
     sieved = sift(model, inputs, embeds, positions, train, labels=want["labels"])
     ledger.close("refined_hidden", sieved.refined, want["refined_hidden"])
     ledger.close("scores", sieved.scores, want["scores"])
-    ledger.equal("kept_indices", sieved.indices, want["kept_indices"])
+    right = kept_indices(sieved.mask, pad="right")
+    ledger.equal("kept_indices", take(sieved.indices, right, fill=-1), want["kept_indices"])
     labels = take(want["labels"], sieved.indices, fill=IGNORED)
-    ledger.equal("compressed_labels", labels, want["compressed_labels"])
+    ledger.equal("compressed_labels", take(labels, right, fill=IGNORED), want["compressed_labels"])
     logits = prefill(model, sieved.embeds, sieved.positions, sieved.mask)
-    ledger.close("logits", logits, want["logits"])
+    ledger.close("logits", take(logits, right), want["logits"])
     loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
     ledger.close("loss", loss[None], want["loss"])
     loss.backward()

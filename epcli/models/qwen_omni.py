@@ -190,7 +190,8 @@ def _build_sieve(weights: dict[str, Tensor], decoder: Any, folder: Path) -> Siev
     try:
         sieve.load_state_dict({key: value.to(like.device, like.dtype) for key, value in weights.items()}, assign=True)
     except RuntimeError as error:
-        raise WeightsError(f"{folder}: the sieve's weights do not fit: {_first_line(error)}") from error
+        detail = str(error).splitlines()[-1].strip()  # the first line only says that there are errors
+        raise WeightsError(f"{folder}: the sieve's weights do not fit its config: {detail}") from error
     return sieve.requires_grad_().eval()
 
 
@@ -219,4 +220,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """What went wrong, without the path, which the message has said."""
+    said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return said.splitlines()[0]

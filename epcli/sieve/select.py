@@ -53,6 +53,13 @@ class Budget:
         if self.tokens is not None and self.tokens < 1:
             raise UsageError(f"budget: {self.tokens} is not a number of tokens from 1 up")
 
+    @classmethod
+    def of(cls, keep: float | str, tokens: int | None = None) -> Budget:
+        """From the settings `keep` (a share, or "auto") and `budget` (a number of tokens, which goes first)."""
+        if tokens is not None:
+            return cls(tokens=tokens)
+        return cls(mass=AUTO_MASS) if keep == "auto" else cls(ratio=float(keep))
+
     def count(self, n: int, scores: Tensor | None = None) -> int:
         """How many of `n` tokens stay. `scores`: (C,) of those that compete; only `mass` needs them."""
         if self.ratio is not None:
@@ -64,7 +71,7 @@ class Budget:
                 "keep auto needs a selector that scores tokens; choose cs2 or query-aware, or give a share"
             )
         sums = scores.double().softmax(-1).sort(descending=True).values.cumsum(-1)
-        return min(len(scores), int((sums < cast(float, self.mass)).sum()) + 1)  # rounding may keep all sums below 1
+        return min(n, int((sums < cast(float, self.mass) - 1e-9).sum()) + 1)  # sums may fall short by rounding
 
 
 def top(scores: Tensor, candidates: Tensor, counts: Tensor) -> Tensor:
