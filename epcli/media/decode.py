@@ -113,8 +113,10 @@ def _decode(
 ) -> tuple[list[tuple[float, np.ndarray]], list[str]]:
     """One ffmpeg over the moments of a group: [(presentation time, frame)] ascending, and messages about damage."""
     times = sorted({moment.at_s for moment in moments})
-    width, height = size
-    options: dict[str, object] = {"threads": 1} if is_seek else {}
+    width, height = reversed(size) if layout.turn.swap else size
+    options: dict[str, object] = {"noautorotate": None}
+    if is_seek:
+        options["threads"] = 1
     start = times[0] - run_in_s
     if start > layout.origin_s:
         options |= {"ss": f"{start:.6f}", "noaccurate_seek": None}
@@ -144,7 +146,7 @@ def _decode(
                 for packet in pipe.demux(video=0):
                     if packet.size and packet.pts is not None and packet.time_base is not None:
                         picture = np.frombuffer(bytes(packet), np.uint8).reshape(height, width, 3)
-                        decoded.append((float(packet.pts * packet.time_base), picture))
+                        decoded.append((float(packet.pts * packet.time_base), layout.turn.apply(picture)))
         except av.error.FFmpegError:
             pass  # ended without a picture, or was stopped; what that means is for the caller
         process.finish()

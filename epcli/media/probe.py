@@ -23,7 +23,9 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from epcli.errors import MediaError
+from epcli.media import upright
 from epcli.media.ffmpeg import Deadline, name
+from epcli.media.upright import Turn
 from epcli.records import AudioTrack, MediaInfo
 
 # Demuxers that read one file and follow no references. mov can (`dref`), but only with its option enable_drefs.
@@ -31,6 +33,7 @@ _PICTURES = ("png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe")
 _MAYBE_PICTURES = ("gif", "apng")  # a picture if they hold a single frame
 _FILMS = ("mov", "matroska", "avi", "mpegts", "mpeg", "ogg", "flv", "asf", "mxf", "ivf")
 _SOUNDS = ("wav", "w64", "mp3", "aac", "flac", "aiff", "caf", "amr", "au", "ac3", "eac3", "wv")
+_HEIC = ("heic", "heix", "hevc", "heim", "heis", "mif1", "msf1")  # brands; ffmpeg before 7 reads a tile as the picture
 SAFE_FORMATS = frozenset((*_FILMS, *_SOUNDS, *_MAYBE_PICTURES, *_PICTURES))
 
 DEFAULT_DEADLINE_S = 600.0
@@ -47,6 +50,7 @@ class Layout:
     origin_s: float  # timestamp of the file's first picture or sound
     video_index: int | None  # stream numbers in the file
     audio_indices: tuple[int, ...]
+    turn: Turn
     warnings: tuple[str, ...] = ()
 
 
@@ -66,6 +70,10 @@ def inspect(path: Path, deadline: Deadline) -> Layout:
         demuxer = container.format.name.split(",")[0]
         video = _picture_stream(container)
         sounds = [s for s in container.streams.audio if s.codec_context and s.codec_context.sample_rate]
+        if container.metadata.get("major_brand", "").strip() in _HEIC:
+            raise MediaError(f"{name(path)}: HEIC pictures are not read here; convert it to jpg")
+        if video is None and demuxer == "webp_pipe":
+            raise MediaError(f"{name(path)}: animated WebP is not read here; convert it to gif or mp4")
         if video is None and not sounds:
             raise MediaError(f"{name(path)}: no picture and no sound stream found; is it a media file?")
         video_index, audio_indices = video.index if video else None, tuple(stream.index for stream in sounds)
@@ -78,7 +86,8 @@ def inspect(path: Path, deadline: Deadline) -> Layout:
         origin = max(0.0, min(starts)) if starts else 0.0
         declared = container.duration / av.time_base if container.duration else None
         is_image = video is not None and not sounds and _is_still(container, video, demuxer)
-        width, height = _displayed_size(container, video) if video else (0, 0)
+        exif = upright.of_picture_file(path, demuxer) if demuxer in _PICTURES else None
+        width, height, turn = _displayed(container, video, exif) if video else (0, 0, Turn())
         info = MediaInfo(
             path=path,
             container=container.format.name,
@@ -94,7 +103,7 @@ def inspect(path: Path, deadline: Deadline) -> Layout:
     if not is_image:
         indices = [index for index in (video_index, *audio_indices) if index is not None]
         info = replace(info, duration_s=_duration(path, deadline, indices, origin, declared, warnings))
-    return Layout(info, demuxer, origin, video_index, audio_indices, tuple(warnings))
+    return Layout(info, demuxer, origin, video_index, audio_indices, turn, tuple(warnings))
 
 
 def check_file(path: Path) -> None:
@@ -186,24 +195,27 @@ def _is_still(container: InputContainer, video: Any, demuxer: str) -> bool:
     if demuxer in _MAYBE_PICTURES:
         packets = container.demux(video)
         return sum(1 for _, packet in zip(range(2), packets, strict=False) if packet.size) < 2
-    return bool(video.disposition & Disposition.still_image)
+    return container.metadata.get("major_brand") == "avif"
 
 
-def _displayed_size(container: InputContainer, video: Any) -> tuple[int, int]:
-    """Width and height on a screen with square pixels, upright. PyAV tells rotation only of a decoded frame."""
-    width, height, rotation = video.width, video.height, 0
+def _displayed(container: InputContainer, video: Any, turn: Turn | None) -> tuple[int, int, Turn]:
+    """Width and height on a screen with square pixels, upright, and how to get there from the stored picture.
+
+    A frame is decoded for it: PyAV does not tell the rotation of a stream. `turn`: what EXIF data say instead.
+    """
     with suppress(av.error.FFmpegError):  # cannot seek: go on from here
         container.seek(video.start_time or 0, stream=video)
     try:
         frame = next(container.decode(video), None)
     except av.error.FFmpegError:
         frame = None  # no decoder in PyAV, or a damaged start: ffmpeg may still get through
-    if frame is not None:
-        width, height, rotation = frame.width, frame.height, frame.rotation
+    width, height = (frame.width, frame.height) if frame else (video.width, video.height)
+    if turn is None:
+        turn = upright.of_frame(frame) if frame else Turn()
     aspect = video.sample_aspect_ratio or Fraction(1)
     if Fraction(1, 10) <= aspect <= 10:  # anything else is a broken header
         width = max(1, round(width * aspect))
-    return (height, width) if rotation % 180 == 90 else (width, height)
+    return (height, width, turn) if turn.swap else (width, height, turn)
 
 
 def _codec(stream: Any) -> str:
