@@ -390,6 +390,22 @@ def test_a_batch_of_unequal_rows_generates_what_its_rows_generate_alone(decoder,
             assert greedy(decoder, sift(sieve, batch, Budget(ratio=0.2)), 6)[0].tolist() == together[row].tolist()
 
 
+def test_generation_goes_on_after_the_largest_position_not_the_last(sieve):
+    embeds, positions, is_av, valid = make_batch(2)
+    positions[:, 0, -4:] -= 30  # as after a sound track shorter than its video
+    assert int(sift(sieve, (embeds, positions, is_av, valid), Budget(ratio=0.2)).next_positions) == 3 + 50 + 40 + 1
+
+
+def test_in_bfloat16_scores_are_float32_and_hardly_ever_equal():
+    decoder = make_decoder().to(torch.bfloat16)
+    embeds, positions, is_av, valid = make_batch(40)
+    out = sift(Sieve.for_decoder(decoder, 1), (embeds.bfloat16(), positions, is_av, valid), Budget(ratio=0.2))
+    assert out.scores.dtype == torch.float32
+    assert out.embeds.dtype == torch.bfloat16
+    assert len(out.scores[is_av].unique()) > 350  # of 360
+    assert len(out.scores[is_av].bfloat16().unique()) < 330
+
+
 def test_media_that_may_not_compete_are_dropped_but_count(sieve):
     batch = make_batch(3)
     candidates = batch[2].clone()
@@ -435,14 +451,20 @@ def test_one_window_gives_exactly_the_unwindowed_result(sieve):
         assert torch.equal(windowed.embeds, whole.embeds)
 
 
-def test_windows_are_cut_in_time_and_nearly_equal():
-    _, positions, is_av = make_prompt(6)
-    windows = time_windows(positions[0], is_av, 18)[is_av]
-    assert windows.bincount().tolist() == [18, 18, 18]
+@pytest.mark.parametrize(
+    ("frames", "window_tokens", "sizes"),
+    [
+        (6, 18, [18, 18, 18]),
+        (6, 20, [18, 18, 18]),  # as few windows as do, then equal ones
+        (4, 12, [14, 10, 12]),  # a cut after 12 would split a picture
+        (2, 1, [5, 1, 1, 1, 1, 5, 1, 1, 1, 1]),  # as short as a moment
+    ],
+)
+def test_windows_are_cut_between_moments_and_nearly_equal(frames, window_tokens, sizes):
+    _, positions, is_av = make_prompt(frames)
+    windows = time_windows(positions[0], is_av, window_tokens)[is_av]
+    assert [size for size in windows.bincount().tolist() if size] == sizes
     assert torch.equal(windows, windows.sort().values)
-    moments = positions[0, is_av]
-    for moment in moments.unique():
-        assert len(windows[moments == moment].unique()) == 1, "tokens of one moment stay together"
 
 
 def test_media_are_refined_among_their_window_and_the_text_only(sieve):
