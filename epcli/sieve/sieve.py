@@ -63,7 +63,6 @@ class Sieve(nn.Module):
         answer: Tensor | None = None,
         candidates: Tensor | None = None,
         window_tokens: int | None = None,
-        pad: str = "left",
     ) -> Sieved:
         """Sift a batch of prompts, each row for itself.
 
@@ -76,7 +75,6 @@ class Sieve(nn.Module):
             answer: (B, L) bool, the answer tokens of a training row: neither seen nor changed by the refiner.
             candidates: (B, L) bool, those of `is_av` that compete; the others are dropped. None: all of them.
             window_tokens: refine in time windows of about so many media tokens (see `time_windows`). None: all at once.
-            pad: the side on which shorter rows are padded, "left" or "right".
         """
         valid = torch.ones_like(is_av) if valid is None else valid
         is_av = is_av & valid
@@ -100,12 +98,12 @@ class Sieve(nn.Module):
         kept = valid & ~is_av | top(scores, candidates, counts(scores, is_av, candidates, budget))
 
         # 5: a factor of 1, so that the loss reaches the score head.
-        passed = refined * straight_through(scores, candidates).unsqueeze(-1).to(refined.dtype)
+        factor = straight_through(scores, candidates).to(refined.dtype)
 
         # 6: what stays, in original order.
-        indices = kept_indices(kept, pad=pad)
+        indices = kept_indices(kept)
         return Sieved(
-            embeds=take(passed, indices),
+            embeds=take(refined, indices) * take(factor, indices).unsqueeze(-1),
             positions=torch.stack([take(axis, indices) for axis in positions]),
             mask=indices >= 0,
             indices=indices,
