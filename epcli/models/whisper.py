@@ -43,6 +43,7 @@ _END, _START, _NO_SPEECH, _NO_TIMESTAMPS, _FIRST_TIMESTAMP = 50256, 50257, 50361
 NO_SPEECH_MAX = 0.6
 LOG_PROBABILITY_MIN = -1.0
 COMPRESSION_MAX = 2.4
+LOOP_S = 0.05  # a phrase said again is heard later by at least this much a token
 
 
 class Word(NamedTuple):
@@ -100,11 +101,9 @@ class Whisper:
         samples = torch.as_tensor(samples)
         words: list[Word] = []
         for start, end in speech_windows(samples.numpy()):
-            encoded = self._encode(samples[start:end])
-            transcript = self._decode(encoded)
-            frames = _frames(end - start)
-            if self._is_speech(transcript, frames):
-                words += self._words(transcript, frames, start / SAMPLE_RATE)
+            transcript = self._decode(self._encode(samples[start:end]), _frames(end - start))
+            if self._is_speech(transcript):
+                words += self._words(transcript, start / SAMPLE_RATE)
         return words
 
     def _encode(self, samples: Tensor) -> Tensor:
@@ -120,12 +119,13 @@ class Whisper:
             x = layer(x, None)
         return encoder.layer_norm(x)[0]
 
-    def _decode(self, encoded: Tensor) -> _Transcript:
-        """(T, 384) -> the most probable tokens one after another, without timestamp tokens."""
+    def _decode(self, encoded: Tensor, frames: int) -> _Transcript:
+        """(T, 384), of which `frames` are not padding -> the most probable tokens one after another."""
         decoder, project = self.model.model.decoder, self.model.proj_out
         tokens: list[int] = []
         log_probabilities: list[float] = []
-        rows = []
+        rows: list[Tensor] = []
+        heard_s: list[float] = []  # where each token attends to
         new, cache, no_speech = torch.tensor([[_START, _NO_TIMESTAMPS]], device=encoded.device), None, 0.0
         while len(tokens) < MAX_TOKENS:
             out = decoder(
@@ -136,8 +136,10 @@ class Whisper:
                 output_attentions=True,
             )
             cache = out.past_key_values
-            rows.append(torch.stack([out.cross_attentions[layer][0, head, -1] for layer, head in self.alignment_heads]))
-            if not tokens and not log_probabilities:
+            weights = torch.stack([out.cross_attentions[layer][0, head, -1] for layer, head in self.alignment_heads])
+            rows.append(weights[:, :frames])
+            heard_s.append(float(_centre(rows[-1])) * FRAME_S)
+            if not tokens:
                 no_speech = project(out.last_hidden_state[0, 0]).softmax(-1)[_NO_SPEECH].item()
             logits = project(out.last_hidden_state[0, -1]) + (self._bias if tokens else self._first_bias)
             token = int(logits.argmax())
@@ -145,12 +147,15 @@ class Whisper:
             if token == _END:
                 break
             tokens.append(token)
+            if loop := _loop(tokens, heard_s):
+                tokens, rows, log_probabilities = tokens[:-loop], rows[:-loop], log_probabilities[:-loop]
+                break
             new = torch.tensor([[token]], device=encoded.device)
         return _Transcript(tokens, log_probabilities, no_speech, torch.stack(rows, 1))
 
-    def _is_speech(self, transcript: _Transcript, frames: int) -> bool:
+    def _is_speech(self, transcript: _Transcript) -> bool:
         """Whether to believe a transcript. Whisper writes words for music and noise too, but with less conviction."""
-        if not transcript.tokens or len(transcript.tokens) > frames:
+        if not transcript.tokens or len(transcript.tokens) > transcript.attention.shape[-1]:
             return False
         if transcript.no_speech > NO_SPEECH_MAX or np.mean(transcript.log_probabilities) < LOG_PROBABILITY_MIN:
             return False
@@ -160,11 +165,11 @@ class Whisper:
     def _text(self, tokens: list[int]) -> str:
         return str(self.tokenizer.decode(tokens))
 
-    def _words(self, transcript: _Transcript, frames: int, offset_s: float) -> list[Word]:
+    def _words(self, transcript: _Transcript, offset_s: float) -> list[Word]:
         """Tokens -> words with times. A word begins at a token that begins with a space."""
         pieces = [self._text([token]) for token in transcript.tokens]
         starts = [i for i, piece in enumerate(pieces) if i == 0 or piece.startswith(" ")] + [len(pieces)]
-        times = align(-_smooth(transcript.attention[..., :frames]).cpu().numpy())
+        times = align(-_smooth(transcript.attention).cpu().numpy())
         words = []
         for first, last in pairwise(starts):
             text = self._text(transcript.tokens[first:last]).strip()
@@ -177,6 +182,26 @@ class Whisper:
 
 def _frames(samples: int) -> int:
     return -(-samples // FRAME_SAMPLES)
+
+
+def _centre(weights: Tensor) -> Tensor:
+    """(heads, frames) attention -> () the frame on which it centres."""
+    share = weights.sum(0)
+    return (share * torch.arange(len(share), device=share.device)).sum() / share.sum().clamp(min=1e-9)
+
+
+def _loop(tokens: list[int], heard_s: list[float]) -> int:
+    """Length of the phrase at the end that repeats the one before it without having been said again; 0 if none does.
+
+    On a short window the decoder may say a text twice instead of ending it. What is really said twice is heard later
+    the second time, by its own length.
+    """
+    for length in range(1, len(tokens) // 2 + 1):
+        if tokens[-length:] == tokens[-2 * length : -length]:
+            first, second = heard_s[-2 * length : -length], heard_s[-length:]
+            if sum(second) - sum(first) < LOOP_S * length * length:
+                return length
+    return 0
 
 
 def _smooth(attention: Tensor) -> Tensor:
