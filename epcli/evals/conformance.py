@@ -83,8 +83,11 @@ def run(folder: Path) -> Ledger:
     """Run every check that the folder has data for. Raises WeightsError if it is no conformance folder."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder}: no readable manifest.json: is this a conformance folder? ({error})") from error
+        sections = [int(size) for size in manifest["environment"]["MROPE_SECTION"].split(",")]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{folder}: no conformance folder: manifest.json is missing or not one of its kind"
+        ) from error
     ledger = Ledger()
     with ledger.over("files"):
         check_files(ledger, folder, manifest)
@@ -93,7 +96,6 @@ def run(folder: Path) -> Ledger:
     if (folder / "rope_apply.safetensors").exists():
         with ledger.over("rope_apply"):
             check_rotation(ledger, load_file(folder / "rope_apply.safetensors"))
-    sections = [int(size) for size in manifest["environment"]["MROPE_SECTION"].split(",")]
     model = QwenOmni.load(folder, dtype=torch.float32, sections=sections)
     plain = QwenOmni.load(folder, dtype=torch.float32, sieve=False)
     if model.sieve is None:
@@ -101,7 +103,7 @@ def run(folder: Path) -> Ledger:
     if (folder / "rope_index.safetensors").exists():
         check_positions(ledger, model, load_file(folder / "rope_index.safetensors"), manifest["layouts"])
     with torch.inference_mode():
-        for name, case in manifest["cases"].items():
+        for name, case in manifest.get("cases", {}).items():
             check_case(ledger, folder, model, plain, name, case)
     if "train" in manifest:
         with ledger.over(manifest["train"]["file"].removesuffix(".safetensors")):
