@@ -27,14 +27,9 @@ from epcli.errors import MediaError
 _NAME_GOES_HERE = "file:"
 MAX_MESSAGES = 200  # lines of ffmpeg's messages kept of one run
 
-# Messages that mean "these data are broken", in the wordings of ffmpeg 4 to 9.
-_DAMAGE = re.compile(
-    r"Error while decoding stream|Error submitting packet to decoder|corrupt decoded frame|corrupt input packet"
-    r"|error while decoding MB|Invalid data found when processing input|partial file|File ended prematurely"
-    r"|Truncating packet|Packet corrupt|Header missing|invalid residual|decode_frame\(\) failed|CRC mismatch"
-    r"|Error decoding|invalid new backstep",
-    re.IGNORECASE,
-)
+# Which of ffmpeg's messages mean broken data: its errors, but for those healthy files cause too, and some warnings.
+_HARMLESS = re.compile(r"co located POCs unavailable|mmco: unref short|unable to decode APP fields|Past duration")
+_DAMAGE = re.compile(r"corrupt|truncat|ended prematurely|CRC mismatch|changing packet size", re.IGNORECASE)
 
 
 class Deadline:
@@ -186,11 +181,13 @@ class Process(AbstractContextManager["Process"]):
 
     def damage(self) -> list[str]:
         """The messages that say that data are broken, cleaned for the user."""
-        return [self._clean(line) for line in self.messages if _DAMAGE.search(line)]
+        errors = [line for line in self.messages if _is_error(line) and not _HARMLESS.search(line)]
+        warnings = [line for line in self.messages if not _is_error(line) and _DAMAGE.search(line)]
+        return [self._clean(line) for line in errors + warnings]
 
     def reason(self) -> str:
         """Why it failed, in ffmpeg's own words: its first error."""
-        errors = [line for line in self.messages if "[error]" in line or "[fatal]" in line]
+        errors = [line for line in self.messages if _is_error(line)]
         return self._clean((errors or self.messages or ["ffmpeg gave no reason"])[0])
 
     def _clean(self, line: str) -> str:
@@ -198,6 +195,10 @@ class Process(AbstractContextManager["Process"]):
         line = line.replace(_url(self.path), name(self.path))
         line = "".join(letter if letter.isprintable() else "?" for letter in line).strip(" .")
         return line if len(line) <= 160 else line[:157] + "..."
+
+
+def _is_error(line: str) -> bool:
+    return "[error]" in line or "[fatal]" in line
 
 
 def read_into(stream: IO[bytes], room: memoryview) -> int:

@@ -35,6 +35,8 @@ _FILMS = ("mov", "matroska", "avi", "mpegts", "mpeg", "ogg", "flv", "asf", "mxf"
 _SOUNDS = ("wav", "w64", "mp3", "aac", "flac", "aiff", "caf", "amr", "au", "ac3", "eac3", "wv")
 _HEIC = ("heic", "heix", "hevc", "heim", "heis", "mif1", "msf1")  # brands; ffmpeg before 7 reads a tile as the picture
 SAFE_FORMATS = frozenset((*_FILMS, *_SOUNDS, *_MAYBE_PICTURES, *_PICTURES))
+# Formats without a length in a header, where libavformat estimates one from the bit rate or the last time stamps.
+_ESTIMATED = frozenset(("mp3", "aac", "ac3", "eac3", "amr", "mpegts", "mpeg", "ogg", "ivf"))
 
 DEFAULT_DEADLINE_S = 600.0
 _CUT_OFF_S = 1.0  # the header may be wrong by this much before the packets are believed instead
@@ -66,44 +68,51 @@ def probe(path: Path | str, deadline_s: float = DEFAULT_DEADLINE_S) -> MediaInfo
 def inspect(path: Path, deadline: Deadline) -> Layout:
     """`probe` for this room."""
     check_file(path)
-    with opened(path, deadline) as container:  # nothing of PyAV's may be used after it is closed
-        demuxer = container.format.name.split(",")[0]
-        video = _picture_stream(container)
-        sounds = [s for s in container.streams.audio if s.codec_context and s.codec_context.sample_rate]
-        if container.metadata.get("major_brand", "").strip() in _HEIC:
-            raise MediaError(f"{name(path)}: HEIC pictures are not read here; convert it to jpg")
-        if video is None and demuxer == "webp_pipe":
-            raise MediaError(f"{name(path)}: animated WebP is not read here; convert it to gif or mp4")
-        if video is None and not sounds:
-            raise MediaError(f"{name(path)}: no picture and no sound stream found; is it a media file?")
-        video_index, audio_indices = video.index if video else None, tuple(stream.index for stream in sounds)
-        starts = [
-            float(stream.start_time * stream.time_base)
-            for stream in ([video] if video else []) + sounds
-            if stream.start_time is not None and stream.time_base
-        ]
-        # A negative start is an encoder's run-in (Opus in WebM: -7 ms), which decoders drop.
-        origin = max(0.0, min(starts)) if starts else 0.0
+    with opened(path, deadline) as container:
+        layout = _describe(path, container)
         declared = container.duration / av.time_base if container.duration else None
-        is_image = video is not None and not sounds and _is_still(container, video, demuxer)
-        exif = upright.of_picture_file(path, demuxer) if demuxer in _PICTURES else None
-        width, height, turn = _displayed(container, video, exif) if video else (0, 0, Turn())
-        info = MediaInfo(
-            path=path,
-            container=container.format.name,
-            duration_s=0.0,
-            is_image=is_image,
-            width=width,
-            height=height,
-            frame_rate=float(video.average_rate) if video and video.average_rate and not is_image else None,
-            video_codec=_codec(video) if video else None,
-            audio_tracks=tuple(_track(number, stream) for number, stream in enumerate(sounds)),
-        )
-    warnings: list[str] = []
-    if not is_image:
-        indices = [index for index in (video_index, *audio_indices) if index is not None]
-        info = replace(info, duration_s=_duration(path, deadline, indices, origin, declared, warnings))
-    return Layout(info, demuxer, origin, video_index, audio_indices, turn, tuple(warnings))
+    return layout if layout.info.is_image else _measure(layout, declared, deadline)
+
+
+def _describe(path: Path, container: InputContainer) -> Layout:
+    """Everything but the length. Keeps nothing of PyAV's, which must not be used after the container is closed."""
+    demuxer = container.format.name.split(",")[0]
+    video = _picture_stream(container)
+    sounds = [s for s in container.streams.audio if s.codec_context and s.codec_context.sample_rate]
+    if container.metadata.get("major_brand", "").strip() in _HEIC:
+        raise MediaError(f"{name(path)}: HEIC pictures are not read here; convert it to jpg")
+    if video is None and demuxer == "webp_pipe":
+        raise MediaError(f"{name(path)}: animated WebP is not read here; convert it to gif or mp4")
+    if video is None and not sounds:
+        raise MediaError(f"{name(path)}: no picture and no sound found; is it a media file, and complete?")
+    starts = [
+        float(stream.start_time * stream.time_base)
+        for stream in ([video] if video else []) + sounds
+        if stream.start_time is not None and stream.time_base
+    ]
+    is_image = video is not None and not sounds and _is_still(container, video, demuxer)
+    exif = upright.of_picture_file(path, demuxer) if demuxer in _PICTURES else None
+    width, height, turn = _displayed(container, video, exif) if video else (0, 0, Turn())
+    info = MediaInfo(
+        path=path,
+        container=container.format.name,
+        duration_s=0.0,
+        is_image=is_image,
+        width=width,
+        height=height,
+        frame_rate=float(video.average_rate) if video and video.average_rate and not is_image else None,
+        video_codec=_codec(video) if video else None,
+        audio_tracks=tuple(_track(number, stream) for number, stream in enumerate(sounds)),
+    )
+    return Layout(
+        info=info,
+        demuxer=demuxer,
+        # A negative start is an encoder's run-in (Opus in WebM: -7 ms), which decoders drop.
+        origin_s=max(0.0, min(starts)) if starts else 0.0,
+        video_index=video.index if video else None,
+        audio_indices=tuple(stream.index for stream in sounds),
+        turn=turn,
+    )
 
 
 def check_file(path: Path) -> None:
@@ -162,12 +171,12 @@ def opened(path: Path, deadline: Deadline) -> Iterator[InputContainer]:
     except av.error.ArgumentError:  # what libavformat answers if the format is not on the list
         raise MediaError(
             f"{label}: not a format that is read here (playlists and others that refer to further files never are); "
-            "convert it to mp4, mkv or wav"
+            "convert it to mp4, mkv, wav or png"
         ) from None
     except av.error.FFmpegError as problem:
         raise MediaError(
-            f"{label}: not a media file, or damaged or cut off at its start ({_first_words(problem)}); "
-            "does it play elsewhere?"
+            f"{label}: not a media file, or damaged, or cut off before its index was written "
+            f"({_first_words(problem)}); does it play elsewhere?"
         ) from None
     except OSError as problem:
         raise MediaError(f"{label}: cannot be read ({problem.strerror})") from None
@@ -239,54 +248,43 @@ def _printable(text: str | None) -> str | None:
     return "".join(letter for letter in text or "" if letter.isprintable()).strip() or None
 
 
-def _duration(
-    path: Path, deadline: Deadline, indices: list[int], origin: float, declared: float | None, warnings: list[str]
-) -> float:
-    """Length in seconds: as the header says where its last packets agree, else as they say.
+def _measure(layout: Layout, declared: float | None, deadline: Deadline) -> Layout:
+    """Fill in the length: what the header declares if the last packets bear it out, else what they say.
 
-    Headers lack the length (live WebM), guess it (MP3 without a table) or promise what was never written (cut off).
+    Headers lack it (live WebM), guess it (MP3 without a table), or promise what was never written (a file cut off).
     """
-    last = _last_packet_end(path, deadline, indices, origin, declared)
-    if last is None:
-        raise MediaError(f"{name(path)}: holds no picture and no sound data; is the file cut off?")
-    found = max(last - origin, 0.001)
-    if declared is None or abs(found - declared) > max(_CUT_OFF_S, 0.02 * declared):
-        if declared is not None and found < declared:
-            warnings.append(
-                f"{name(path)}: ends after {found:.1f} s, though its header promises {declared:.1f} s; it seems cut off"
-            )
-        return found
-    return declared
+    label, warnings = name(layout.info.path), layout.warnings
+    ends = _last_ends(layout, declared, deadline)
+    seen = [ends[index] for index in (layout.video_index, *layout.audio_indices) if index in ends]
+    if not seen:
+        raise MediaError(f"{label}: holds no picture and no sound data; is the file cut off?")
+    duration = max(max(seen) - layout.origin_s, 0.001)
+    if declared is not None:
+        slack = max(_CUT_OFF_S, 0.02 * declared)
+        if abs(duration - declared) <= slack:
+            duration = declared
+        elif max(ends.values()) < declared - slack and layout.demuxer not in _ESTIMATED:
+            warnings += (f"{label}: ends after {duration:.1f} s, its header says {declared:.1f} s; it seems cut off",)
+    return replace(layout, info=replace(layout.info, duration_s=duration), warnings=warnings)
 
 
-def _last_packet_end(
-    path: Path, deadline: Deadline, indices: list[int], origin: float, declared: float | None
-) -> float | None:
-    """Largest end time of a packet, looking ever further before the declared end until one is found; None without."""
+def _last_ends(layout: Layout, declared: float | None, deadline: Deadline) -> dict[int, float]:
+    """{stream number: end of its last packet, seconds}, looking ever further before the declared end for any at all."""
     back = 3.0
     while True:
-        start = origin + declared - back if declared is not None else origin
-        with opened(path, deadline) as container:
-            try:
-                if start > origin:
-                    container.seek(int(start * av.time_base))
-                end = max(_packet_ends(container, indices), default=None)
-            except av.error.FFmpegError:
-                end = None  # this place cannot be reached: nearer to the start, then
-        if end is not None or start <= origin:
-            return end
+        start = layout.origin_s + declared - back if declared is not None else layout.origin_s
+        ends: dict[int, float] = {}
+        with opened(layout.info.path, deadline) as container, suppress(av.error.FFmpegError):
+            # An error ends the look: the place cannot be reached, or the file breaks off in a packet.
+            if start > layout.origin_s:
+                container.seek(int(start * av.time_base))
+            frame_s = {s.index: 1 / float(s.average_rate) for s in container.streams.video if s.average_rate}
+            for packet in container.demux():
+                begin = packet.pts if packet.pts is not None else packet.dts
+                if packet.size and begin is not None and packet.time_base is not None:
+                    index, length = packet.stream_index, float((packet.duration or 0) * packet.time_base)
+                    end = float(begin * packet.time_base) + (length or frame_s.get(index, 0.0))
+                    ends[index] = max(end, ends.get(index, end))
+        if layout.video_index in ends or set(layout.audio_indices) & set(ends) or start <= layout.origin_s:
+            return ends
         back *= 8
-
-
-def _packet_ends(container: InputContainer, indices: list[int]) -> Iterator[float]:
-    """End times of the packets from here to the end, or to where the file breaks off."""
-    streams = [container.streams[index] for index in indices]
-    frame_s = {s.index: 1 / float(s.average_rate) if s.type == "video" and s.average_rate else 0.0 for s in streams}
-    try:
-        for packet in container.demux(streams):
-            begin = packet.pts if packet.pts is not None else packet.dts
-            if packet.size and begin is not None and packet.time_base is not None:
-                length = float(packet.duration * packet.time_base) if packet.duration else frame_s[packet.stream_index]
-                yield float(begin * packet.time_base) + length
-    except av.error.FFmpegError:
-        return

@@ -12,9 +12,10 @@ from epcli.media.ffmpeg import Deadline, name
 from epcli.media.plan import Moment, fit_size, frame_count, plan
 from epcli.media.probe import DEFAULT_DEADLINE_S, Layout, inspect
 from epcli.media.timecode import format_time
-from epcli.records import Clip, Sampling
+from epcli.records import SAMPLE_RATE, Clip, Sampling
 
 END_SLACK_S = 0.1  # an end this far behind the file's needs no warning: containers round
+UNCOVERED_S = 1.0  # a part without picture or sound longer than this, in a file that has both, is told
 
 
 def read(
@@ -99,6 +100,7 @@ def _frames(
     """(N, H, W, 3) uint8 frames and their (N,) times from the start of the range; None, None if it shows nothing."""
     origin = layout.origin_s
     size = fit_size(layout.info.width, layout.info.height, sampling.max_pixels, sampling.multiple)
+    count = 1
     if layout.info.is_image:
         moments = [Moment(origin, origin, float("inf"))]
     else:
@@ -119,10 +121,13 @@ def _frames(
                 times.append(time)
     if not pictures:
         raise MediaError(f"{name(path)}: no picture could be decoded ({damage[0] if damage else 'ffmpeg gave none'})")
+    uncovered = (end - start) * (1 - len(moments) / count)
+    if uncovered > UNCOVERED_S:
+        warnings.append(f"{name(path)}: {uncovered:.1f} s of the range have no picture")
     lost = sum(moment.is_known and moment not in found for moment in moments)
     if lost:
         warnings.append(f"{name(path)}: {lost} of {len(moments)} pictures could not be decoded; is the file damaged?")
-    elif damage:
+    elif damage and not layout.warnings:  # not again, if it is known to be cut off
         warnings.append(f"{name(path)}: the picture is damaged in places ({damage[0]})")
     return np.stack(pictures), np.array(times, np.float64)
 
@@ -139,6 +144,9 @@ def _samples(
             f"{name(path)}: audio track {track} has no sound from {format_time(start)} to {format_time(end)}"
         )
         return None
-    if damage:
+    uncovered = end - start - len(samples) / SAMPLE_RATE
+    if uncovered > UNCOVERED_S:
+        warnings.append(f"{name(path)}: the sound ends {uncovered:.1f} s before the range does")
+    if damage and not layout.warnings:
         warnings.append(f"{name(path)}: the sound is damaged in places ({damage[0]})")
     return samples
