@@ -6,7 +6,7 @@ Positions of generated tokens follow the unpruned prompt (CS2 facts, 5). Only th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
@@ -78,7 +78,7 @@ class _Speaker:
 
 
 @torch.inference_mode()
-def decode_steps(model: AVModel, kept: KeptStream, cache: DynamicCache) -> Iterator[Tensor]:
+def decode_steps(model: AVModel, kept: KeptStream, cache: DynamicCache) -> Generator[Tensor, int, None]:
     """Yield (V,) float32 logits of the next token; `send` the chosen id to go on."""
     hidden = model.decoder(
         inputs_embeds=kept.embeds[None],

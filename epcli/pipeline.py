@@ -18,8 +18,12 @@ from epcli.errors import CapacityError, MediaError, UsageError
 from epcli.media.read import read
 from epcli.models import registry
 from epcli.models.base import AVModel
-from epcli.records import Answer, Clip, Features, KeptStream, Modality, Report, TokenStream
+from epcli.records import Answer, Clip, Features, KeptStream, Modality, Report
+from epcli.sieve.select import Budget
+from epcli.sieve.selectors import Tools, select
 
+DEFAULT_KEEP = 0.2  # of a selector named without a budget
+TRAINING_FREE = "query-aware"  # for a model without a trained sieve
 STAGES = ("load", "media", "vision", "audio", "sieve", "prefill", "decode")
 HEARING = (
     "hear",
@@ -136,9 +140,26 @@ def cpu_has_bf16() -> bool:
     return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))
 
 
-def keep_all(stream: TokenStream) -> KeptStream:
-    """No sieve: every token as it is."""
-    return KeptStream(stream, stream.embeds, stream.positions, torch.arange(stream.embeds.shape[0]), None)
+def choose_selector(profile: Profile, model: AVModel) -> tuple[str, Budget, list[str]]:
+    """Which selector, how much it keeps, and what the user should be told. An untrained sieve is never run.
+
+    Without `--selector`: the trained sieve if the model has one; else everything is kept, unless `--keep` or `--budget`
+    asks for less: then the best training-free selector. Raises UsageError if selector and budget do not go together.
+    """
+    asked = profile.keep is not None or profile.budget is not None
+    name, notes = profile.selector, []
+    if name is None:
+        name = "cs2" if model.sieve is not None else TRAINING_FREE if asked else "none"
+        if name == TRAINING_FREE:
+            notes = [f"{model.name} has no trained sieve; the training-free selector {name} chose the tokens"]
+    if name == "none":
+        if asked:
+            raise UsageError(
+                "--selector none keeps every token; leave out --keep and --budget, or choose another selector"
+            )
+        return name, Budget.of(1.0), notes
+    keep = profile.keep if asked else DEFAULT_KEEP
+    return name, Budget.of(keep, profile.budget), notes
 
 
 def open_model(profile: Profile) -> AVModel:
@@ -200,9 +221,12 @@ class Session:
         profile, clip = self.profile, looked.clip
         with Meter(self.device, self.on_stage) as meter, _capacity(clip.info.path):
             model = self.load(meter)
+            selector, budget, notes = choose_selector(profile, model)
             with meter.stage("prefill"):
                 stream = model.stream(looked.features, question, profile.system)
-            kept = keep_all(stream)
+            with meter.stage("sieve"):
+                tools = Tools(decoder=model.decoder, sieve=model.sieve, seed=profile.seed)
+                kept = select(selector, stream, budget, tools)
             answer, prefill_s = generate.run(
                 model,
                 kept,
@@ -213,7 +237,7 @@ class Session:
             )
             meter.seconds["prefill"] += prefill_s
             meter.seconds["decode"] = answer.first_token_s - prefill_s + answer.decode_s
-        return _report(question, profile, looked, model, kept, answer, meter)
+        return _report(question, profile, looked, model, kept, answer, meter, selector, notes)
 
 
 def check_question(question: str) -> None:
@@ -251,7 +275,15 @@ def ask(
 
 
 def _report(
-    question: str, profile: Profile, looked: Looked, model: AVModel, kept: KeptStream, answer: Answer, meter: Meter
+    question: str,
+    profile: Profile,
+    looked: Looked,
+    model: AVModel,
+    kept: KeptStream,
+    answer: Answer,
+    meter: Meter,
+    selector: str,
+    notes: list[str],
 ) -> Report:
     clip = looked.clip
     seconds = {stage: looked.seconds[stage] + meter.seconds[stage] for stage in STAGES}
@@ -262,7 +294,7 @@ def _report(
         question=question,
         answer=answer.text,
         model=model.name,
-        selector="none",
+        selector=selector,
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         media={
@@ -292,7 +324,7 @@ def _report(
         },
         cache={"features": "off"},
         settings=asdict(profile),
-        warnings=(*clip.warnings, *unanswerable(question, clip), *cut_short(answer)),
+        warnings=(*clip.warnings, *notes, *unanswerable(question, clip), *cut_short(answer)),
     )
 
 

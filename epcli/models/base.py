@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from epcli.config import Profile
 from epcli.records import AudioFeatures, Clip, Features, Sampling, TokenStream, VideoFeatures
+from epcli.sieve.sieve import Sieve
 
 
 class AVModel(Protocol):
@@ -22,6 +23,7 @@ class AVModel(Protocol):
     device: torch.device
     dtype: torch.dtype
     decoder: nn.Module  # transformers text model: embed_tokens, layers, norm, rotary_emb
+    sieve: Sieve | None  # trained for this decoder; None if there is none
     tokenizer: Any  # transformers fast tokenizer
     stop_ids: frozenset[int]  # token ids that end an answer
     context_tokens: int  # longest prompt plus answer the decoder was made for

@@ -12,6 +12,7 @@ the adapter was trained on, plus a free two-layer correction, plus where and whe
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 from epcli.config import Profile
 from epcli.errors import WeightsError
 from epcli.models import stream as layout
-from epcli.models.efficientnet_lite import load_efficientnet_lite0
+from epcli.models.efficientnet_lite import imagenet_names, load_efficientnet_lite0
 from epcli.models.smollm import load_smollm
 from epcli.models.whisper import load_whisper
 from epcli.models.yamnet import load_yamnet
@@ -47,6 +48,7 @@ AUDIO_STEP_S = 0.12  # 3 position steps; 8.3 tokens a second
 WHISPER_FRAMES = 6  # of 20 ms, a token
 VIDEO_WIDTH, AUDIO_WIDTH = 1280, 1024 + 384 + 1
 PLACE_WIDTH = 32
+TUNED_BLOCKS = 11  # the vision tower's blocks from here on, and its head, are trained too
 LORA_TARGETS = ("q_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 
 
@@ -68,17 +70,34 @@ def place_features(time_s: Tensor, duration_s: float, y: Tensor | None = None, x
 class Projector(nn.Module):
     """Tower features to decoder embeddings: names, a free correction, and a place.
 
-    F tower features, K names, D decoder width. `one_of` says whether exactly one name (or nothing) holds for a feature
-    (softmax, picture cells) or any number (sigmoid, sounds).
+    F tower features, K trained names, C classes of the tower's own classifier, D decoder width. `one_of` says whether
+    exactly one name (or nothing) holds for a feature (softmax, picture cells) or any number (sigmoid, sounds).
     """
 
-    def __init__(self, features: int, names: int, width: int, hidden: int = 640, *, one_of: bool) -> None:
+    prior_weight: Tensor
+    prior_bias: Tensor
+
+    def __init__(
+        self,
+        features: int,
+        names: int,
+        classes: int,
+        class_features: int,
+        width: int,
+        hidden: int = 640,
+        *,
+        one_of: bool,
+    ) -> None:
         super().__init__()
-        self.one_of = one_of
+        self.one_of, self.class_features = one_of, class_features
         self.norm = nn.LayerNorm(features)
         self.head = nn.Linear(features, names + 1)  # the last one is "nothing"
         self.names = nn.Parameter(torch.zeros(names, width))
         self.gain = nn.Parameter(torch.ones(()))
+        self.register_buffer("prior_weight", torch.zeros(classes, class_features))
+        self.register_buffer("prior_bias", torch.zeros(classes))
+        self.prior_names = nn.Parameter(torch.zeros(classes, width))
+        self.prior_gain = nn.Parameter(torch.full((), 0.4))
         self.correct = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, width))
         self.place = nn.Linear(PLACE_WIDTH, width)
         for last in (self.correct[2], self.place):
@@ -95,11 +114,19 @@ class Projector(nn.Module):
         p = logits[..., :-1].sigmoid()
         return p / (p.sum(-1, keepdim=True) + 0.1)
 
+    def prior(self, features: Tensor) -> Tensor:
+        """(…, F) -> (…, C) what the tower's own classifier says (ImageNet, AudioSet)."""
+        logits = F.linear(features[..., : self.class_features], self.prior_weight, self.prior_bias)
+        if self.one_of:
+            return logits.softmax(-1)
+        p = logits.sigmoid()
+        return p / (p.sum(-1, keepdim=True) + 0.1)
+
     def forward(self, probabilities: Tensor, features: Tensor | None, place: Tensor) -> Tensor:
         """(…, K), (…, F) or None, (…, PLACE_WIDTH) -> (…, D)."""
         out = self.gain * (probabilities @ self.names) + self.place(place)
         if features is not None:
-            out = out + self.correct(self.norm(features))
+            out = out + self.correct(self.norm(features)) + self.prior_gain * (self.prior(features) @ self.prior_names)
         return out
 
 
@@ -109,21 +136,33 @@ class Adapter(nn.Module):
     def __init__(self, seen: list[str], heard: list[str], width: int) -> None:
         super().__init__()
         self.seen, self.heard = seen, heard
-        self.video = Projector(VIDEO_WIDTH, len(seen), width, one_of=True)
-        self.audio = Projector(AUDIO_WIDTH, len(heard), width, one_of=False)
+        self.video = Projector(VIDEO_WIDTH, len(seen), 1000, VIDEO_WIDTH, width, one_of=True)
+        self.audio = Projector(AUDIO_WIDTH, len(heard), 521, 1024, width, one_of=False)
         self.word_gain = nn.Parameter(torch.ones(()))
         self.markers = nn.Parameter(torch.zeros(4, width))  # video begin, audio begin, audio end, video end
 
-    def name_from(self, embeddings: Tensor, tokenizer: Any) -> None:
+    def start_from(self, towers: Towers, embeddings: Tensor, tokenizer: Any) -> None:
         """Start each name at the mean of its word pieces' embeddings, less most of the vocabulary's mean."""
         table = embeddings.detach().float()
         mean, scale = table.mean(0), table.norm(dim=1).mean()
+
+        def vectors(names: Sequence[str]) -> Tensor:
+            rows = []
+            for name in names:
+                pieces = tokenizer(" " + name, add_special_tokens=False).input_ids
+                vector = table[pieces].mean(0) - 0.8 * mean
+                rows.append(vector / vector.norm() * scale)
+            return torch.stack(rows)
+
         with torch.no_grad():
-            for projector, names in ((self.video, self.seen), (self.audio, self.heard)):
-                for row, name in enumerate(names):
-                    pieces = tokenizer(" " + name, add_special_tokens=False).input_ids
-                    vector = table[pieces].mean(0) - 0.8 * mean
-                    projector.names[row] = vector / vector.norm() * scale
+            for projector, names, classes, classifier in (
+                (self.video, self.seen, imagenet_names(), towers.lite0.classifier),
+                (self.audio, self.heard, towers.yamnet.class_names, towers.yamnet.classifier),
+            ):
+                projector.names.copy_(vectors(names))
+                projector.prior_names.copy_(vectors([c.lower() for c in classes]))
+                projector.prior_weight.copy_(classifier.weight)
+                projector.prior_bias.copy_(classifier.bias)
             for row, text in enumerate(("video", "sound", "sound", "video")):
                 self.markers[row] = table[tokenizer(" " + text, add_special_tokens=False).input_ids[0]]
 
@@ -306,6 +345,7 @@ class EpSmol:
             merge_lora(self.decoder, lora, meta["lora_scale"])
             self.decoder.to(device, dtype)
         self.stop_ids = frozenset(self.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
+        self.sieve = None  # not trained yet
         self._towers: Towers | None = None
 
     @property

@@ -79,17 +79,19 @@ class TrackPool:
     features: list[AudioFeatures]
 
     def labels(self, index: int, number: dict[str, int]) -> Tensor:
-        """(A, K) float: which things sound in each token; 0.5 at a part's edges."""
-        duration, parts = self.tracks[index]
-        tokens = self.features[index].tokens.shape[0]
-        centre = (torch.arange(tokens) + 0.5) * AUDIO_STEP_S
-        labels = torch.zeros(tokens, len(number))
-        for part in parts:
-            inside = ((centre >= part.start_s) & (centre < part.end_s)).float()
-            for thing in part.things:
-                column = number[thing.name]
-                labels[:, column] = torch.maximum(labels[:, column], inside)
-        return labels
+        """(A, K) float: which things sound in each token."""
+        return sound_labels(self.tracks[index][1], self.features[index].tokens.shape[0], number)
+
+
+def sound_labels(parts: Sequence[Heard], tokens: int, number: dict[str, int]) -> Tensor:
+    """(tokens, K) float: 1 where the thing of that number sounds at the middle of the token."""
+    centre = (torch.arange(tokens) + 0.5) * AUDIO_STEP_S
+    labels = torch.zeros(tokens, len(number))
+    for part in parts:
+        inside = ((centre >= part.start_s) & (centre < part.end_s)).float()
+        for thing in part.things:
+            labels[:, number[thing.name]] = torch.maximum(labels[:, number[thing.name]], inside)
+    return labels
 
 
 def _view_json(view: View) -> dict:

@@ -107,10 +107,9 @@ class Library:
         speech = folder / "speech" / f"{split}.jsonl"
         self.speech = [json.loads(line) for line in speech.read_text().splitlines()] if speech.exists() else []
 
-    def differ(self, *things: Thing) -> bool:
-        """Whether no two of these could be taken for each other."""
-        names = [t.name for t in things]
-        return len(set(names)) == len(names) and not any(b in self.ambiguous.get(a, ()) for a in names for b in names)
+    def differ(self, thing: Thing, *others: Thing) -> bool:
+        """Whether this thing could be taken for none of the others."""
+        return not any(o.name == thing.name or o.name in self.ambiguous.get(thing.name, ()) for o in others)
 
 
 @dataclass(frozen=True)
@@ -377,7 +376,7 @@ def _background(view: View, size: tuple[int, int], nr: np.random.Generator) -> n
     return canvas + nr.normal(0, nr.uniform(0.5, 7), (height, width, 3)).astype(np.float32)
 
 
-def _boxes(view: View, size: tuple[int, int], nr: np.random.Generator) -> list[tuple[int, int, int, int]]:
+def boxes_of(view: View, size: tuple[int, int], nr: np.random.Generator) -> list[tuple[int, int, int, int]]:
     """Pixel box (x, y, w, h) of each object, jittered about its place."""
     width, height = size
     boxes = []
@@ -399,7 +398,7 @@ def draw_view(
 ) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
     """The picture of a view, (H, W, 3) uint8, and each object's pixel box."""
     canvas = _background(view, size, nr)
-    boxes = _boxes(view, size, nr)
+    boxes = boxes_of(view, size, nr)
     for seen, (x, y, w, h) in zip(view.objects, boxes, strict=True):
         picture = cv2.resize(load_picture(seen.picture), (w, h), interpolation=cv2.INTER_AREA)
         if seen.flip:

@@ -12,17 +12,19 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from safetensors.torch import load_file, save_file
 
-from epcli.models.ep_smol import Adapter, EpSmol, Towers
+from epcli.models.ep_smol import AUDIO_STEP_S, Adapter, EpSmol, Towers
+from epcli.records import AudioFeatures, Features, VideoFeatures
 from epcli.train import heads
-from epcli.train.pools import SceneMaker, load_tracks, load_views, make_tracks, make_views
+from epcli.train.pools import SceneMaker, cell_labels, load_tracks, load_views, make_tracks, make_views, sound_labels
 from epcli.train.questions import ask
-from epcli.train.scenes import Library
+from epcli.train.scenes import Library, boxes_of, frame_times, write_script
 from epcli.train.trainer import Example, Recipe, Trainer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -39,6 +41,45 @@ class SceneSource:
         scene = self.maker.draw(rng)
         pairs = [(q.type, q.question, q.answer) for q in ask(scene.script, self.lib, rng)]
         return Example(scene.features, pairs, scene.video_labels, scene.audio_labels)
+
+
+class ProxySource:
+    """Scenes that are only names: no tower runs, the tokens say what they show. For reading before looking."""
+
+    def __init__(self, library: Path, tokenizer: Any) -> None:
+        self.lib, self.tokenizer = Library(library, "train"), tokenizer
+        self.seen = {name: i for i, name in enumerate(self.lib.seen_names)}
+        self.heard = {name: i for i, name in enumerate(self.lib.heard_names)}
+
+    def draw(self, rng: random.Random) -> Example:
+        script = write_script(self.lib, rng)
+        video = audio = video_labels = audio_labels = None
+        if script.views:
+            times = frame_times(script.duration_s, 1.0)
+            nr = np.random.default_rng(script.seed)
+            drawn = {
+                v.start_s: cell_labels(
+                    script.size, boxes_of(v, script.size, nr), [self.seen[o.thing.name] for o in v.objects]
+                )
+                for v in script.views
+            }
+            video_labels = torch.stack([drawn[script.view_at(float(t)).start_s] for t in times])  # type: ignore[union-attr]
+            video = VideoFeatures(torch.empty(0), torch.from_numpy(times), script.duration_s / len(times))
+        if script.sounds:
+            tokens = int(np.ceil(script.duration_s / AUDIO_STEP_S))
+            audio_labels = sound_labels(script.sounds, tokens, self.heard)
+            words = torch.full((tokens,), -1)
+            for part in script.sounds:
+                pieces = self.tokenizer(" " + part.speech, add_special_tokens=False).input_ids if part.speech else []
+                first, last = int(part.start_s / AUDIO_STEP_S), int(part.end_s / AUDIO_STEP_S)
+                for at, piece in zip(
+                    np.linspace(first, max(last - 1, first), len(pieces)).astype(int), pieces, strict=True
+                ):
+                    if at < tokens:
+                        words[at] = piece
+            audio = AudioFeatures(torch.empty(0), AUDIO_STEP_S, words)
+        pairs = [(q.type, q.question, q.answer) for q in ask(script, self.lib, rng)]
+        return Example(Features(script.duration_s, video, audio), pairs, video_labels, audio_labels)
 
 
 @app.command()
@@ -75,13 +116,28 @@ def fit_heads(run: Path, epochs: int = 8, threads: int = 2) -> None:
     model = EpSmol(torch.device("cpu"), torch.bfloat16, adapter=None)
     lib = Library(library, "train")
     adapter = Adapter(lib.seen_names, lib.heard_names, 576)
-    adapter.name_from(model.decoder.get_input_embeddings().weight, model.tokenizer)
+    adapter.start_from(Towers(model.tokenizer), model.decoder.get_input_embeddings().weight, model.tokenizer)
     held = Library(library, "heldout")
     held_pools = load_views(held, run / "heldout"), load_tracks(held, run / "heldout")
     heads.warm_up(adapter, load_views(lib, run / "train"), load_tracks(lib, run / "train"), typer.echo, epochs)
     typer.echo(f"held-out: {heads.measure(adapter, *held_pools)}")
     names = json.dumps({"seen": adapter.seen, "heard": adapter.heard})
     save_file({k: v.contiguous() for k, v in adapter.state_dict().items()}, run / "heads.safetensors", {"names": names})
+
+
+@app.command()
+def read(library: Path, run: Path, minutes: float = 20.0, threads: int = 2) -> None:
+    """Train on scenes that are only names; writes RUN/checkpoint.pt, from which `train` goes on."""
+    torch.set_num_threads(threads)
+    model = EpSmol(torch.device("cpu"), torch.bfloat16, adapter=None)
+    source = ProxySource(library, model.tokenizer)
+    adapter = Adapter(source.lib.seen_names, source.lib.heard_names, 576)
+    adapter.start_from(Towers(model.tokenizer), model.decoder.get_input_embeddings().weight, model.tokenizer)
+    trainer = Trainer(
+        model, adapter, source, None, replace(Recipe(), minutes=minutes, proxy=(1.0, 1.0)), run, typer.echo
+    )
+    trainer.resume()
+    trainer.run()
 
 
 @app.command()
