@@ -39,6 +39,7 @@ from epcli.records import (
     TokenStream,
     VideoFeatures,
 )
+from epcli.sieve.sieve import Sieve
 from epcli.sieve.sync_rope import install
 
 ADAPTER = Path(__file__).parent / "data" / "ep_smol.safetensors"
@@ -345,7 +346,7 @@ class EpSmol:
             merge_lora(self.decoder, lora, meta["lora_scale"])
             self.decoder.to(device, dtype)
         self.stop_ids = frozenset(self.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
-        self.sieve = None  # not trained yet
+        self.sieve: Sieve | None = None  # not trained yet
         self._towers: Towers | None = None
 
     @property

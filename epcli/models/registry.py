@@ -60,3 +60,35 @@ def load(name: str, device: torch.device, dtype: torch.dtype, quantize: str = "n
     from epcli.models.ep_smol import EpSmol
 
     return EpSmol(device, dtype)
+
+
+def location(name: str) -> Path:
+    """The folder that holds, or will hold, a model's weights."""
+    card(name)
+    return weights.models_dir()
+
+
+def status(name: str) -> str:
+    """"ready" if every part is in the cache, else "not downloaded"."""
+    card(name)
+    return "ready" if all(weights.is_cached(part) for part in weights.EP_SMOL_PARTS) else "not downloaded"
+
+
+def pull(name: str) -> None:
+    """Fetch and convert a model's weights ahead of time, checking what is there. Raises WeightsError."""
+    card(name)
+    weights.fetch(*weights.EP_SMOL_PARTS, verify=True)
+    from epcli.models import efficientnet_lite, smollm, whisper, yamnet
+
+    for part in (smollm, yamnet, whisper, efficientnet_lite):
+        part.prepare(verify=True)
+
+
+def remove(name: str) -> int:
+    """Delete a model's weights; returns the bytes freed."""
+    folder = location(name)
+    if not folder.exists():
+        return 0
+    freed = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    shutil.rmtree(folder)
+    return freed
