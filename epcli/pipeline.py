@@ -1,4 +1,7 @@
-"""The stages in a row, each timed and measured: media file -> Clip -> Features -> TokenStream -> KeptStream -> Answer -> Report."""
+"""The stages in a row, each timed and measured.
+
+media file -> Clip -> Features -> TokenStream -> KeptStream -> Answer -> Report
+"""
 
 from __future__ import annotations
 
@@ -154,12 +157,9 @@ def choose_selector(profile: Profile, model: AVModel) -> tuple[str, Budget, list
             notes = [f"{model.name} has no trained sieve; the training-free selector {name} chose the tokens"]
     if name == "none":
         if asked:
-            raise UsageError(
-                "--selector none keeps every token; leave out --keep and --budget, or choose another selector"
-            )
+            raise UsageError("--selector none keeps every token: leave out --keep and --budget, or choose another")
         return name, Budget.of(1.0), notes
-    keep = profile.keep if asked else DEFAULT_KEEP
-    return name, Budget.of(keep, profile.budget), notes
+    return name, Budget.of(profile.keep or DEFAULT_KEEP, profile.budget), notes
 
 
 def open_model(profile: Profile) -> AVModel:
@@ -254,7 +254,8 @@ def _capacity(media: Path) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError) as error:
         what = str(error).splitlines()[0] if str(error) else "host memory is used up"
         raise CapacityError(
-            f"{media.name}: out of memory ({what}); shorten the range (--start/--end), lower --max-frames, or choose a smaller profile"
+            f"{media.name}: out of memory ({what}); "
+            "shorten the range (--start/--end), lower --max-frames, or choose a smaller profile"
         ) from None
 
 

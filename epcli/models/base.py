@@ -1,7 +1,7 @@
 """The small protocol behind which every audio-visual language model family stands.
 
-The pipeline calls these in this order: `sampling`, `encode_video`, `encode_audio`, `stream`; then the sieve works on the
-stream through `decoder`, and generation runs `decoder` and `logits`.
+The pipeline calls these in this order: `sampling`, `encode_video`, `encode_audio`, `stream`; then the sieve works on
+the stream through `decoder`, and generation runs `decoder` and `logits`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from epcli.config import Profile
 from epcli.records import AudioFeatures, Clip, Features, Sampling, TokenStream, VideoFeatures
@@ -22,7 +22,7 @@ class AVModel(Protocol):
     name: str
     device: torch.device
     dtype: torch.dtype
-    decoder: nn.Module  # transformers text model: embed_tokens, layers, norm, rotary_emb
+    decoder: Any  # transformers text model: embed_tokens, layers, norm, rotary_emb
     sieve: Sieve | None  # trained for this decoder; None if there is none
     tokenizer: Any  # transformers fast tokenizer
     stop_ids: frozenset[int]  # token ids that end an answer

@@ -1,12 +1,12 @@
 """ep-smol, the built-in model: SmolLM2-135M joined to three small frozen towers by a trained adapter.
 
     frames ─▶ EfficientNet-Lite0 ─▶ 2 x 2 cells a token ─┐
-                                                         ├─ Adapter ─▶ 2-second chunks, video then sound ─▶ SmolLM2 + LoRA
+                                                         ├─ Adapter ─▶ 2-second chunks ─▶ SmolLM2 + LoRA
     sound ──▶ YAMNet + Whisper encoder, 120 ms a token ──┘
               └▶ Whisper decoder: spoken word pieces, laid onto the token in which they are spoken
 
-A projected token starts as "what it is called": p(name | feature) times the language model's own embeddings of the names
-the adapter was trained on, plus a free two-layer correction, plus where and when it is.
+A projected token starts as "what it is called": p(name | feature) times the language model's own embeddings of the
+names the adapter was trained on, plus a free two-layer correction, plus where and when it is.
 """
 
 from __future__ import annotations
@@ -290,7 +290,7 @@ class Towers:
 
 
 def level(samples: np.ndarray) -> np.ndarray:
-    """Raise a quiet clip so that its loud parts stand at -20 dBFS, by 30 dB at most: the towers expect ordinary levels."""
+    """Raise a quiet clip until its loud parts stand at -20 dBFS, by 30 dB at most: the level the towers expect."""
     frames = samples[: len(samples) // 1600 * 1600].reshape(-1, 1600) if len(samples) >= 1600 else samples[None]
     loud = float(np.quantile(np.sqrt((frames.astype(np.float64) ** 2).mean(1)), 0.9))
     gain = min(max(0.1 / max(loud, 1e-6), 0.3), 31.6) if loud > 3e-4 else 1.0
@@ -339,6 +339,7 @@ class EpSmol:
         `adapter=None` leaves the decoder plain, for training.
         """
         self.device, self.dtype = device, dtype
+        self.decoder: Any
         self.decoder, self.head, self.tokenizer = load_smollm(torch.float32 if adapter else dtype, torch.device("cpu"))
         install(self.decoder, SECTIONS)
         if adapter is not None:
@@ -390,7 +391,7 @@ def prompt_ids(tokenizer: Any, question: str, system: str | None) -> tuple[list[
     """Token ids before and after the media (SmolLM2's chat format; media before the question)."""
     before = f"<|im_start|>system\n{system or SYSTEM}<|im_end|>\n<|im_start|>user\n"
     after = f"\n{question.strip()}<|im_end|>\n<|im_start|>assistant\n"
-    return tuple(tokenizer(text, add_special_tokens=False).input_ids for text in (before, after))  # type: ignore[return-value]
+    return tokenizer(before, add_special_tokens=False).input_ids, tokenizer(after, add_special_tokens=False).input_ids
 
 
 def build_stream(

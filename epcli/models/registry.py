@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epcli.errors import UsageError
+from epcli.models import weights
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +72,7 @@ def location(name: str) -> Path:
 
 
 def status(name: str) -> str:
-    """"ready" if every part is in the cache, else "not downloaded"."""
+    """ "ready" if every part is in the cache, else "not downloaded"."""
     card(name)
     return "ready" if all(weights.is_cached(part) for part in weights.EP_SMOL_PARTS) else "not downloaded"
 

@@ -1,9 +1,9 @@
 """Laying tokens out in one stream: 2-second chunks, video then sound, positions in 40 ms steps.
 
-The rules are those of transformers' Qwen2.5-Omni `get_rope_index` with audio in video (CS2 facts 1-4), for towers of any
-token rate: chunk c holds the tokens whose time lies in [2c, 2c + 2) seconds; both streams start at the same position; paired
-begin markers share one position and so do the end markers; the next segment starts one after the last chunk's largest
-position; the fourth axis repeats the first.
+The rules are those of transformers' Qwen2.5-Omni `get_rope_index` with audio in video, for towers of any token rate:
+chunk c holds the tokens whose time lies in [2c, 2c + 2) seconds; both streams start at the same position; paired begin
+markers share one position and so do the end markers; the next segment starts one after the last chunk's largest
+position; the fourth axis repeats the first (Sync-RoPE, arXiv 2512.10324).
 """
 
 from __future__ import annotations

@@ -56,19 +56,20 @@ def pack(
         for block, (question, answer) in enumerate(pairs, 1):
             _, after = prompt_ids(tokenizer, question, system)
             said = tokenizer(answer + "<|im_end|>", add_special_tokens=False).input_ids
-            segment = text(table, after + said[:-1], media.next_position)
+            asked_and_said = text(table, after + said[:-1], media.next_position)
             length = len(after) + len(said) - 1
-            embeds.append(segment.embeds)
-            positions.append(segment.positions)
+            embeds.append(asked_and_said.embeds)
+            positions.append(asked_and_said.positions)
             scene_of += [index] * length
             block_of += [block] * length
             labels += [IGNORED] * (len(after) - 1) + said
             weights += [0.0] * (len(after) - 1) + [len(said) ** -0.5] * len(said)
             number += [asked] * length
             asked += 1
-    scene, block = torch.tensor(scene_of), torch.tensor(block_of)
-    order = torch.arange(len(scene))
-    allowed = (order[:, None] >= order) & (scene[:, None] == scene) & ((block == 0) | (block[:, None] == block))
+    scenes_, blocks = torch.tensor(scene_of), torch.tensor(block_of)
+    order = torch.arange(len(scenes_))
+    same = (blocks == 0) | (blocks[:, None] == blocks)
+    allowed = (order[:, None] >= order) & (scenes_[:, None] == scenes_) & same
     return Pack(
         torch.cat(embeds),
         torch.cat(positions, 1),

@@ -166,7 +166,8 @@ def make_tracks(
 def load_views(lib: Library, folder: Path) -> ViewPool:
     things = {t.name: t for t in lib.things}
     tensors = load_file(folder / "views.safetensors")
-    views, where, rows = [], [], {}
+    views, where = [], []
+    rows: dict[tuple[int, int], int] = {}
     for key, entry in enumerate(json.loads((folder / "views.json").read_text())):
         size = (entry["size"][0], entry["size"][1])
         objects = tuple(Seen(things[n], p, Path(f), s, flip, c) for n, p, f, s, flip, c in entry["objects"])

@@ -145,7 +145,7 @@ class Trainer:
         self.recipe, self.folder, self.say = recipe, folder, say
         torch.manual_seed(recipe.seed)
         config = LoraConfig(r=recipe.lora_rank, lora_alpha=2 * recipe.lora_rank, target_modules=list(LORA_TARGETS))
-        self.decoder = get_peft_model(model.decoder, config).base_model.model
+        self.decoder: Any = get_peft_model(model.decoder, config).base_model.model
         self.lora = {n: p for n, p in self.decoder.named_parameters() if p.requires_grad}
         for p in self.lora.values():
             p.data = p.data.float()
@@ -157,7 +157,7 @@ class Trainer:
         self.rng = random.Random(recipe.seed)
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.step, self.spent_s, self.answers = 0, 0.0, 0
-        self.table = model.decoder.get_input_embeddings().weight
+        self.table: Tensor = model.decoder.get_input_embeddings().weight
         self.head_length = len(prompt_ids(model.tokenizer, "", None)[0])
 
     @property

@@ -17,14 +17,14 @@ _LEVEL = 0.1  # root mean square, of full scale, of the louder parts
 _PEAK = 0.95
 
 
-def read(path: Path) -> np.ndarray:
-    """(S,) float32 at SAMPLE_RATE: the channels' mean, filtered down by ffmpeg."""
-    command = ["ffmpeg", "-v", "error", "-i", str(path), "-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "f32le", "-"]
+def read(path: Path, rate: int = SAMPLE_RATE) -> np.ndarray:
+    """(S,) float32 at `rate`: the channels' mean, filtered down by ffmpeg."""
+    command = ["ffmpeg", "-v", "error", "-i", str(path), "-ac", "1", "-ar", str(rate), "-f", "f32le", "-"]
     return np.frombuffer(run(command), np.float32)
 
 
-def clean(samples: np.ndarray) -> np.ndarray | None:
-    """Without silent ends, evened out, at most LONGEST_S; None if it is silent or too short to be heard as something."""
+def clean(samples: np.ndarray, longest_s: float | None = LONGEST_S) -> np.ndarray | None:
+    """Without silent ends, evened out, at most `longest_s`; None if silent or too short to be heard as something."""
     frame = SAMPLE_RATE // 50
     n = len(samples) // frame
     if n == 0 or not np.isfinite(samples).all():
@@ -35,7 +35,9 @@ def clean(samples: np.ndarray) -> np.ndarray | None:
     heard = np.flatnonzero(level > max(0.01 * loudest, 1e-4))
     if loudest < 1e-3 or not len(heard):
         return None
-    cut = samples[max(0, heard[0] - 1) * frame : (heard[-1] + 2) * frame][: int(LONGEST_S * SAMPLE_RATE)].copy()
+    cut = samples[max(0, heard[0] - 1) * frame : (heard[-1] + 2) * frame].copy()
+    if longest_s is not None:
+        cut = cut[: int(longest_s * SAMPLE_RATE)]
     if len(cut) < SHORTEST_S * SAMPLE_RATE:
         return None
     loud = level[level > 0.1 * loudest]
@@ -55,3 +57,20 @@ def write(path: Path, samples: np.ndarray) -> None:
     except (OSError, soundfile.LibsndfileError) as error:
         raise MediaError(f"{path.name}: cannot be written ({error})") from error
     partial.replace(path)
+
+
+def alike(a: np.ndarray, b: np.ndarray) -> float:
+    """Highest correlation, 0 to 1, of two recordings shifted against each other: near 1 if they are copies.
+
+    Measured at an eighth of the rate on their first 3 s, so that another encoding does not hide a copy.
+    """
+    short = [_slow(x) for x in (a, b)]
+    n = 1 << (sum(map(len, short)) - 1).bit_length()
+    spectra = [np.fft.rfft(x, n) for x in short]
+    norm = float(np.linalg.norm(short[0]) * np.linalg.norm(short[1]))
+    return float(np.abs(np.fft.irfft(spectra[0] * spectra[1].conj(), n)).max() / norm) if norm else 0.0
+
+
+def _slow(x: np.ndarray) -> np.ndarray:
+    x = x[: 3 * SAMPLE_RATE]
+    return x[: len(x) // 8 * 8].reshape(-1, 8).mean(1)
