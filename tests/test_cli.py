@@ -201,6 +201,36 @@ def test_what_profiles_show_prints_is_a_profile(tmp_path: Path, environment: dic
     assert settings(first)[1:] == settings(second)[1:]
 
 
+def test_models_tells_what_is_here_and_removes_it(tmp_path: Path, environment: dict[str, str]) -> None:
+    environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    part = tmp_path / "cache" / "epcli" / "models" / "parts" / "half.bin"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(bytes(2000))
+    listed = ep("models", "ls", cwd=tmp_path, env=environment)
+    assert listed.stdout.startswith("ep-smol: not downloaded (188 MB)\n")
+    assert max(map(len, listed.stdout.splitlines())) <= 80
+    shown = ep("models", "show", "ep-smol", cwd=tmp_path, env=environment)
+    assert "licence     Apache-2.0" in shown.stdout
+    assert str(part.parent.parent) in shown.stdout
+    removed = ep("models", "rm", "ep-smol", cwd=tmp_path, env=environment)
+    assert removed.stderr == "ep-smol: 2 kB freed\n"
+    assert not part.exists()
+    again = ep("models", "rm", "ep-smol", cwd=tmp_path, env=environment)
+    assert again.stderr == "ep-smol: nothing was downloaded\n"
+
+
+def test_the_doctor_finds_a_wrong_setting_and_goes_on(tmp_path: Path, environment: dict[str, str]) -> None:
+    (tmp_path / "ep.yaml").write_text("kep: 1\n")
+    run = ep("doctor", cwd=tmp_path, env=environment)
+    lines = run.stdout.splitlines()
+    assert "problem  ep.yaml: kep: unknown key, did you mean keep?; `ep profiles show` lists all keys" in lines
+    for what in ("python ", "torch ", "transformers ", "cpu: ", "ffmpeg ", "ep-smol: ", "cache: "):
+        assert any(line[9:].startswith(what) for line in lines), what
+    assert all(line.startswith(("ok       ", "problem  ")) for line in lines)
+    assert run.stderr == ""
+    assert run.returncode == 1
+
+
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two seconds of a test picture and a tone."""

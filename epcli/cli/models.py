@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from typing import Annotated
 
 import typer
@@ -20,9 +22,13 @@ def ls() -> None:
     from epcli.models import registry
 
     for card in registry.MODELS.values():
-        typer.echo(f"{card.name}  {registry.status(card.name)} ({size(card.download_bytes)} to download)")
-        typer.echo(f"    {card.summary}")
-        typer.echo(f"    needs {card.needs}; licence {card.licence}")
+        status = registry.status(card.name)
+        download = "" if status == "ready" else f" ({size(card.download_bytes)})"
+        typer.echo(f"{card.name}: {status}{download}")
+        for text in (card.summary, f"needs {card.needs}; licence {card.licence}"):
+            typer.echo(
+                textwrap.fill(text, shutil.get_terminal_size().columns, initial_indent="  ", subsequent_indent="    ")
+            )
 
 
 @app.command(cls=Command)
