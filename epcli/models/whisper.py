@@ -36,21 +36,23 @@ FRAME_SAMPLES = round(FRAME_S * SAMPLE_RATE)
 WINDOW_S = 30.0  # the longest the encoder takes
 WINDOW_STEP_S = 5.0  # a window is padded with silence to a multiple of this
 MAX_TOKENS = 224  # of a window: half the decoder's context, as in OpenAI's decoder
+TOKENS_PER_S = 8  # nobody speaks faster
 
 _END, _START, _NO_SPEECH, _NO_TIMESTAMPS, _FIRST_TIMESTAMP = 50256, 50257, 50361, 50362, 50363
 
 # What a window's text must satisfy to count as speech. Whisper writes words for music and noise too, but it begins them
-# with less conviction than speech: of 252 clips of instruments, animals and noises these limits believe 1, of 118 spoken
-# prompts 116 (without the limit on the first token 12 and 117).
-NO_SPEECH_MAX = 0.6  # probability of the no-speech token
-FIRST_LOG_PROBABILITY_MIN = -1.7  # of the first token
+# with less conviction. Of 252 clips of instruments, animals and noises these limits believe 1, of 118 spoken prompts
+# 116, and of 59 with music behind them 49. OpenAI's limits, which ignore the first token: 12, 117 and 48.
+DOUBT_MAX = 1.9  # 1.5 * probability of the no-speech token - log probability of the first token
 LOG_PROBABILITY_MIN = -1.1  # mean of the tokens
+SURE_TOKENS, SURE_LOG_PROBABILITY = 6, -0.4  # so many, so probable in the mean, are believed whatever the first is
 COMPRESSION_MAX = 2.4  # of the text, by zlib: more is a loop
 LOOP_S = 0.05  # a phrase said again is heard later by at least this much a token
+MARGIN_S = 0.15  # of a word, around the middle half of its attention
 
 
 class Word(NamedTuple):
-    """A spoken word, with the punctuation that Whisper puts after it."""
+    """A spoken word, with the punctuation that Whisper puts after it. In fast speech neighbours overlap a little."""
 
     text: str
     start_s: float  # seconds from the first sample
@@ -64,6 +66,7 @@ class _Transcript:
 
     tokens: list[int]  # text only
     log_probabilities: list[float]  # one a token, and one of the end if it came
+    no_speech: float  # probability of the no-speech token
     attention: Tensor  # (alignment heads, tokens, frames), one row a log probability
 
 
@@ -122,14 +125,14 @@ class Whisper:
         return encoder.layer_norm(x)[0]
 
     def _decode(self, encoded: Tensor, frames: int) -> _Transcript:
-        """(T, 384), of which `frames` are not padding -> the most probable tokens; none if it begins unlike speech."""
+        """(T, 384), of which `frames` are not padding -> the most probable tokens one after another."""
         decoder, project = self.model.model.decoder, self.model.proj_out
         tokens: list[int] = []
         log_probabilities: list[float] = []
         rows: list[Tensor] = []
         heard_s: list[float] = []  # where each token attends to
         new, cache, no_speech = torch.tensor([[_START, _NO_TIMESTAMPS]], device=encoded.device), None, 0.0
-        while len(tokens) < MAX_TOKENS:
+        while len(tokens) < min(MAX_TOKENS, 10 + TOKENS_PER_S * frames * FRAME_S):
             out = decoder(
                 input_ids=new,
                 encoder_hidden_states=encoded[None],
@@ -146,20 +149,24 @@ class Whisper:
             logits = project(out.last_hidden_state[0, -1]) + (self._bias if tokens else self._first_bias)
             token = int(logits.argmax())
             log_probabilities.append(logits.log_softmax(-1)[token].item())
-            if token == _END or no_speech > NO_SPEECH_MAX or log_probabilities[0] < FIRST_LOG_PROBABILITY_MIN:
+            if token == _END:
                 break
             tokens.append(token)
             if loop := _loop(tokens, heard_s):
                 tokens, rows, log_probabilities = tokens[:-loop], rows[:-loop], log_probabilities[:-loop]
                 break
             new = torch.tensor([[token]], device=encoded.device)
-        return _Transcript(tokens, log_probabilities, torch.stack(rows, 1))
+        return _Transcript(tokens, log_probabilities, no_speech, torch.stack(rows, 1))
 
     def _is_speech(self, transcript: _Transcript) -> bool:
-        """Whether the whole transcript can be believed."""
-        if not 0 < len(transcript.tokens) <= transcript.attention.shape[-1]:  # no word is shorter than a frame
+        """Whether to believe a transcript."""
+        _, rows, frames = transcript.attention.shape
+        if not transcript.tokens or rows > frames:  # nobody speaks a token a frame
             return False
-        if np.mean(transcript.log_probabilities) < LOG_PROBABILITY_MIN:
+        mean = np.mean(transcript.log_probabilities)
+        doubt = 1.5 * transcript.no_speech - transcript.log_probabilities[0]
+        sure = len(transcript.tokens) >= SURE_TOKENS and mean >= SURE_LOG_PROBABILITY
+        if not sure and (doubt > DOUBT_MAX or mean < LOG_PROBABILITY_MIN):
             return False
         text = self._text(transcript.tokens).encode()
         return len(text) / len(zlib.compress(text)) <= COMPRESSION_MAX
@@ -168,17 +175,32 @@ class Whisper:
         return str(self.tokenizer.decode(tokens))
 
     def _words(self, transcript: _Transcript, offset_s: float) -> list[Word]:
-        """Tokens -> words with times. A word begins at a token that begins with a space."""
+        """Tokens -> words with times. A word begins at a token that begins with a space.
+
+        The alignment only says which stretch of sound belongs to a word, silence and punctuation before it included.
+        Where in it the word lies is told by its attention, the middle half of it and a margin on both sides.
+        """
         pieces = [self._text([token]) for token in transcript.tokens]
-        starts = [i for i, piece in enumerate(pieces) if i == 0 or piece.startswith(" ")] + [len(pieces)]
-        times = align(-_smooth(transcript.attention).cpu().numpy())
-        words = []
-        for first, last in pairwise(starts):
-            text = self._text(transcript.tokens[first:last]).strip()
-            if any(c.isalnum() for c in text):
-                probability = float(np.exp(np.mean(transcript.log_probabilities[first:last])))
-                begin, end = times[first] * FRAME_S, times[last] * FRAME_S
-                words.append(Word(text, offset_s + begin, offset_s + end, probability))
+        firsts = [i for i, piece in enumerate(pieces) if i == 0 or piece.startswith(" ")] + [len(pieces)]
+        boundaries = align(-_smooth(transcript.attention).cpu().numpy())
+        weights = transcript.attention.sum(0).cpu().numpy()  # (tokens, frames)
+        words: list[Word] = []
+        stretch = 0
+        for first, last in pairwise(firsts):
+            spoken = [i for i in range(first, last) if any(c.isalnum() for c in pieces[i])]
+            if not spoken:
+                continue
+            begin, stretch = stretch, boundaries[spoken[-1] + 1]
+            share = np.cumsum(weights[spoken, begin:stretch].sum(0))
+            start, end = (begin + np.searchsorted(share, share[-1] * np.array([0.25, 0.75]))) * FRAME_S
+            words.append(
+                Word(
+                    text=self._text(transcript.tokens[first:last]).strip(),
+                    start_s=offset_s + max(0.0, float(start) - MARGIN_S),
+                    end_s=offset_s + min(weights.shape[1] * FRAME_S, float(end) + MARGIN_S),
+                    probability=float(np.exp(np.mean(transcript.log_probabilities[first:last]))),
+                )
+            )
         return words
 
 
@@ -215,9 +237,10 @@ def _smooth(attention: Tensor) -> Tensor:
 
 
 def align(cost: np.ndarray) -> list[int]:
-    """(tokens, frames) -> tokens + 1 boundaries: token i takes frames [b[i], b[i+1]), at least one, in order.
+    """(tokens, frames) -> tokens + 1 boundaries: token i takes frames [b[i], b[i + 1]), at least one, in order.
 
-    The cheapest such assignment, by dynamic programming (monotonic alignment search, arXiv 2005.11129, eq. 7-8).
+    The cheapest such assignment, by dynamic programming (monotonic alignment search, arXiv 2005.11129, eq. 7 and 8).
+    There must be as many frames as tokens.
     """
     tokens, frames = cost.shape
     best = np.full(tokens, np.inf)
@@ -233,7 +256,7 @@ def align(cost: np.ndarray) -> list[int]:
         if stepped[frame, token]:
             boundaries.append(frame)
             token -= 1
-    return [*reversed([*boundaries, 0])] if token == 0 else [0] * tokens + [frames]
+    return [0, *reversed(boundaries)]
 
 
 def speech_windows(samples: np.ndarray) -> list[tuple[int, int]]:
