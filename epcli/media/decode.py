@@ -153,8 +153,8 @@ def _decode(
         # Between keyframes a decoder complains about what it has not seen; only from a clean start it means damage.
         is_clean_start = start <= layout.origin_s or layout.demuxer in INDEXED
         messages = process.damage() if is_clean_start else []
-        if not decoded and not messages:
-            messages = [process.reason()] if process.messages else []
+        if not decoded and not messages and process.status:
+            messages = [process.reason()]
     return decoded, messages
 
 
@@ -183,6 +183,6 @@ def sound(
         process.stdout.close()
         process.finish()
         messages = process.damage()
-        if not count and not messages:
-            messages = [process.reason()] if process.messages else []
+        if not count and not messages and process.status:
+            messages = [process.reason()]
     return np.clip(samples[:count], -1.0, 1.0, out=samples[:count]), messages

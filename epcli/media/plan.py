@@ -23,7 +23,7 @@ from epcli.media.probe import Layout, opened
 
 INDEXED = frozenset(("mov", "matroska", "avi", "mxf"))  # seeking lands on a keyframe at or before the time asked for
 WINDOW_STEP_S = 10.0  # intervals wider than this are looked up one by one; narrower ones by reading on
-MIN_AREA_USED = 0.8  # of max_pixels, before a closer aspect ratio counts
+REORDER_S = 1.0  # a frame is not stored later than this behind one shown after it
 KEYFRAMES_SUFFICE = 0.9  # share of the intervals that must hold a keyframe
 TICK_S = 0.0005  # two frames are never closer; timestamps of two libraries never further apart
 
@@ -44,29 +44,23 @@ class Moment:
 def fit_size(width: int, height: int, max_pixels: int, multiple: int) -> tuple[int, int]:
     """(width, height) to scale to: multiples of `multiple`, area up to `max_pixels`, aspect ratio as close as possible.
 
-    Among the sizes that use at least four fifths of the area (all sizes, if none does), the least distorted one; the
-    larger one of those that differ by under 1 %. Small pictures are scaled up. Raises UsageError if not even one
-    multiple x multiple cell fits.
+    Distortion counts four times as much as area left unused (as logarithms of ratios). Small pictures are scaled up.
+    Raises UsageError if not even one multiple x multiple cell fits.
     """
     cells = max_pixels // multiple**2
     if cells < 1:
         raise UsageError(f"max_pixels {max_pixels} is smaller than one cell of {multiple}x{multiple} pixels")
     aspect = width / height
     ideal = math.sqrt(cells * aspect)  # columns that would use all cells without distortion
-    first = min(cells, max(1, math.floor(ideal * MIN_AREA_USED)))
-    last = min(cells, max(1, math.ceil(ideal / MIN_AREA_USED)))
+    first, last = (min(cells, max(1, round(ideal * factor))) for factor in (0.5, 2.0))
     sizes = [
         (columns, min(max(1, rows), cells // columns))
         for columns in range(first, last + 1)
         for rows in (math.floor(columns / aspect), math.ceil(columns / aspect))
     ]
-    roomy = [size for size in sizes if size[0] * size[1] >= MIN_AREA_USED * cells]
-
-    def cost(size: tuple[int, int]) -> tuple[int, int]:
-        distortion = abs(math.log(size[0] / size[1] / aspect))
-        return math.floor(distortion / 0.01), -size[0] * size[1]
-
-    columns, rows = min(roomy or sizes, key=cost)
+    columns, rows = min(
+        sizes, key=lambda size: 4 * abs(math.log(size[0] / size[1] / aspect)) - math.log(size[0] * size[1])
+    )
     return columns * multiple, rows * multiple
 
 
@@ -137,7 +131,7 @@ def _packets(container: Any, layout: Layout, low: float, high: float) -> tuple[n
     stream = container.streams[layout.video_index]
     tick = float(stream.time_base)
     frame_s = 1 / float(stream.average_rate) if stream.average_rate else 0.0
-    times, keys, last_end = [], [], -math.inf
+    times, keys, last = [], [], (-math.inf, -math.inf)
     with suppress(av.error.FFmpegError):  # cannot seek: read on from here
         container.seek(math.floor(low / tick), stream=stream)
     with suppress(av.error.FFmpegError):  # broken off: what came before counts
@@ -148,9 +142,9 @@ def _packets(container: Any, layout: Layout, low: float, high: float) -> tuple[n
             times.append(stamp * tick)
             if packet.is_keyframe:
                 keys.append(stamp * tick)
-            last_end = max(last_end, stamp * tick + (packet.duration * tick if packet.duration else frame_s))
-            # Frames are stored in decoding order, but none is decoded after it is shown.
-            if (packet.dts if packet.dts is not None else packet.pts) * tick > high:
-                last_end = math.inf
+            last = max(last, (stamp * tick, stamp * tick + (packet.duration * tick if packet.duration else frame_s)))
+            # Frames are stored in decoding order, but none is decoded after it is shown. Matroska has no dts.
+            if (packet.dts * tick if packet.dts is not None else packet.pts * tick - REORDER_S) > high:
+                last = (math.inf, math.inf)
                 break
-    return np.sort(np.array(times)), np.sort(np.array(keys)), last_end
+    return np.sort(np.array(times)), np.sort(np.array(keys)), last[1]

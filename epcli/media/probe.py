@@ -273,18 +273,20 @@ def _last_ends(layout: Layout, declared: float | None, deadline: Deadline) -> di
     back = 3.0
     while True:
         start = layout.origin_s + declared - back if declared is not None else layout.origin_s
-        ends: dict[int, float] = {}
+        last: dict[int, tuple[float, float]] = {}  # (begin, end) of the packet that begins last
         with opened(layout.info.path, deadline) as container, suppress(av.error.FFmpegError):
             # An error ends the look: the place cannot be reached, or the file breaks off in a packet.
             if start > layout.origin_s:
                 container.seek(int(start * av.time_base))
             frame_s = {s.index: 1 / float(s.average_rate) for s in container.streams.video if s.average_rate}
             for packet in container.demux():
-                begin = packet.pts if packet.pts is not None else packet.dts
-                if packet.size and begin is not None and packet.time_base is not None:
+                stamp = packet.pts if packet.pts is not None else packet.dts
+                if packet.size and stamp is not None and packet.time_base is not None:
                     index, length = packet.stream_index, float((packet.duration or 0) * packet.time_base)
-                    end = float(begin * packet.time_base) + (length or frame_s.get(index, 0.0))
-                    ends[index] = max(end, ends.get(index, end))
+                    begin = float(stamp * packet.time_base)
+                    span = begin, begin + (length or frame_s.get(index, 0.0))
+                    last[index] = max(span, last.get(index, span))
+        ends = {index: end for index, (_, end) in last.items()}
         if layout.video_index in ends or set(layout.audio_indices) & set(ends) or start <= layout.origin_s:
             return ends
         back *= 8

@@ -15,7 +15,7 @@ from epcli.media.timecode import format_time
 from epcli.records import SAMPLE_RATE, Clip, Sampling
 
 END_SLACK_S = 0.1  # an end this far behind the file's needs no warning: containers round
-UNCOVERED_S = 1.0  # a part without picture or sound longer than this, in a file that has both, is told
+UNCOVERED_S = 0.5  # a part without picture or sound longer than this, in a file that has both, is told
 
 
 def read(

@@ -1,0 +1,243 @@
+"""Files cut off or damaged: what is there is decoded and the rest is told; nothing fails silently or for ever."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import imageio_ffmpeg
+import media_samples as samples
+import numpy as np
+import pytest
+from media_samples import SMALL, X264, number_of, onset_s
+from PIL import Image
+
+from epcli.errors import MediaError
+from epcli.media import ffmpeg
+from epcli.media.ffmpeg import Deadline, Process, source
+from epcli.media.read import read
+from epcli.records import SAMPLE_RATE
+
+LONG = (*X264, "-g", "50")
+
+
+def ten_seconds(suffix: str, *options: str) -> bytes:
+    """A film of ten seconds, as bytes."""
+    whole = samples.shared_film("ten.mkv", LONG, ("aac",), 10)
+    film = samples.home() / f"copy{''.join(options)}.{suffix}"
+    if not film.exists():
+        samples.run("-i", whole, "-c", "copy", *options, film)
+    return film.read_bytes()
+
+
+def garbled(data: bytes, begin: float, end: float) -> bytes:
+    """The data with a part, given as fractions, replaced by noise."""
+    first, last = int(len(data) * begin), int(len(data) * end)
+    return data[:first] + random.Random(1).randbytes(last - first) + data[last:]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options", "keep"),
+    [("mkv", (), 0.5), ("flv", (), 0.5), ("mp4", ("-movflags", "faststart"), 0.5), ("mkv", (), 0.25)],
+)
+def test_the_first_part_of_a_film_is_read_with_a_warning(
+    suffix: str, options: tuple[str, ...], keep: float, tmp_path: Path
+) -> None:
+    data = ten_seconds(suffix, *options)
+    path = tmp_path / f"half.{suffix}"
+    path.write_bytes(data[: int(len(data) * keep)])
+    clip = read(path, SMALL)
+    assert 10 * keep - 1.5 < clip.duration_s < 10 * keep + 1.5
+    (warning,) = clip.warnings
+    assert "its header says 10." in warning
+    assert "it seems cut off" in warning
+    assert clip.frames is not None
+    assert clip.frame_times_s is not None
+    assert clip.samples is not None
+    assert abs(len(clip.frames) - 2 * clip.duration_s) <= 1
+    expected = np.round((clip.frame_times_s - 0.021) * 25) % 100
+    assert np.abs([number_of(frame) for frame in clip.frames] - expected).max() < 0.6
+    assert onset_s(clip.samples) == pytest.approx(samples.ONSET_S + 0.021, abs=0.02)
+
+
+def test_a_film_cut_off_before_its_index_is_refused_saying_so(tmp_path: Path) -> None:
+    data = ten_seconds("mp4")
+    path = tmp_path / "half.mp4"
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(MediaError, match=r"half\.mp4: .*cut off before its index was written"):
+        read(path, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"), [("mkv", ()), ("mp4", ("-movflags", "faststart")), ("ts", ()), ("mp4", ())]
+)
+def test_damage_in_the_middle_is_told_and_the_rest_is_read(
+    suffix: str, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / f"scratched.{suffix}"
+    path.write_bytes(garbled(ten_seconds(suffix, *options), 0.4, 0.6))
+    clip = read(path, SMALL)
+    assert clip.frames is not None
+    assert clip.frame_times_s is not None
+    assert clip.samples is not None
+    assert any("damaged" in warning for warning in clip.warnings), clip.warnings
+    assert all(warning.startswith(f"{path.name}: ") for warning in clip.warnings)
+    ends = (clip.frame_times_s < 3) | (clip.frame_times_s > 8.5)
+    assert ends.sum() >= 8
+    expected = np.round((clip.frame_times_s - 0.021) * 25) % 100
+    wrong = np.abs([number_of(frame) for frame in clip.frames] - expected) > 0.6
+    assert not (wrong & ends).any(), "frames away from the damage are as they should be"
+    assert onset_s(clip.samples) == pytest.approx(samples.ONSET_S + 0.021, abs=0.02)
+    assert np.abs(clip.samples[int(8.6 * SAMPLE_RATE) : int(9.6 * SAMPLE_RATE)]).max() > 0.3, "sound after the damage"
+
+
+def test_a_film_of_which_nothing_can_be_decoded_is_an_error_and_not_empty(tmp_path: Path) -> None:
+    data = ten_seconds("mp4")  # its index is at the end and stays whole
+    index = data.index(b"moov") / len(data)
+    path = tmp_path / "noise.mp4"
+    path.write_bytes(garbled(data, 48 / len(data), index - 0.001))
+    with pytest.raises(MediaError, match=r"noise\.mp4: no picture could be decoded \(.+\)"):
+        read(path, replace(SMALL, audio=False))
+    with pytest.raises(MediaError, match=r"noise\.mp4: no sound could be decoded \(.+\)"):
+        read(path, replace(SMALL, video=False))
+
+
+def test_half_a_sound_file_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    whole, half = tmp_path / "whole.flac", tmp_path / "half.flac"
+    samples.run("-f", "lavfi", "-i", "anoisesrc=duration=10:sample_rate=48000:amplitude=0.3", whole)
+    data = whole.read_bytes()
+    half.write_bytes(data[: len(data) // 2])
+    clip = read(half, SMALL)
+    assert clip.samples is not None
+    assert len(clip.samples) / SAMPLE_RATE == pytest.approx(5.0, abs=0.3)
+    assert any("cut off" in warning for warning in clip.warnings)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_half_a_picture_is_shown_with_a_warning_or_refused(suffix: str, tmp_path: Path) -> None:
+    whole, half, header = (tmp_path / f"{name}.{suffix}" for name in ("whole", "half", "header"))
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    Image.fromarray(noise).save(whole)
+    data = whole.read_bytes()
+    half.write_bytes(data[: len(data) * 2 // 3])
+    header.write_bytes(data[:45])
+    try:
+        clip = read(half, SMALL)
+    except MediaError as refusal:
+        assert str(refusal).startswith(f"half.{suffix}: ")  # noqa: PT017 (either is right: decoders differ)
+    else:
+        assert any("damaged" in warning for warning in clip.warnings)
+    with pytest.raises(MediaError, match=rf"header\.{suffix}: "):
+        read(header, SMALL)
+
+
+def test_random_damage_never_ends_in_anything_but_a_clip_or_a_media_error(tmp_path: Path) -> None:
+    generator = random.Random(2)
+    film = bytearray(samples.shared_film("plain.mp4").read_bytes())
+    index = film.index(b"moov")
+    outcomes = set()
+    for number in range(8):
+        broken = bytearray(film)
+        for _ in range(number + 1):  # in the index, where it hurts
+            broken[generator.randrange(index, len(broken))] = generator.randrange(256)
+        path = tmp_path / "broken.mp4"
+        path.write_bytes(broken)
+        try:
+            outcomes.add(type(read(path, replace(SMALL, max_frames=2), deadline_s=30.0)).__name__)
+        except MediaError as refusal:
+            assert len(str(refusal).splitlines()) == 1  # noqa: PT017
+            outcomes.add("MediaError")
+    assert outcomes == {"Clip", "MediaError"}, "both should have come up"
+
+
+# ---- time limits
+
+
+def test_a_decoder_that_does_not_end_is_stopped_at_the_deadline() -> None:
+    film = samples.shared_film("ten.mkv", LONG, ("aac",), 10)
+    endless = source("matroska", re=None)["0"].output("pipe:1", format="nut", vcodec="rawvideo")  # at playing speed
+    start = time.monotonic()
+    with Process(endless, film, Deadline(0.5)) as process:
+        while process.stdout.read(1 << 16):
+            pass
+        with pytest.raises(MediaError, match=r"ten\.mkv: reading did not finish within 0\.5 s"):
+            process.finish()
+    assert time.monotonic() - start < 5
+
+
+def test_an_abandoned_decoder_is_not_left_running() -> None:
+    film = samples.shared_film("ten.mkv", LONG, ("aac",), 10)
+    endless = source("matroska", re=None)["0"].output("pipe:1", format="nut", vcodec="rawvideo")
+    with Process(endless, film, Deadline(60)) as process:
+        process.stdout.read(10)
+        assert process._child.poll() is None
+    assert process._child.poll() is not None
+
+
+def test_the_whole_call_keeps_to_the_deadline_while_parsing_too() -> None:
+    with pytest.raises(MediaError, match=r"did not finish within 0 s; .*--start, --end"):
+        read(samples.shared_film("plain.mp4"), SMALL, deadline_s=0.0)
+
+
+# ---- the program
+
+
+def test_the_systems_ffmpeg_comes_first_and_the_wheels_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "ffmpeg"
+    own.symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert ffmpeg.find().path == str(own)
+    own.unlink()
+    assert ffmpeg.find().path == imageio_ffmpeg.get_ffmpeg_exe()
+    assert ffmpeg.find().numbers >= (4, 0)
+
+
+def no_wheel() -> str:
+    raise RuntimeError("No ffmpeg exe could be found.")
+
+
+def not_ffmpeg(folder: Path) -> None:
+    (folder / "ffmpeg").write_text("#!/bin/sh\nexit 3\n")
+    (folder / "ffmpeg").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "says"),
+    [
+        (lambda folder: None, "ffmpeg was not found; install it, or run: pip install imageio-ffmpeg"),
+        (not_ffmpeg, "does not run as ffmpeg"),
+    ],
+)
+def test_a_missing_or_broken_ffmpeg_is_one_clear_line(
+    prepare: Callable[[Path], None], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = samples.shared_film("plain.mp4")
+    prepare(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", no_wheel)
+    with pytest.raises(MediaError, match=says):
+        read(film, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("version", "numbers"),
+    [
+        ("5.1.9-0+deb12u1", (5, 1)),
+        ("n9.0.2-17-g2a571b6068-20260930", (9, 0)),
+        ("4.4.2-0ubuntu0.22.04.1", (4, 4)),
+        ("N-118000-gabcdef", (99, 0)),  # built from git: new
+    ],
+)
+def test_versions_are_told_apart(version: str, numbers: tuple[int, int]) -> None:
+    assert ffmpeg.Binary("ffmpeg", version).numbers == numbers
+
+
+def test_an_old_ffmpeg_is_asked_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = source("mov")["0"].output("pipe:1", fps_mode="passthrough")
+    for version, flag in (("4.4.2", "-vsync"), ("5.1", "-fps_mode")):
+        monkeypatch.setattr(ffmpeg, "find", lambda version=version: ffmpeg.Binary("ffmpeg", version))
+        args = ffmpeg.command(output, Path("a.mp4"))
+        assert args[args.index("passthrough") - 1] == flag
