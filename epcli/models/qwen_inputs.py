@@ -1,0 +1,166 @@
+"""What goes into Qwen2.5-Omni: pixels, mel spectrograms, token ids, and the order and positions of the prompt's tokens.
+
+Tokenizer and feature extractor are transformers' own classes, read from the checkpoint's folder. The picture's numbers
+(mean, deviation, patch sizes) are read from the same files; frames come from epcli.media in their final size, so
+nothing is resized here. (transformers' video processor itself needs torchvision, which this program does not.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import Qwen2Tokenizer, WhisperFeatureExtractor
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from epcli.config import Profile
+from epcli.errors import WeightsError
+from epcli.records import POSITION_STEP_S, SAMPLE_RATE, Modality, Sampling
+
+SYSTEM = "You are a helpful assistant."  # the chat template's default, and the reference's
+CELL = 28  # pixels a side of one video token: 2 x 2 patches of 14
+FRAME_PIXELS = 128 * CELL**2  # 128 tokens for two frames
+FPS, MAX_FRAMES = 2.0, 256
+SHORTEST_MEL = 3  # mel frames that give one token; fewer give none
+
+
+def sampling(profile: Profile) -> Sampling:
+    """How Qwen2.5-Omni wants a file decoded: two frames a second, at most 256, of about 100,000 pixels."""
+    return Sampling(
+        fps=profile.fps or FPS,
+        max_frames=profile.max_frames or MAX_FRAMES,
+        max_pixels=FRAME_PIXELS,
+        multiple=CELL,
+        video=profile.video,
+        audio=profile.audio,
+        audio_track=profile.audio_track,
+    )
+
+
+def audio_tokens(mel_frames: int) -> int:
+    """Tokens of a sound of so many mel frames of 10 ms: 25 a second."""
+    return ((mel_frames - 1) // 2 + 1 - 2) // 2 + 1 if mel_frames >= SHORTEST_MEL else 0
+
+
+class Inputs:
+    """Tokenizer, mel spectrogram and patches of one checkpoint."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises WeightsError if the folder lacks tokenizer or preprocessor files, or they cannot be read."""
+        try:
+            self.tokenizer: Any = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
+            self.extractor: Any = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
+            pictures = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            what = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise WeightsError(
+                f"{folder}: tokenizer or preprocessor files are missing or damaged ({what}); "
+                "fetch the whole checkpoint again"
+            ) from error
+        if self.tokenizer.convert_tokens_to_ids("<|im_end|>") in (None, self.tokenizer.unk_token_id):
+            raise WeightsError(f"{folder}: the tokenizer has no <|im_end|>; fetch tokenizer.json again")
+        self.mean = torch.tensor(pictures.image_mean, dtype=torch.float32)
+        self.std = torch.tensor(pictures.image_std, dtype=torch.float32)
+        self.patch, self.merge = int(pictures.patch_size), int(pictures.merge_size)
+        self.pair = int(pictures.temporal_patch_size)
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end an answer."""
+        return frozenset(self.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
+
+    def patches(self, frames: np.ndarray) -> tuple[Tensor, tuple[int, int, int]]:
+        """(N, H, W, 3) uint8 frames -> (patches, values) float32 as the vision tower reads them, and their grid.
+
+        Two frames make one temporal patch; a last one without a partner is doubled, as transformers does it. The grid
+        (T, H / 14, W / 14) counts patches before merging. A patch's values are ordered channel, frame, row, column, and
+        patches that merge into one token stand together.
+        """
+        if odd := -len(frames) % self.pair:
+            frames = np.concatenate([frames, np.repeat(frames[-1:], odd, 0)])
+        p, m = self.patch, self.merge
+        t, rows, cols = len(frames) // self.pair, frames.shape[1] // p, frames.shape[2] // p
+        x = (torch.from_numpy(frames).float() / 255 - self.mean) / self.std
+        x = x.view(t, self.pair, rows // m, m, p, cols // m, m, p, 3)
+        x = x.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)
+        return x.reshape(t * rows * cols, 3 * self.pair * p * p), (t, rows, cols)
+
+    def mel(self, samples: np.ndarray) -> Iterator[Tensor]:
+        """(S,) samples at 16 kHz -> (1, bins, M) log-mel windows of at most 300 s, 100 mel frames a second.
+
+        The tower attends within 2 s only, so that windows give the tokens of the whole, 25 a second.
+        """
+        hop, longest = self.extractor.hop_length, self.extractor.n_samples
+        for start in range(0, len(samples), longest):
+            window = samples[start : start + longest]
+            count = -(-len(window) // hop)
+            if count < SHORTEST_MEL:
+                continue
+            # Padded by what the last mel frame looks ahead, not to 300 s: the rest of that would be cut off anyway.
+            padded = min(longest, (count + -(-self.extractor.n_fft // hop)) * hop)
+            made = self.extractor(
+                window, sampling_rate=SAMPLE_RATE, padding="max_length", max_length=padded, return_tensors="pt"
+            )
+            yield made["input_features"][:, :, :count]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text: what looks like a special token in it is letters."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def prompt(self, question: str, system: str | None) -> tuple[list[int], list[int]]:
+        """Ids before and after the media, in the chat format of the model; the question comes after the media."""
+        begin, end = self.tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+        line = self.encode("\n")
+        before = [begin, *self.encode(f"system\n{system or SYSTEM}"), end, *line, begin, *self.encode("user\n")]
+        return before, [*self.encode(question.strip()), end, *line, begin, *self.encode("assistant\n")]
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where the media tokens of a prompt stand. n of them, those of the video first, then those of the sound."""
+
+    order: Tensor  # (n,) int64 which token comes at each place
+    positions: Tensor  # (4, n) int64 in reading order
+    end: int  # position of the marker after them
+
+
+def layout(times: Tensor, rows: int, cols: int, sound: int, start: int) -> Layout:
+    """Order and positions of video and sound tokens, as transformers' processor and `get_rope_index` have them.
+
+    Chunks of 50 position steps (2 s) alternate, video then sound. A grid that lies c chunks after the one before still
+    gives its first tokens to the chunks between, one each: that is what transformers does.
+
+    Args:
+        times: (T,) int64 position steps of the grids, from the clip's start; empty without video.
+        rows, cols: of the merged grid.
+        sound: sound tokens, one position step each.
+        start: position of the first media token.
+    """
+    cells, steps = rows * cols, round(2.0 / POSITION_STEP_S)
+    chunks, now = [], 0
+    for time in times.tolist():
+        ahead = max(time // steps - now, 0)
+        chunks.append(now + torch.arange(1, cells + 1).clamp(max=ahead))
+        now += min(cells, ahead)
+    heard = torch.arange(sound)
+    chunk = torch.cat([*chunks, heard // steps]) if sound else torch.zeros(len(times) * cells, dtype=torch.int64)
+    t = times.repeat_interleave(cells)
+    cell = torch.arange(cells).repeat(len(times))
+    place = torch.stack([torch.cat([axis, heard]) for axis in (t, cell // max(cols, 1), cell % max(cols, 1), t)])
+    kind = torch.arange(len(chunk)) >= len(t)
+    order = (2 * chunk + kind).argsort(stable=True)
+    place = start + place[:, order]
+    if not len(order):
+        return Layout(order, place, start)
+    last = (2 * chunk + kind)[order] == (2 * chunk + kind).max()
+    return Layout(order, place, int(place[:, last].max()) + 1)
+
+
+def modality_of(order: Tensor, video: int) -> Tensor:
+    """(n,) uint8 of tokens in reading order, of which numbers below `video` are pictures."""
+    return torch.where(order < video, int(Modality.VIDEO), int(Modality.AUDIO)).to(torch.uint8)

@@ -1,0 +1,173 @@
+"""Our own sieve files: safetensors holding only what was trained, on top of a base model that stays as it is.
+
+    refiner.layers.N.…            the refiner, names as in a decoder layer
+    scorer.ln.weight, scorer.score_head.{0,2}.{weight,bias}
+    lora.layers.N.….q_proj.{A,B}  optional: a low-rank change of the decoder, W + scale * B A
+
+The metadata (key `epcli`, JSON) names the base model, the SHA-256 of it, the rotary sections and the scale. A file is
+used as `--model FILE`; its base is the checkpoint folder it lies in, else the named model of `ep models ls`, else the
+folder that it was saved with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from epcli.errors import WeightsError
+from epcli.models import hub
+from epcli.sieve.sieve import Sieve
+
+FORMAT = 1
+DECODER = re.compile(
+    r"^(?:thinker\.)?model\.(?:language_model\.)?((?:layers\.\d+|norm)\..*)$"
+)  # keys, as published or not
+
+
+@dataclass(frozen=True, eq=False)
+class SieveFile:
+    """A sieve file's contents, on the CPU."""
+
+    path: Path
+    base: str  # a name of `ep models ls`, or a folder
+    base_sha256: str  # `fingerprint` of the base
+    sections: tuple[int, ...]  # Sync-RoPE's [T, H, W, T]
+    sieve: dict[str, Tensor]  # as `Sieve` names them
+    lora: dict[str, Tensor]  # "layers.N.….A" (r, in) and ".B" (out, r)
+    lora_scale: float
+
+    @classmethod
+    def read(cls, path: Path) -> SieveFile:
+        """Raises WeightsError if the file is not one of ours."""
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads((file.metadata() or {})["epcli"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            if about["format"] != FORMAT:
+                raise ValueError(f"format {about['format']}")
+            return cls(
+                path,
+                about["base"],
+                about["base_sha256"],
+                tuple(about["sections"]),
+                {key: value for key, value in tensors.items() if key.startswith(("refiner.", "scorer."))},
+                {key.removeprefix("lora."): value for key, value in tensors.items() if key.startswith("lora.")},
+                float(about["lora_scale"]),
+            )
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise WeightsError(
+                f"{path}: not a sieve file of epcli ({type(error).__name__}); give one, or a model's name or folder"
+            ) from error
+
+    def base_folder(self) -> Path:
+        """The folder of the model that this sieve sits on. Raises WeightsError if it is not here."""
+        if (self.path.parent / "config.json").is_file():
+            return self.path.parent
+        if self.base in hub.REPOS:
+            return hub.folder(self.base)
+        if not (Path(self.base) / "config.json").is_file():
+            raise WeightsError(f"{self.path}: its base model {self.base} is not here; put this file into its folder")
+        return Path(self.base)
+
+    def check_base(self, folder: Path) -> None:
+        """Raises WeightsError unless the folder holds the very model that the sieve was trained on."""
+        if fingerprint(folder) != self.base_sha256:
+            raise WeightsError(f"{self.path}: was trained on another model than {folder}; it belongs to {self.base}")
+
+    def change(self, state: dict[str, Any]) -> None:
+        """Add the low-rank change to a checkpoint's tensors, each when it is read, so before any quantization."""
+        names = {match[1]: key for key in state if (match := DECODER.match(key))}
+        for key in self.lora:
+            if not key.endswith(".A"):
+                continue
+            target = names.get(f"{key[:-2]}.weight")
+            if target is None or f"{key[:-2]}.B" not in self.lora:
+                raise WeightsError(f"{self.path}: changes {key[:-2]}, which its base does not have")
+            state[target] = _Changed(state[target], self.lora[key], self.lora[f"{key[:-2]}.B"], self.lora_scale)
+
+
+def save(
+    path: Path,
+    *,
+    base: str,
+    folder: Path,
+    sieve: Sieve | None,
+    lora: dict[str, Tensor] | None = None,
+    lora_scale: float = 1.0,
+    sections: tuple[int, ...],
+) -> None:
+    """Write a sieve file for the model `base`, whose weights are in `folder`; `lora` as `SieveFile.lora` has it."""
+    tensors = {} if sieve is None else {k: v for k, v in sieve.state_dict().items() if not k.startswith("rope.")}
+    tensors |= {f"lora.{key}": value for key, value in (lora or {}).items()}
+    about = {
+        "format": FORMAT,
+        "base": base,
+        "base_sha256": fingerprint(folder),
+        "sections": list(sections),
+        "lora_scale": lora_scale,
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
+            temporary,
+            {"format": "pt", "epcli": json.dumps(about)},
+        )
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over name, shape and first row of every tensor of the decoder's layers, in order of names.
+
+    It tells models of one shape apart without reading all their gigabytes, and is the same for a checkpoint in one
+    file, in shards, with or without talker. Raises WeightsError.
+    """
+    rows: dict[str, tuple[list[int], bytes]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                if "epcli" in (file.metadata() or {}):
+                    continue
+                for key in file.keys():  # noqa: SIM118 (not a dict)
+                    if match := DECODER.match(key):
+                        part = file.get_slice(key)
+                        first = part[:1].contiguous().view(torch.uint8).numpy().tobytes()
+                        rows[match[1]] = (list(part.get_shape()), first)
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(
+                f"{path}: cannot be read ({type(error).__name__}); fetch the checkpoint again"
+            ) from error
+    digest = hashlib.sha256()
+    for name, (shape, first) in sorted(rows.items()):
+        digest.update(f"{name} {shape} ".encode() + first)
+    return digest.hexdigest()
+
+
+class _Changed:
+    """A checkpoint's tensor plus scale * B A, computed when it is read; what safetensors' slices offer."""
+
+    def __init__(self, base: Any, a: Tensor, b: Tensor, scale: float) -> None:
+        self.base, self.a, self.b, self.scale = base, a, b, scale
+
+    def get_shape(self) -> list[int]:
+        return self.base.get_shape()
+
+    def get_dtype(self) -> str:
+        return self.base.get_dtype()
+
+    def __getitem__(self, index: Any) -> Tensor:
+        whole = self.base[...]
+        change = self.b.float() @ self.a.float() * self.scale
+        return (whole.float() + change).to(whole.dtype)[index]
