@@ -43,7 +43,7 @@ _END, _START, _NO_SPEECH, _NO_TIMESTAMPS, _FIRST_TIMESTAMP = 50256, 50257, 50361
 # What a window's text must satisfy to count as speech. Whisper writes words for music and noise too, but it begins them
 # with less conviction. Of 252 clips of instruments, animals and noises these limits believe 1, of 118 spoken prompts
 # 116, and of 59 with music behind them 49. OpenAI's limits, which ignore the first token: 12, 117 and 48.
-DOUBT_MAX = 1.9  # 1.5 * probability of the no-speech token - log probability of the first token
+DOUBT_MAX = 2.1  # 1.5 * probability of the no-speech token - log probability of the first token
 LOG_PROBABILITY_MIN = -1.1  # mean of the tokens
 SURE_TOKENS, SURE_LOG_PROBABILITY = 6, -0.4  # so many, so probable in the mean, are believed whatever the first is
 COMPRESSION_MAX = 2.4  # of the text, by zlib: more is a loop
@@ -130,6 +130,7 @@ class Whisper:
         tokens: list[int] = []
         log_probabilities: list[float] = []
         rows: list[Tensor] = []
+        spoken: list[str] = []  # the tokens as text, without case
         heard_s: list[float] = []  # where each token attends to
         new, cache, no_speech = torch.tensor([[_START, _NO_TIMESTAMPS]], device=encoded.device), None, 0.0
         while len(tokens) < min(MAX_TOKENS, 10 + TOKENS_PER_S * frames * FRAME_S):
@@ -152,7 +153,8 @@ class Whisper:
             if token == _END:
                 break
             tokens.append(token)
-            if loop := _loop(tokens, heard_s):
+            spoken.append(self._text([token]).strip().lower())
+            if loop := repeated(spoken, heard_s):
                 tokens, rows, log_probabilities = tokens[:-loop], rows[:-loop], log_probabilities[:-loop]
                 break
             new = torch.tensor([[token]], device=encoded.device)
@@ -214,8 +216,8 @@ def _centre(weights: Tensor) -> Tensor:
     return (share * torch.arange(len(share), device=share.device)).sum() / share.sum().clamp(min=1e-9)
 
 
-def _loop(tokens: list[int], heard_s: list[float]) -> int:
-    """Length of the phrase at the end that repeats the one before it without having been said again; 0 if none does.
+def repeated(tokens: list[str], heard_s: list[float]) -> int:
+    """How many tokens at the end repeat those before them without having been said again; `heard_s` one a token.
 
     On a short window the decoder may say a text twice instead of ending it. What is really said twice is heard later
     the second time, by its own length.
