@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from epcli.errors import MediaError
+from epcli.errors import EpError, MediaError
 from epcli.records import SAMPLE_RATE
 from epcli.train.sources.fetch import run
 
 LONGEST_S = 8.0
-SHORTEST_S = 0.15
+SHORTEST_S = 0.05
 _LEVEL = 0.1  # root mean square, of full scale, of the louder parts
 _PEAK = 0.95
 
@@ -20,7 +20,10 @@ _PEAK = 0.95
 def read(path: Path, rate: int = SAMPLE_RATE) -> np.ndarray:
     """(S,) float32 at `rate`: the channels' mean, filtered down by ffmpeg."""
     command = ["ffmpeg", "-v", "error", "-i", str(path), "-ac", "1", "-ar", str(rate), "-f", "f32le", "-"]
-    return np.frombuffer(run(command), np.float32)
+    try:
+        return np.frombuffer(run(command), np.float32)
+    except EpError as error:
+        raise MediaError(f"{path.name}: not a readable sound ({error})") from error
 
 
 def clean(samples: np.ndarray, longest_s: float | None = LONGEST_S) -> np.ndarray | None:

@@ -119,7 +119,7 @@ def write(folder: Path, all_things: Mapping[str, Thing], licences: Sequence[Mapp
 
 
 def check(catalog: Mapping[str, Any], folder: Path | None = None) -> None:
-    """Raises EpError unless names are unique, every file is in one place and one split only, and (with `folder`) there."""
+    """Raises EpError unless names are unique, each file is in one place and split only, and (with `folder`) there."""
     seen: dict[str, str] = {}
     names = [entry["name"] for entry in catalog["things"]]
     if len(set(names)) != len(names):

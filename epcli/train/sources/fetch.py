@@ -27,6 +27,14 @@ class Package:
     split: str  # "train", "heldout" or "both"
 
 
+_TONEJS = {
+    "bass-electric": "1.1.2", "bassoon": "1.1.2", "cello": "1.1.1", "clarinet": "1.1.2", "contrabass": "1.1.2",
+    "flute": "1.1.2", "french-horn": "1.1.2", "guitar-acoustic": "1.1.2", "guitar-electric": "1.1.1",
+    "guitar-nylon": "1.1.1", "harmonium": "1.1.1", "harp": "1.1.1", "organ": "1.1.1", "piano": "1.1.2",
+    "saxophone": "1.1.2", "trombone": "1.1.2", "trumpet": "1.1.2", "tuba": "1.1.2", "violin": "1.1.1",
+    "xylophone": "1.1.2",
+}  # fmt: skip
+
 PACKAGES: tuple[Package, ...] = (
     Package("noto", "apt", "fonts-noto-color-emoji", "", "OFL-1.1", "emoji pictures", "train"),
     Package("openmoji", "npm", "openmoji", "17.0.0", "CC-BY-SA-4.0", "emoji pictures", "train"),
@@ -48,7 +56,15 @@ PACKAGES: tuple[Package, ...] = (
     Package("megaglest", "apt", "megaglest-data", "", "CC-BY-SA-3.0", "effects", "train"),
     Package("scratch", "apt", "scratch", "", "GPL-2, media CC-BY-SA", "photos, drawings and recordings", "train"),
     Package("pysiogame", "apt", "pysiogame", "", "GPL-3, art4apps CC-BY-SA-3.0", "drawings called by words", "train"),
-    Package("asterisk", "apt", "asterisk-core-sounds-en-wav", "", "CC-BY-SA-3.0", "speech with its words", "both"),
+    Package("wesnoth", "apt", "wesnoth-1.16-data", "", "GPL-2+ and CC-BY-SA-4.0", "effects", "train"),
+    Package("freedesktop", "apt", "sound-theme-freedesktop", "", "CC-BY-SA-3.0, GPL-2+, per file", "effects", "train"),
+    *(
+        Package(
+            f"tonejs-{name}", "npm", f"tonejs-instrument-{name}-mp3", version, "CC-BY-3.0 (samples)", "notes", "train"
+        )
+        for name, version in _TONEJS.items()
+    ),
+    Package("asterisk", "apt", "asterisk-core-sounds-en-g722", "", "CC-BY-SA-3.0", "speech with its words", "both"),
 )
 
 

@@ -1,4 +1,4 @@
-"""Writes random music: short clips for one instrument, one after the other in one MIDI file, for a synthesizer to render."""
+"""Writes random music: short clips for one instrument, one after the other in one MIDI file, to be rendered."""
 
 from __future__ import annotations
 
@@ -63,7 +63,18 @@ def instruments() -> list[Instrument]:
         programs = tuple((int(b), int(p)) for b, p in (text.split(":") for text in entry["programs"].split()))
         low, high = (int(key) for key in entry.get("keys", "0 127").split())
         struck = tuple(int(key) for key in entry.get("keys_played", "").split())
-        found.append(Instrument(name, programs, entry["style"], entry.get("thing", name), low, high, float(entry.get("chords", 0)), struck))
+        found.append(
+            Instrument(
+                name,
+                programs,
+                entry["style"],
+                entry.get("thing", name),
+                low,
+                high,
+                float(entry.get("chords", 0)),
+                struck,
+            )
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,12 +13,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
-from epcli.errors import MediaError
+from epcli.errors import EpError, MediaError
+from epcli.train.sources.catalog import table
 from epcli.train.sources.fetch import run
 
 SIDE = 256  # pixels, longest side of every picture
 _VISIBLE = 8  # alpha above which a pixel belongs to the object
 _NOTO_PX = 109  # the only size in which Noto Color Emoji holds its bitmaps
+_CELLS = 12
 SKIN_TONES = ("1F3FB", "1F3FD", "1F3FF")  # light, medium, dark
 
 
@@ -69,6 +72,29 @@ def emoji_pictures(folders: Mapping[str, Path], things: Mapping[str, Iterable[st
                 for tone in ("", "-default", "-light", "-dark"):
                     if words_of and (icon := icons / f"{words_of}{tone}.svg").exists():
                         yield Picture(name, f"fluent-{style}", f"{slug(name)}-{base.lower()}{tone}", icon)
+
+
+_LISTED = {  # picture package -> folder that the paths of pictures.yaml start from
+    "openclipart": "usr/share/openclipart/png",
+    "pysiogame": "usr/share/games/pysiogame/res/images/art4apps",
+    "scratch": "usr/share/scratch/Media/Costumes",
+    "gcompris": "usr/share/gcompris-qt/rcc",
+    "tuxpaint": "usr/share/tuxpaint/stamps",
+}
+_SUFFIXES = (".svg", ".png", ".webp", ".jpg", ".gif")
+
+
+def listed_pictures(folders: Mapping[str, Path]) -> Iterator[Picture]:
+    """Every picture of pictures.yaml. Raises EpError if a package lacks one."""
+    for style, listed in table("pictures").items():
+        root = folders[style] / _LISTED[style]
+        for name, paths in listed.items():
+            for path in paths.split():
+                found = (root / (path + suffix) for suffix in ("", *_SUFFIXES))
+                if (file := next((f for f in found if f.is_file()), None)) is None:
+                    raise EpError(f"pictures.yaml: {style} has no {path} for {name!r}")
+                digest = hashlib.sha256(path.encode()).hexdigest()[:4]  # the same file name lies in several folders
+                yield Picture(name, style, f"{slug(name)}-{slug(file.stem)}-{digest}", file)
 
 
 def _vector(name: str, id_: str, code: str, folders: Mapping[str, Path]) -> Iterator[Picture]:
@@ -127,7 +153,7 @@ def cut_out(image: Image.Image) -> Image.Image:
     pixels = np.array(image)
     if (pixels[..., 3] < 250).mean() > 0.01:
         return image
-    white = (pixels[..., :3] > 245).all(-1)
+    white: np.ndarray = np.all(pixels[..., :3] > 245, axis=-1)
     border = np.concatenate([white[0], white[-1], white[:, 0], white[:, -1]])
     if border.mean() < 0.9:
         return image
@@ -166,20 +192,17 @@ def _glyph(font: Path, glyph: str) -> Image.Image:
 
 
 def fingerprint(image: Image.Image) -> np.ndarray:
-    """(192,) bool: for each of 8 x 8 cells whether grey and alpha grow to the right, and whether the cell is covered."""
-    square = Image.new("RGBA", (SIDE, SIDE))
-    square.paste(image, ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
-    white = Image.new("RGBA", square.size, "white")
-    grey = np.asarray(Image.alpha_composite(white, square).convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
-    alpha = np.asarray(square.getchannel("A").resize((9, 8), Image.Resampling.BOX), np.int16)
-    return np.concatenate([(grey[:, 1:] > grey[:, :-1] + 2).ravel(), (alpha[:, 1:] > alpha[:, :-1] + 2).ravel(),
-                           (alpha[:, :8] > 127).ravel()])  # fmt: skip
+    """(577,) float32: the picture on white and its alpha in 12 x 12 cells, each 0 to 1; last log(width / height)."""
+    white = Image.new("RGBA", image.size, "white")
+    small = [
+        np.asarray(part.resize((_CELLS, _CELLS), Image.Resampling.BOX), np.float32).reshape(_CELLS, _CELLS, -1) / 255
+        for part in (Image.alpha_composite(white, image).convert("RGB"), image.getchannel("A"))
+    ]
+    return np.append(np.concatenate(small, -1).ravel(), np.log(image.width / image.height)).astype(np.float32)
 
 
-def copies(of: np.ndarray, among: np.ndarray, most_bits: int = 12) -> np.ndarray:
-    """(N,) bool: which of the (N, 192) fingerprints `of` differ in at most `most_bits` from one in (M, 192) `among`."""
-    if not len(of) or not len(among):
-        return np.zeros(len(of), bool)
-    a, b = of.astype(np.float32), among.astype(np.float32)
-    distance = a.sum(1)[:, None] + b.sum(1)[None] - 2 * a @ b.T
-    return distance.min(1) <= most_bits
+def distance(one: np.ndarray, many: np.ndarray) -> np.ndarray:
+    """(N,): how much a fingerprint differs from each of (N, 577), itself or mirrored. Copies measure below 0.04."""
+    cells = one[:-1].reshape(_CELLS, _CELLS, 4)
+    straight, mirrored = (np.abs(many[:, :-1] - turned.ravel()).mean(1) for turned in (cells, cells[:, ::-1]))
+    return np.minimum(straight, mirrored) + 0.2 * np.abs(many[:, -1] - one[-1])

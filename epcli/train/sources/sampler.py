@@ -1,4 +1,4 @@
-"""Clips out of recordings: a long one cut up, a short one repeated, drum strokes in a rhythm, single notes as a melody."""
+"""Clips from recordings: a long one cut up, a short one repeated, strokes in a rhythm, single notes as a melody."""
 
 from __future__ import annotations
 

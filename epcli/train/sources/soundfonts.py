@@ -54,7 +54,7 @@ def fonts(folders: Mapping[str, Path]) -> dict[str, tuple[Path, set[tuple[int, i
 
 
 def play(font: Path, programs: set[tuple[int, int]], what: melody.Instrument, n: int, seed: str) -> list[np.ndarray]:
-    """`n` clips of an instrument as float32 samples at SAMPLE_RATE; none where the font lacks it. Silent clips are dropped."""
+    """`n` clips of an instrument, float32 at SAMPLE_RATE, less silent ones; none where the font lacks it."""
     if not (there := [p for p in what.programs if p in programs]):
         return []
     rng = random.Random(seed)
