@@ -9,9 +9,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from epcli.config import Profile
+from epcli.records import Sampling
+
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "float32": 4, "bfloat16": 2, "float16": 2}
 NF4_BLOCK = 64  # weights that share one float32 scale
 REFINER_DEPTH = 4
+CELL = 28  # pixels a side of one video token: 2 x 2 patches of 14
+FRAME_PIXELS = 128 * CELL**2  # 128 tokens for two frames
+FPS, MAX_FRAMES = 2.0, 256
+SHORTEST_MEL = 3  # mel frames that give one token; fewer give none
+
+
+def sampling(profile: Profile) -> Sampling:
+    """How Qwen2.5-Omni wants a file decoded: two frames a second, at most 256, of about 100,000 pixels."""
+    return Sampling(
+        fps=profile.fps or FPS,
+        max_frames=profile.max_frames or MAX_FRAMES,
+        max_pixels=FRAME_PIXELS,
+        multiple=CELL,
+        video=profile.video,
+        audio=profile.audio,
+        audio_track=profile.audio_track,
+    )
+
+
+def audio_tokens(mel_frames: int) -> int:
+    """Tokens of a sound of so many mel frames of 10 ms: 25 a second."""
+    return ((mel_frames - 1) // 2 + 1 - 2) // 2 + 1 if mel_frames >= SHORTEST_MEL else 0
 
 
 @dataclass(frozen=True)
@@ -156,3 +181,21 @@ class Omni:
         convolution = mel_frames * e * 2 * d
         mlp = mel_frames // 2 * e * (2 * d + 2 * c["encoder_ffn_dim"])
         return 4 * mel_frames * c["num_mel_bins"] + max(convolution, mlp)
+
+
+_VISION = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420}
+_AUDIO = {"encoder_layers": 32, "d_model": 1280, "encoder_ffn_dim": 5120, "num_mel_bins": 128}
+SHAPES = {  # of the published checkpoints, for planning before anything is downloaded
+    "qwen2.5-omni-7b": Omni(
+        Decoder(3584, 28, 28, 4, 128, 18944, 152064, biases=True, tied=False),
+        _VISION | {"out_hidden_size": 3584},
+        _AUDIO | {"output_dim": 3584},
+        32768,
+    ),
+    "qwen2.5-omni-3b": Omni(
+        Decoder(2048, 36, 16, 2, 128, 11008, 151936, biases=True, tied=False),
+        _VISION | {"out_hidden_size": 2048},
+        _AUDIO | {"output_dim": 2048},
+        32768,
+    ),
+}

@@ -18,33 +18,11 @@ from torch import Tensor
 from transformers import Qwen2Tokenizer, WhisperFeatureExtractor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from epcli.config import Profile
 from epcli.errors import WeightsError
-from epcli.records import POSITION_STEP_S, SAMPLE_RATE, Modality, Sampling
+from epcli.models.costs import SHORTEST_MEL
+from epcli.records import POSITION_STEP_S, SAMPLE_RATE, Modality
 
 SYSTEM = "You are a helpful assistant."  # the chat template's default, and the reference's
-CELL = 28  # pixels a side of one video token: 2 x 2 patches of 14
-FRAME_PIXELS = 128 * CELL**2  # 128 tokens for two frames
-FPS, MAX_FRAMES = 2.0, 256
-SHORTEST_MEL = 3  # mel frames that give one token; fewer give none
-
-
-def sampling(profile: Profile) -> Sampling:
-    """How Qwen2.5-Omni wants a file decoded: two frames a second, at most 256, of about 100,000 pixels."""
-    return Sampling(
-        fps=profile.fps or FPS,
-        max_frames=profile.max_frames or MAX_FRAMES,
-        max_pixels=FRAME_PIXELS,
-        multiple=CELL,
-        video=profile.video,
-        audio=profile.audio,
-        audio_track=profile.audio_track,
-    )
-
-
-def audio_tokens(mel_frames: int) -> int:
-    """Tokens of a sound of so many mel frames of 10 ms: 25 a second."""
-    return ((mel_frames - 1) // 2 + 1 - 2) // 2 + 1 if mel_frames >= SHORTEST_MEL else 0
 
 
 class Inputs:

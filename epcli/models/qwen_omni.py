@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from epcli.config import Profile
 from epcli.errors import CapacityError, WeightsError
-from epcli.models import quantize, qwen_inputs
+from epcli.models import costs, quantize, qwen_inputs
 from epcli.models.qwen_inputs import Inputs
 from epcli.models.sieve_file import SieveFile
 from epcli.records import (
@@ -164,7 +164,7 @@ class QwenOmni:
     inputs: Inputs  # set by `open`
 
     def sampling(self, profile: Profile) -> Sampling:
-        return qwen_inputs.sampling(profile)
+        return costs.sampling(profile)
 
     @torch.inference_mode()
     def encode_video(self, clip: Clip) -> VideoFeatures | None:

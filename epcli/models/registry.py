@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epcli.errors import UsageError
-from epcli.models import weights
+from epcli.models import costs, hub, weights
 
 if TYPE_CHECKING:
     import torch
@@ -28,9 +29,14 @@ class ModelCard:
     download_bytes: int
     parameters: int
     needs: str  # memory, in words
+    family: str = "ep-smol"  # or "qwen2.5-omni"
+    notice: str = ""  # said each time the model is used
+    path: Path | None = None  # of a model that was given as a folder or a sieve file
 
     def sampling(self, profile: Profile) -> Sampling:
         """How a file is decoded for this model; known before its weights are loaded."""
+        if self.family == "qwen2.5-omni":
+            return costs.sampling(profile)
         from epcli.models.ep_smol import sampling
 
         return sampling(profile)
@@ -45,19 +51,64 @@ MODELS: dict[str, ModelCard] = {
         parameters=150_000_000,
         needs="about 1.5 GB of memory",
     ),
+    "qwen2.5-omni-7b": ModelCard(
+        name="qwen2.5-omni-7b",
+        summary="Qwen2.5-Omni-7B without its speech output: sees, hears and reasons; for a GPU",
+        licence="Apache-2.0",
+        download_bytes=2 * costs.SHAPES["qwen2.5-omni-7b"].parameters,
+        parameters=costs.SHAPES["qwen2.5-omni-7b"].parameters,
+        needs="about 20 GB of memory, 10 GB with --quantize nf4",
+        family="qwen2.5-omni",
+    ),
+    "qwen2.5-omni-3b": ModelCard(
+        name="qwen2.5-omni-3b",
+        summary="Qwen2.5-Omni-3B without its speech output: the smaller one of the two",
+        licence="Qwen Research License: non-commercial use only",
+        download_bytes=2 * costs.SHAPES["qwen2.5-omni-3b"].parameters,
+        parameters=costs.SHAPES["qwen2.5-omni-3b"].parameters,
+        needs="about 11 GB of memory, 7 GB with --quantize nf4",
+        family="qwen2.5-omni",
+        notice="qwen2.5-omni-3b is licensed for non-commercial use only (Qwen Research License)",
+    ),
 }
 
 
 def card(name: str) -> ModelCard:
-    """Raises UsageError for a name that is not known."""
-    if name not in MODELS:
-        raise UsageError(f"no model named {name!r}; `ep models ls` lists them: {', '.join(MODELS)}")
-    return MODELS[name]
+    """A model by its name, by the folder of a Qwen2.5-Omni checkpoint, or by a sieve file on top of one.
+
+    Raises UsageError for a name that is not known.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    path = Path(name).expanduser()
+    if name and ((path / "config.json").is_file() or (path.suffix == ".safetensors" and path.is_file())):
+        size = sum(file.stat().st_size for file in (path.glob("*.safetensors") if path.is_dir() else [path]))
+        return ModelCard(
+            name=path.resolve().name,
+            summary="Qwen2.5-Omni from a folder" if path.is_dir() else "a sieve on top of Qwen2.5-Omni",
+            licence="that of its publisher (of Qwen2.5-Omni-3B and what is made from it: non-commercial use only)",
+            download_bytes=0,
+            parameters=size // 2,
+            needs="see `ep plan`",
+            family="qwen2.5-omni",
+            path=path,
+        )
+    raise UsageError(
+        f"no model named {name!r}; `ep models ls` lists them: {', '.join(MODELS)}; "
+        "or give the folder of a Qwen2.5-Omni checkpoint"
+    )
 
 
 def load(name: str, device: torch.device, dtype: torch.dtype, quantize: str = "none") -> AVModel:
     """The model on its device, its weights fetched if they are not cached. Raises UsageError or WeightsError."""
-    card(name)
+    entry = card(name)
+    if entry.family == "qwen2.5-omni":
+        if entry.notice:
+            print(f"ep: {entry.notice}", file=sys.stderr)
+        place = entry.path or hub.folder(name)
+        from epcli.models.qwen_omni import QwenOmni
+
+        return QwenOmni.open(place, entry.name, device, dtype, quantize)
     if quantize != "none":
         raise UsageError(f"--quantize {quantize}: {name} is too small to be worth it; leave the flag out")
     from epcli.models.ep_smol import EpSmol
@@ -67,19 +118,27 @@ def load(name: str, device: torch.device, dtype: torch.dtype, quantize: str = "n
 
 def location(name: str) -> Path:
     """The folder that holds, or will hold, a model's weights."""
-    card(name)
-    return weights.models_dir()
+    entry = card(name)
+    if entry.path is not None:
+        return entry.path
+    return hub.location(name) if name in hub.REPOS else weights.models_dir()
 
 
 def status(name: str) -> str:
-    """ "ready" if every part is in the cache, else "not downloaded"."""
-    card(name)
+    """ "ready" if every part is in the cache, else "partly downloaded" or "not downloaded"."""
+    if card(name).path is not None:
+        return "ready"
+    if name in hub.REPOS:
+        return hub.status(name)
     return "ready" if all(weights.is_cached(part) for part in weights.EP_SMOL_PARTS) else "not downloaded"
 
 
 def pull(name: str) -> None:
-    """Fetch and convert a model's weights ahead of time, checking what is there. Raises WeightsError."""
-    card(name)
+    """Fetch and convert a model's weights ahead of time, checking what is there. Raises WeightsError or UsageError."""
+    _refuse_path(name)
+    if name in hub.REPOS:
+        hub.pull(name)
+        return
     weights.fetch(*weights.EP_SMOL_PARTS, verify=True)
     from epcli.models import efficientnet_lite, smollm, whisper, yamnet
 
@@ -88,10 +147,19 @@ def pull(name: str) -> None:
 
 
 def remove(name: str) -> int:
-    """Delete a model's weights; returns the bytes freed."""
+    """Delete a model's weights; returns the bytes freed. Raises UsageError."""
+    _refuse_path(name)
+    if name in hub.REPOS:
+        return hub.remove(name)
     folder = location(name)
     if not folder.exists():
         return 0
     freed = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
     shutil.rmtree(folder)
     return freed
+
+
+def _refuse_path(name: str) -> None:
+    """Files that the user brought are neither fetched nor deleted here."""
+    if card(name).path is not None:
+        raise UsageError(f"{name}: is a model of your own; only those of `ep models ls` are fetched and deleted here")
