@@ -104,7 +104,8 @@ def hls(target: str) -> str:
 def dash(target: str) -> str:
     return (
         '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
-        'mediaPresentationDuration="PT3S" profiles="urn:mpeg:dash:profile:isoff-main:2011"><Period><AdaptationSet mimeType="video/mp4">'
+        'mediaPresentationDuration="PT3S" profiles="urn:mpeg:dash:profile:isoff-main:2011">'
+        '<Period><AdaptationSet mimeType="video/mp4">'
         f'<Representation id="1" bandwidth="1"><BaseURL>{target}</BaseURL><SegmentList duration="3">'
         f'<SegmentURL media="{target}"/></SegmentList></Representation></AdaptationSet></Period></MPD>'
     )
@@ -120,7 +121,7 @@ FILE_ATTACKS = {  # script, and how a bare ffmpeg is made to follow it
 @pytest.mark.parametrize("disguise", ["movie.mp4", "list.m3u8", "picture.png"])
 @pytest.mark.parametrize("attack", FILE_ATTACKS)
 def test_a_list_of_files_is_refused_and_its_files_are_not_opened(
-    attack: str, disguise: str, each_ffmpeg: str, tmp_path: Path, secret: Secret
+    attack: str, disguise: str, tmp_path: Path, secret: Secret
 ) -> None:
     script, options = FILE_ATTACKS[attack]
     path = tmp_path / disguise
@@ -138,7 +139,7 @@ def test_a_list_of_files_is_refused_and_its_files_are_not_opened(
 @pytest.mark.parametrize("disguise", ["movie.mp4", "list.m3u8"])
 @pytest.mark.parametrize("attack", ["hls", "dash", "sdp", "concat", "svg", "rtsp"])
 def test_a_file_that_points_to_the_network_is_refused_and_nothing_is_called(
-    attack: str, disguise: str, each_ffmpeg: str, tmp_path: Path, listener: Listener
+    attack: str, disguise: str, tmp_path: Path, listener: Listener
 ) -> None:
     address = f"http://127.0.0.1:{listener.port}/x.ts"
     scripts = {

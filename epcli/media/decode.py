@@ -11,7 +11,8 @@ import av.error
 import numpy as np
 from av.container import InputContainer
 
-from epcli.media.ffmpeg import Deadline, Process, read_into, source
+from epcli.errors import CapacityError
+from epcli.media.ffmpeg import Deadline, Process, name, read_into, source
 from epcli.media.plan import INDEXED, TICK_S, Moment
 from epcli.media.probe import Layout
 from epcli.records import SAMPLE_RATE
@@ -23,7 +24,8 @@ EXACT_GAP_S = 5.0
 KEYFRAME_GAP_S = 25.0
 SEEKS_AT_A_TIME = 2
 FRAMES_A_RUN = 500  # bounds the length of ffmpeg's command line
-RUN_IN_S = 10.0  # decoded ahead of a frame where seeking may land between keyframes
+RUN_IN_S = 3.0  # decoded ahead of a frame where seeking may land between keyframes
+LONG_RUN_IN_S = 30.0  # the same at the second try
 SOUND_RUN_IN_S = 1.0  # decoded ahead of a range, for codecs whose first packets after a seek are not yet right
 
 
@@ -50,7 +52,7 @@ def frames(
         _run(
             path,
             layout,
-            [(group, False, RUN_IN_S) for group in _groups(missed, EXACT_GAP_S)],
+            [(group, False, LONG_RUN_IN_S) for group in _groups(missed, EXACT_GAP_S)],
             size,
             deadline,
             found,
@@ -87,6 +89,9 @@ def _run(
             decoded, messages = job.result()
             damage += messages
             _assign(moments, decoded, found)
+    except BaseException:
+        deadline.stop()  # an interrupt must not wait for what still runs
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -150,12 +155,15 @@ def _decode(
         except av.error.FFmpegError:
             pass  # ended without a picture, or was stopped; what that means is for the caller
         process.finish()
-        # Between keyframes a decoder complains about what it has not seen; only from a clean start it means damage.
-        is_clean_start = start <= layout.origin_s or layout.demuxer in INDEXED
-        messages = process.damage() if is_clean_start else []
+        messages = _damage(process, layout, start <= layout.origin_s)
         if not decoded and not messages and process.status:
             messages = [process.reason()]
     return decoded, messages
+
+
+def _damage(process: Process, layout: Layout, from_start: bool) -> list[str]:
+    """The messages about damage; none from a decoder that was started in the middle of anything."""
+    return process.damage(from_start) if from_start or layout.demuxer in INDEXED else []
 
 
 def sound(
@@ -164,7 +172,7 @@ def sound(
     """(S,) float32 mono in [-1, 1] at SAMPLE_RATE for [start_s, end_s) (file timestamps), and messages about damage.
 
     Sample 0 is at start_s: silence where the track starts later or has a gap over 0.1 s. S is less than the range where
-    the track ends earlier, 0 if it has nothing in it. Raises MediaError past the deadline.
+    the track ends earlier, 0 if it has nothing in it. Raises MediaError past the deadline, CapacityError if S is huge.
     """
     options = {}
     if start_s - SOUND_RUN_IN_S > layout.origin_s:
@@ -177,12 +185,18 @@ def sound(
     output = source(layout.demuxer, **options)[str(layout.audio_indices[track])].output(
         "pipe:1", format="f32le", acodec="pcm_f32le", af=chain
     )
-    samples = np.zeros(round((end_s - start_s) * SAMPLE_RATE), np.float32)
+    try:
+        samples = np.zeros(round((end_s - start_s) * SAMPLE_RATE), np.float32)
+    except (MemoryError, ValueError):  # a broken header may claim any length
+        raise CapacityError(
+            f"{name(path)}: {(end_s - start_s) / 3600:.0f} hours of sound do not fit in memory; "
+            "ask for a shorter range (--start, --end)"
+        ) from None
     with Process(output, path, deadline) as process:
         count = read_into(process.stdout, samples.data.cast("B")) // samples.itemsize
         process.stdout.close()
         process.finish()
-        messages = process.damage()
+        messages = _damage(process, layout, not options)
         if not count and not messages and process.status:
             messages = [process.reason()]
     return np.clip(samples[:count], -1.0, 1.0, out=samples[:count]), messages

@@ -27,21 +27,38 @@ from epcli.errors import MediaError
 _NAME_GOES_HERE = "file:"
 MAX_MESSAGES = 200  # lines of ffmpeg's messages kept of one run
 
-# Which of ffmpeg's messages mean broken data: its errors, but for those healthy files cause too, and some warnings.
-_HARMLESS = re.compile(r"co located POCs unavailable|mmco: unref short|unable to decode APP fields|Past duration")
+# Which of ffmpeg's messages mean broken data. Errors do, but for those that healthy files cause too; a decoder started
+# in the middle also complains of what it has not seen, and then only some count. Some warnings count always.
+_HARMLESS = re.compile(
+    r"co located POCs unavailable|mmco: unref short|unable to decode APP fields|invalid new backstep"
+)
+_FAILED = re.compile(r"Error while decoding|Error submitting packet|Decoding error")
 _DAMAGE = re.compile(r"corrupt|truncat|ended prematurely|CRC mismatch|changing packet size", re.IGNORECASE)
 
 
 class Deadline:
-    """A point in time that all work on one file shares."""
+    """A point in time that all work on one file shares, on any thread."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._end = time.monotonic() + seconds
+        self._children: set[subprocess.Popen[bytes]] = set()
 
     def remaining(self) -> float:
         """Seconds left, never negative."""
         return max(0.0, self._end - time.monotonic())
+
+    def stop(self) -> None:
+        """End now: kill what runs and let nothing start."""
+        self._end = 0.0
+        for child in list(self._children):
+            child.kill()
+
+    def watch(self, child: subprocess.Popen[bytes]) -> None:
+        self._children.add(child)
+
+    def forget(self, child: subprocess.Popen[bytes]) -> None:
+        self._children.discard(child)
 
     def error(self, path: Path) -> MediaError:
         return MediaError(
@@ -145,7 +162,8 @@ class Process(AbstractContextManager["Process"]):
             raise MediaError(f"ffmpeg could not be started for {name(path)}: {problem.strerror}") from None
         assert self._child.stdout is not None
         self.stdout: IO[bytes] = self._child.stdout
-        self._timer = threading.Timer(deadline.remaining(), self._expire)
+        deadline.watch(self._child)
+        self._timer = threading.Timer(min(deadline.remaining(), threading.TIMEOUT_MAX), self._expire)
         self._reader = threading.Thread(target=self._collect, daemon=True)
         self._timer.daemon = True
         self._timer.start()
@@ -174,14 +192,17 @@ class Process(AbstractContextManager["Process"]):
         if self._child.poll() is None:
             self._child.kill()
         self._child.wait()
+        self.deadline.forget(self._child)
         self._reader.join()
         self.stdout.close()
         if self._child.stderr is not None:
             self._child.stderr.close()
 
-    def damage(self) -> list[str]:
-        """The messages that say that data are broken, cleaned for the user."""
+    def damage(self, from_start: bool) -> list[str]:
+        """The messages that say that data are broken, cleaned for the user. `from_start`: nothing was skipped."""
         errors = [line for line in self.messages if _is_error(line) and not _HARMLESS.search(line)]
+        if not from_start:
+            errors = [line for line in errors if _FAILED.search(line) or _DAMAGE.search(line)]
         warnings = [line for line in self.messages if not _is_error(line) and _DAMAGE.search(line)]
         return [self._clean(line) for line in errors + warnings]
 

@@ -14,6 +14,7 @@ from epcli.media.probe import DEFAULT_DEADLINE_S, Layout, inspect
 from epcli.media.timecode import format_time
 from epcli.records import SAMPLE_RATE, Clip, Sampling
 
+DAY_S = 86_400.0
 END_SLACK_S = 0.1  # an end this far behind the file's needs no warning: containers round
 UNCOVERED_S = 0.5  # a part without picture or sound longer than this, in a file that has both, is told
 
@@ -35,7 +36,8 @@ def read(
     Sound: of the chosen track from the start of the range, as long as the track goes on; None if the file has none.
 
     `deadline_s` bounds the whole call; by default ten minutes and the range's length. Raises MediaError for what cannot
-    be read or lacks what was asked for, UsageError for a range or sampling that makes no sense.
+    be read or lacks what was asked for, UsageError for a range or sampling that makes no sense, CapacityError for more
+    sound than memory holds.
     """
     path = Path(path)
     if sampling.fps <= 0 or sampling.max_frames < 1:
@@ -45,7 +47,7 @@ def read(
     info, warnings = layout.info, list(layout.warnings)
     start, end = _range(layout, start_s, end_s, warnings)
     if deadline_s is None:
-        deadline = Deadline(DEFAULT_DEADLINE_S + end - start)
+        deadline = Deadline(DEFAULT_DEADLINE_S + min(end - start, DAY_S))  # a broken header may claim any length
     wants_video, wants_audio = sampling.video and info.has_video, sampling.audio and info.has_audio
     tracks = len(info.audio_tracks)
     if sampling.audio and not 0 <= sampling.audio_track < max(1, tracks):
