@@ -161,6 +161,7 @@ def write(folder: Path, *, sharded: bool = False, sieve: bool = False, whole: bo
                 break
         state[("thinker." if whole else "") + key] = value.clone()
     if sieve:
+        settings["thinker_config"]["text_config"] |= {"av_refiner_layers": 2, "compression_ratio": 0.2}
         install(model.model.language_model, (9, 9, 9, 5))
         trained = Sieve.for_decoder(model.model.language_model, depth=2)
         for key, value in trained.state_dict().items():

@@ -8,7 +8,6 @@ a base. Without a sieve the model is the plain one, with its own three-axis rota
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,7 +116,7 @@ class QwenOmni:
             WeightsError: files missing or unreadable, or weights that do not fit the config.
             CapacityError: the weights fit neither device nor host.
         """
-        settings = read_config(folder)
+        settings = costs.read_config(folder)
         config = Qwen2_5OmniThinkerConfig.from_dict({**settings, "tie_word_embeddings": False})
         if sieve_file is not None:
             sieve_file.check_base(folder)
@@ -388,19 +387,6 @@ def thinker_tensors(folder: Path) -> dict[str, Any]:
         except (OSError, SafetensorError) as error:
             raise WeightsError(f"{path}: cannot be read: {_first_line(error)}; fetch the checkpoint again") from error
     return found
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The thinker's part of config.json, in the form that transformers 5 reads."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read: {_first_line(error)}") from error
-    config = config.get("thinker_config", config)
-    if not isinstance(config.get("text_config"), dict):
-        raise WeightsError(f"{path}: not the config of a Qwen2.5-Omni model (it has no text_config)")
-    return config
 
 
 def _read_sieve(folder: Path) -> dict[str, Tensor]:

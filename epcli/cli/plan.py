@@ -1,0 +1,121 @@
+"""`ep plan`: what a question about a file would cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, setting
+from epcli.config import SETTINGS, resolve
+from epcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from epcli.plan import Plan
+
+
+def plan(
+    context: typer.Context,
+    media: Annotated[Path, typer.Argument(help="Video, sound or picture file.", metavar="MEDIA", show_default=False)],
+    start: Annotated[
+        str | None,
+        typer.Option(help="Begin here (default: the beginning).", metavar="TIME", rich_help_panel=LOOK),
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option(help="Stop here (default: the end).", metavar="TIME", rich_help_panel=LOOK)
+    ] = None,
+    fps: Annotated[str | None, setting("fps", LOOK, "NUMBER")] = None,
+    max_frames: Annotated[str | None, setting("max_frames", LOOK, "COUNT")] = None,
+    video: Annotated[bool | None, setting("video", LOOK)] = None,
+    audio: Annotated[bool | None, setting("audio", LOOK)] = None,
+    model: Annotated[str | None, setting("model", ANSWER, "NAME")] = None,
+    max_new_tokens: Annotated[str | None, setting("max_new_tokens", ANSWER, "COUNT")] = None,
+    keep: Annotated[str | None, setting("keep", TOKENS, "SHARE|auto")] = None,
+    budget: Annotated[str | None, setting("budget", TOKENS, "COUNT")] = None,
+    selector: Annotated[str | None, setting("selector", TOKENS, "NAME")] = None,
+    profile: ProfileFlag = None,
+    device: Annotated[str | None, setting("device", MACHINE)] = None,
+    dtype: Annotated[str | None, setting("dtype", MACHINE)] = None,
+    quantize: Annotated[str | None, setting("quantize", MACHINE)] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            help="Plan for this much memory, in GB (default: what is free here).",
+            metavar="GB",
+            min=0,
+            rich_help_panel=MACHINE,
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)
+    ] = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Tell the tokens and the memory that a question about a file would take, and whether that fits.
+
+    Nothing is loaded or downloaded. The exit code is 0 whether it fits or not.
+    """
+    resolved = resolve({name: context.params[name] for name in SETTINGS if name in context.params}, profile)
+    from epcli.media.probe import check_file
+    from epcli.media.timecode import parse_time
+
+    check_file(media)
+    try:
+        times = [None if time is None else parse_time(time) for time in (start, end)]
+    except UsageError as error:
+        raise UsageError(f"--start or --end: {error}") from error
+    from epcli.plan import plan as work_out
+    from epcli.plan import to_json
+
+    made = work_out(
+        media,
+        resolved.profile,
+        start_s=times[0],
+        end_s=times[1],
+        memory_bytes=None if memory is None else round(memory * 1e9),
+    )
+    typer.echo(to_json(made) if json else describe(made))
+
+
+def describe(made: Plan) -> str:
+    """The plan for people, 80 columns wide."""
+    from epcli.media.timecode import format_time
+    from epcli.report.units import size
+
+    head = [Path(made.media["path"]).name, format_time(made.media["duration_s"])]
+    if made.media["frames"]:
+        head.append("{} frames of {}x{}".format(made.media["frames"], *made.media["frame_size"]))
+    head += [made.model, f"{made.device} {made.dtype}"]
+    head += [made.quantize] if made.quantize != "none" else []
+    head += [f"selector {made.selector}"] if made.selector != "none" else []
+    lines = [" · ".join(head), "", f"{'tokens':12}{'total':>10}{'kept':>10}"]
+    for name, count in made.tokens.items():
+        lines.append(f"{name:12}{count['total']:>10,}{count['kept']:>10,}")
+    used, limit = made.context["used"], made.context["limit"]
+    lines += ["", f"context     {used:,} of {limit:,} tokens" + ("" if used <= limit else ": does not fit"), ""]
+    words = {
+        "language_model": "language model",
+        "towers": "towers",
+        "sieve": "sieve",
+        "frames_and_samples": "frames, samples",
+        "looking": "looking",
+        "listening": "listening",
+        "token_embeddings": "embeddings",
+        "choosing": "choosing",
+        "prefill": "prefill",
+        "kv_cache": "KV cache",
+    }
+    lines.append(f"{'memory':18}{'':>10}")
+    lines += [f"{words[name]:18}{size(amount):>10}" for name, amount in made.memory.items() if amount]
+    stage = max(made.stages, key=lambda name: made.stages[name])
+    lines += [f"{'at most':18}{size(made.peak):>10}  (stage {stage}, libraries included)", ""]
+    free, fits = made.available["bytes"], made.available["fits"]
+    if fits is None:
+        lines.append(f"whether it fits is not known: {made.available['what']}")
+    else:
+        lines.append(f"{'fits' if fits else 'does not fit'}: {size(free)} {made.available['what']}")
+    lines += [f"  {line}" for line in made.advice]
+    lines += [f"note: {line}" for line in made.notes]
+    return "\n".join(lines)
