@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from epcli import __version__
-from epcli.cli import ask, doctor, eval, models, profiles
+from epcli.cli import ask, doctor, eval, models, plan, profiles
 from epcli.cli.help import Command, Group
 from epcli.cli.options import DebugFlag
 from epcli.config import did_you_mean
@@ -65,6 +65,14 @@ app.command(
   ep ask talk.mkv "What is said?" --start 12:30 --end 13:00 --quiet
   echo "What is shown?" | ep ask photo.jpg - --json""",
 )(ask.ask)
+app.command(
+    cls=Command,
+    epilog="""Examples:
+
+\b
+  ep plan film.mkv --model qwen2.5-omni-7b --quantize nf4 --keep 0.1
+  ep plan film.mkv --profile gpu-12gb --memory 12""",
+)(plan.plan)
 app.command("eval", cls=Command)(eval.evaluate)
 app.add_typer(models.app, name="models")
 app.add_typer(profiles.app, name="profiles")
