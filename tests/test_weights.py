@@ -226,7 +226,7 @@ class Index:
                     self.wfile.write(body[:5000])
                     self.wfile.flush()
                     index.stalled.set()
-                    index.go_on.wait(20)
+                    index.go_on.wait(120)
                     body = body[5000:]
                 self.wfile.write(body)
 
@@ -263,7 +263,7 @@ def index(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
 
 def test_killed_in_the_middle_of_a_download_the_next_call_recovers(index):
     process = start_fetching()
-    assert index.stalled.wait(30)
+    assert index.stalled.wait(120)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not is_cached(FIRST)
@@ -277,12 +277,12 @@ def test_killed_in_the_middle_of_a_download_the_next_call_recovers(index):
 
 def test_two_processes_at_once_download_once(index):
     first = start_fetching()
-    assert index.stalled.wait(30)
+    assert index.stalled.wait(120)
     second = start_fetching()
     assert second.stderr.readline() == "waiting for another ep process that is preparing the model\n"
     index.go_on.set()
-    assert "downloading" in first.communicate(timeout=30)[1]
-    assert second.communicate(timeout=30)[1] == ""
+    assert "downloading" in first.communicate(timeout=120)[1]
+    assert second.communicate(timeout=120)[1] == ""
     assert (first.returncode, second.returncode) == (0, 0)
     assert index.downloads == 1
     assert FIRST.file.read_bytes() == CONTENT[FIRST.path]
