@@ -28,9 +28,8 @@ def _sync(device: torch.device) -> None:
 
 def kv_cache_bytes(cache: DynamicCache) -> int:
     """Bytes of all cached keys and values."""
-    return sum(
-        t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values) if t is not None
-    )
+    tensors = (getattr(layer, name) for layer in cache.layers for name in ("keys", "values"))
+    return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
 
 def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
@@ -119,7 +118,7 @@ def run(
     if length + max_new_tokens > model.context_tokens:
         raise CapacityError(
             f"{length} prompt tokens and {max_new_tokens} of answer exceed the {model.context_tokens} that "
-            f"{model.name} reads; shorten the range (--start/--end), lower --fps or --max-frames, or keep fewer tokens (--keep)"
+            f"{model.name} reads; shorten the range (--start/--end), lower --fps or --max-frames, or keep fewer (--keep)"
         )
     cache = DynamicCache(config=model.decoder.config)
     generator = torch.Generator().manual_seed(seed)

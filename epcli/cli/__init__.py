@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from epcli import __version__
-from epcli.cli import ask, doctor, eval, models, plan, profiles
+from epcli.cli import ask, doctor, eval, models, plan, profiles, train
 from epcli.cli.help import Command, Group
 from epcli.cli.options import DebugFlag
 from epcli.config import did_you_mean
@@ -74,6 +74,7 @@ app.command(
   ep plan film.mkv --profile gpu-12gb --memory 12""",
 )(plan.plan)
 app.command("eval", cls=Command)(eval.evaluate)
+app.command(cls=Command)(train.train)
 app.add_typer(models.app, name="models")
 app.add_typer(profiles.app, name="profiles")
 app.command(cls=Command)(doctor.doctor)

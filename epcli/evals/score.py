@@ -1,8 +1,8 @@
 """Score a model on a question set: JSONL of {"media", "question", "accept", "reject"?, "type"?, "answer"?}.
 
-`accept` is a regular expression that a true answer matches and `reject` one that it may not, case ignored; media paths are
-relative to the set. Each file is decoded and encoded once for all its questions. A question that could not be asked counts
-as failed, never as a wrong answer. Results are appended a line a question, so that a run can be taken up again.
+`accept` is a regular expression that a true answer matches and `reject` one that it may not, case ignored; media paths
+are relative to the set. Each file is decoded and encoded once for all its questions. A question that could not be asked
+counts as failed, never as a wrong answer. Results are appended a line a question, so that a run can be taken up again.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def read_set(path: Path, limit: int | None = None) -> list[Item]:
             )
         except (ValueError, KeyError, TypeError, re.error) as error:
             raise UsageError(
-                f"{path.name}: line {number} is not a question ({type(error).__name__}: {error}); it needs media, question and accept"
+                f"{path.name}: line {number} is not a question ({type(error).__name__}: {error}); "
+                "it needs media, question and accept"
             ) from None
         items.append(item)
     if not items:
@@ -78,7 +79,7 @@ def read_set(path: Path, limit: int | None = None) -> list[Item]:
 
 
 def ci95(right: Sequence[bool], clusters: Sequence[Any]) -> tuple[float, float]:
-    """95% interval of a share whose items come in clusters (questions about one file): cluster-robust normal, cut to [0, 1].
+    """95% interval of a share whose items come in clusters (the questions about one file): cluster-robust normal.
 
     With every item right or wrong the interval is Wilson's, on the number of clusters.
     """

@@ -18,14 +18,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from epcli.config import Profile
 from epcli.errors import WeightsError
 from epcli.models import stream as layout
-from epcli.models.efficientnet_lite import imagenet_names, load_efficientnet_lite0
+from epcli.models.efficientnet_lite import EfficientNetLite0, imagenet_names, load_efficientnet_lite0
 from epcli.models.smollm import load_smollm
 from epcli.models.whisper import load_whisper
 from epcli.models.yamnet import load_yamnet
@@ -43,6 +44,7 @@ from epcli.sieve.sieve import Sieve
 from epcli.sieve.sync_rope import install
 
 ADAPTER = Path(__file__).parent / "data" / "ep_smol.safetensors"
+TUNED = ADAPTER.with_name("ep_smol_vision.safetensors")
 SYSTEM = "You watch and listen to a clip and answer questions about it."
 SECTIONS = (9, 9, 9, 5)  # Sync-RoPE [T, H, W, T] at 32 rotary frequencies: the paper's 18, 18, 18, 10 halved
 AUDIO_STEP_S = 0.12  # 3 position steps; 8.3 tokens a second
@@ -101,9 +103,8 @@ class Projector(nn.Module):
         self.prior_gain = nn.Parameter(torch.full((), 0.4))
         self.correct = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, width))
         self.place = nn.Linear(PLACE_WIDTH, width)
-        for last in (self.correct[2], self.place):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        for parameter in (*self.correct[2].parameters(), *self.place.parameters()):
+            nn.init.zeros_(parameter)
 
     def probabilities(self, features: Tensor, noise: float = 0.0) -> Tensor:
         """(…, F) -> (…, K) how much each name holds; they need not sum to 1."""
@@ -211,7 +212,7 @@ def load_adapter(path: Path) -> tuple[Adapter, dict[str, Tensor], dict[str, Any]
         with safe_open(path, "pt") as file:
             meta = json.loads(file.metadata()["epcli"])
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise WeightsError(
             f"{path.name}: not an ep-smol adapter ({error}); reinstall epcli or name another with --model"
         ) from None
@@ -226,18 +227,29 @@ def merge_lora(decoder: nn.Module, lora: dict[str, Tensor], scale: float) -> Non
     with torch.no_grad():
         for key in lora:
             if key.endswith(".A"):
-                weight = decoder.get_submodule(key[:-2]).weight
+                weight = decoder.get_parameter(f"{key[:-2]}.weight")
                 change = lora[key[:-1] + "B"].float() @ lora[key].float() * scale
                 weight.copy_((weight.float() + change).to(weight.dtype))
+
+
+def tune_vision(tower: EfficientNetLite0, path: Path) -> None:
+    """Put the trained late blocks and head in place. Raises WeightsError if the file does not fit."""
+    late = nn.ModuleDict({"blocks": tower.blocks[TUNED_BLOCKS:], "head": tower.head})
+    try:
+        late.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(f"{path.name}: not the tuned part of the vision tower ({error}); reinstall epcli") from None
 
 
 class Towers:
     """The three frozen towers, in float32. Each picture or sound goes through exactly once."""
 
-    def __init__(self, tokenizer: Any, *, vision: bool = True, sound: bool = True) -> None:
+    def __init__(self, tokenizer: Any, tuned: Path | None = TUNED, *, vision: bool = True, sound: bool = True) -> None:
         self.tokenizer = tokenizer
         if vision:
             self.lite0 = load_efficientnet_lite0()
+            if tuned is not None:
+                tune_vision(self.lite0, tuned)
         if sound:
             self.yamnet = load_yamnet()
             self.whisper = load_whisper()
@@ -346,7 +358,7 @@ class EpSmol:
             self.adapter, lora, meta = load_adapter(adapter)
             merge_lora(self.decoder, lora, meta["lora_scale"])
             self.decoder.to(device, dtype)
-        self.stop_ids = frozenset(self.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
+        self.stop_ids = frozenset(self.tokenizer(text).input_ids[0] for text in ("<|im_end|>", "<|endoftext|>"))
         self.sieve: Sieve | None = None  # not trained yet
         self._towers: Towers | None = None
 

@@ -1,7 +1,7 @@
 """Encoded pictures and sound tracks, to be combined into ever new scenes.
 
-The towers see picture and sound apart, so a scene's features are those of its views and of its sound track. Encoding a few
-thousand of each once, and drawing scenes from all their combinations, spares most of the towers' work in training.
+The towers see picture and sound apart, so a scene's features are those of its views and of its sound track. Encoding a
+few thousand of each once, and drawing scenes from all their combinations, spares most of the towers' work in training.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def sound_labels(parts: Sequence[Heard], tokens: int, number: dict[str, int]) ->
     for part in parts:
         inside = ((centre >= part.start_s) & (centre < part.end_s)).float()
         for thing in part.things:
-            labels[:, number[thing.name]] = torch.maximum(labels[:, number[thing.name]], inside)
+            if thing.name in number:
+                column = labels[:, number[thing.name]]
+                column.copy_(torch.maximum(column, inside))
     return labels
 
 

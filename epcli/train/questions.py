@@ -431,11 +431,11 @@ def _ask_picture(script: Script, add, rng: random.Random, lib: Library, seen: li
             add(
                 "where",
                 (
-                    f"Where is {o.thing.the}?",
+                    f"Where {o.thing.verb} {o.thing.the}?",
                     f"Where do you see {o.thing.the}?",
-                    f"In which part of the picture is {o.thing.the}?",
+                    f"In which part of the picture {o.thing.verb} {o.thing.the}?",
                 ),
-                f"{o.thing.the} is {o.place}.",
+                f"{o.thing.the} {o.thing.verb} {o.place}.",
                 _place(o.place),
             )
         if len(view.objects) > 1:
@@ -443,7 +443,7 @@ def _ask_picture(script: Script, add, rng: random.Random, lib: Library, seen: li
             add(
                 "place",
                 (f"What is {o.place}?", f"What do you see {o.place}?", f"Which thing is {o.place}?"),
-                f"{o.thing.a} is {o.place}.",
+                f"{o.thing.a} {o.thing.verb} {o.place}.",
                 _word(o.thing.name),
                 "|".join(_word(p.thing.name) for p in view.objects if p is not o),
             )
@@ -519,11 +519,11 @@ def _ask_picture(script: Script, add, rng: random.Random, lib: Library, seen: li
         add(
             "colour of",
             (
-                f"What color is {o.thing.the}?",
-                f"What colour is {o.thing.the}?",
+                f"What color {o.thing.verb} {o.thing.the}?",
+                f"What colour {o.thing.verb} {o.thing.the}?",
                 f"Which color does {o.thing.the} have?",
             ),
-            f"{o.thing.the} is {o.colour}.",
+            f"{o.thing.the} {o.thing.verb} {o.colour}.",
             _word(str(o.colour)).replace("gray", "gr[ae]y"),
         )
     if rng.random() < 0.5:

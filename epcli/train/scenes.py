@@ -8,6 +8,7 @@ that `python -m epcli.train.sources` writes, whose split keeps held-out sources 
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +21,6 @@ import numpy as np
 import soundfile
 
 from epcli.records import SAMPLE_RATE, Clip, MediaInfo
-import itertools
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (200, 40, 40),
@@ -74,6 +74,11 @@ class Thing:
         return f"{self.article} {self.name}".strip()
 
     @property
+    def verb(self) -> str:
+        """"is", or "are" for gloves and scissors."""
+        return "are" if not self.article and self.name.endswith("s") and not self.name.endswith("ss") else "is"
+
+    @property
     def the(self) -> str:
         """The name with its definite article."""
         return f"the {self.name}"
@@ -103,7 +108,7 @@ class Library:
         self.seen = [t for t in self.things if t.pictures and t.name in set(self.seen_names)]
         self.heard = [t for t in self.things if t.sounds and t.name in set(self.heard_names)]
         self.instruments = [t for t in self.heard if t.group == "instrument"]
-        self.both = [t for t in self.seen if t.sounds]
+        self.both = [t for t in self.seen if t in self.heard]
         speech = folder / "speech" / f"{split}.jsonl"
         self.speech = [json.loads(line) for line in speech.read_text().splitlines()] if speech.exists() else []
 
@@ -331,7 +336,7 @@ def new_view(
     """A view of freshly chosen pictures."""
     places = list(rng.choice(LAYOUTS))
     things = [wanted] if wanted else []
-    pool = lib.both if rng.random() < 0.3 else lib.seen
+    pool = lib.both if lib.both and rng.random() < 0.3 else lib.seen
     things += _distinct(lib, pool, len(places) - len(things), rng, [*things, *avoid])
     rng.shuffle(things)
     return _view(lib, start, end, things, places, rng)

@@ -117,12 +117,12 @@ def fit_heads(run: Path, epochs: int = 8, threads: int = 2) -> None:
     lib = Library(library, "train")
     adapter = Adapter(lib.seen_names, lib.heard_names, 576)
     adapter.start_from(Towers(model.tokenizer), model.decoder.get_input_embeddings().weight, model.tokenizer)
-    held = Library(library, "heldout")
-    held_pools = load_views(held, run / "heldout"), load_tracks(held, run / "heldout")
     heads.warm_up(adapter, load_views(lib, run / "train"), load_tracks(lib, run / "train"), typer.echo, epochs)
-    typer.echo(f"held-out: {heads.measure(adapter, *held_pools)}")
     names = json.dumps({"seen": adapter.seen, "heard": adapter.heard})
     save_file({k: v.contiguous() for k, v in adapter.state_dict().items()}, run / "heads.safetensors", {"names": names})
+    held = Library(library, "heldout")
+    held_pools = load_views(held, run / "heldout"), load_tracks(held, run / "heldout")
+    typer.echo(f"held-out: {heads.measure(adapter, *held_pools)}")
 
 
 @app.command()
@@ -142,19 +142,28 @@ def read(library: Path, run: Path, minutes: float = 20.0, threads: int = 2) -> N
 
 @app.command()
 def train(
-    run: Path, minutes: float = 60.0, lr: float = 1e-3, lora_lr: float = 1e-3, resume: bool = True, threads: int = 2
+    run: Path,
+    minutes: float = 60.0,
+    lr: float = 1e-3,
+    lora_lr: float = 1e-3,
+    start_from: Annotated[Path | None, typer.Option(help="Checkpoint of `read`, for a run that begins.")] = None,
+    threads: int = 2,
 ) -> None:
-    """Train adapter and LoRA on scenes from RUN's pools; checkpoints in RUN, the result in RUN/adapter.safetensors."""
+    """Train adapter and LoRA on scenes from RUN's pools, going on from RUN/checkpoint.pt if there is one.
+
+    Checkpoints go to RUN, the result to RUN/adapter.safetensors.
+    """
     torch.set_num_threads(threads)
     library = Path(json.loads((run / "library.json").read_text()))
-    recipe = replace(Recipe(), minutes=minutes, lr=lr, lora_lr=lora_lr)
+    start, end = (0.35, 0.12) if start_from else (0.8, 0.15)
+    recipe = replace(Recipe(), minutes=minutes, lr=lr, lora_lr=lora_lr, proxy=(start, end))
     model = EpSmol(torch.device("cpu"), torch.bfloat16, adapter=None)
     source, held = SceneSource(library, run, "train"), SceneSource(library, run, "heldout")
     adapter = Adapter(source.lib.seen_names, source.lib.heard_names, 576)
     adapter.load_state_dict(load_file(run / "heads.safetensors"))
     trainer = Trainer(model, adapter, source, held, recipe, run, typer.echo)
-    if resume:
-        trainer.resume()
+    if not trainer.resume() and start_from:
+        trainer.start_from(start_from)
     trainer.run()
 
 

@@ -80,7 +80,7 @@ class Source(Protocol):
 
 
 def proxy_layout(adapter: Adapter, example: Example, start: int, table: Tensor, generator: torch.Generator) -> Segment:
-    """The clip's tokens as their true names with a random certainty, no tower features at all: reading before looking."""
+    """The clip's tokens as their true names with a random certainty, no tower features: reading before looking."""
     features, video, audio = example.features, None, None
     if features.video is not None and example.video_labels is not None:
         cells = F.one_hot(example.video_labels.clamp(min=-1) + 1, len(adapter.seen) + 1)[..., 1:].float()
@@ -145,8 +145,9 @@ class Trainer:
         self.recipe, self.folder, self.say = recipe, folder, say
         torch.manual_seed(recipe.seed)
         config = LoraConfig(r=recipe.lora_rank, lora_alpha=2 * recipe.lora_rank, target_modules=list(LORA_TARGETS))
-        self.decoder: Any = get_peft_model(model.decoder, config).base_model.model
-        self.lora = {n: p for n, p in self.decoder.named_parameters() if p.requires_grad}
+        peft_model: Any = get_peft_model(model.decoder, config)
+        self.decoder = peft_model.base_model.model
+        self.lora: dict[str, Any] = {n: p for n, p in self.decoder.named_parameters() if p.requires_grad}
         for p in self.lora.values():
             p.data = p.data.float()
         groups = [
@@ -308,6 +309,35 @@ class Trainer:
         self.step, self.spent_s, self.answers = counts["step"], counts["spent_s"], counts["answers"]
         self.say(f"resumed at step {self.step}, minute {self.spent_s / 60:.1f}")
         return True
+
+    def take_lora(self, lora: dict[str, Tensor]) -> None:
+        """Begin from a shipped adapter's LoRA, `layers.….q_proj.{A,B}`."""
+        for key, value in lora.items():
+            name, part = key.rsplit(".", 1)
+            self.lora[f"{name}.lora_{part}.default.weight"].data.copy_(value)
+
+    def start_from(self, checkpoint: Path) -> None:
+        """Take over what another run learned about reading tokens: LoRA, places, markers, and names where they match.
+
+        Heads and corrections, which read the towers, stay as they are.
+        """
+        state = torch.load(checkpoint, weights_only=True)
+        old = state["adapter"]
+        with torch.no_grad():
+            for kind, names in (("video", self.adapter.seen), ("audio", self.adapter.heard)):
+                rows = {name: i for i, name in enumerate(state["names"]["seen" if kind == "video" else "heard"])}
+                projector = getattr(self.adapter, kind)
+                for i, name in enumerate(names):
+                    if name in rows:
+                        projector.names[i] = old[f"{kind}.names"][rows[name]]
+                projector.gain.copy_(old[f"{kind}.gain"])
+                projector.place.weight.copy_(old[f"{kind}.place.weight"])
+                projector.place.bias.copy_(old[f"{kind}.place.bias"])
+            self.adapter.word_gain.copy_(old["word_gain"])
+            self.adapter.markers.copy_(old["markers"])
+        for key, value in state["lora"].items():
+            self.lora[key].data.copy_(value)
+        self.say(f"started from {checkpoint}, step {state['counts']['step']}")
 
     def restore(self, state: dict[str, Any]) -> None:
         """Weights of a checkpoint."""

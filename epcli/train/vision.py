@@ -1,4 +1,4 @@
-"""Teach the vision tower's last blocks to see drawings: ImageNet's photographs made it, clips show icons and clip art too.
+"""Teach the vision tower's last blocks to see drawings too: ImageNet's photographs made it.
 
 Everything up to stride 16 stays frozen, so its output is computed once a picture and the last five blocks and the head,
 2.7 million weights, are trained on cells: which thing, or nothing, does this 32-pixel cell show.
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from epcli.models.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
-from epcli.models.ep_smol import TUNED_BLOCKS
+from epcli.models.ep_smol import TUNED_BLOCKS, tune_vision
 from epcli.train.pools import NOTHING, UNSURE, cell_labels
 from epcli.train.scenes import SIZES, Library, draw_view, new_view
 
@@ -63,10 +63,14 @@ def tune(
     views: int = 8000,
     minutes: float = 12.0,
     seed: int = 5,
+    begin: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Train and write `out` (bfloat16 safetensors of the blocks and head)."""
-    tower = load_efficientnet_lite0()
+    """Train, from `begin` if given, and write `out` (bfloat16 safetensors of the blocks and head)."""
+    tower, teacher = load_efficientnet_lite0(), load_efficientnet_lite0()
+    old = Late(teacher, 0)
+    if begin is not None:
+        tune_vision(tower, begin)
     late = Late(tower, len(lib.seen_names)).requires_grad_(True)
     nothing = len(lib.seen_names)
     data: list[tuple[Tensor, Tensor]] = []
@@ -92,14 +96,19 @@ def tune(
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * min(1.0, (step + 1) / 30) * 0.5 * (1 + np.cos(np.pi * share))
         x, y = rng.choice(data)
-        z = late(x.float().contiguous(memory_format=torch.channels_last))
-        z = F.dropout(z, 0.2)
-        logits, target = late.classifier(z).flatten(0, 2), y.flatten().clone()
+        features = late(x.float().contiguous(memory_format=torch.channels_last))
+        logits, target = late.classifier(F.dropout(features, 0.2)).flatten(0, 2), y.flatten().clone()
         weight = torch.where(target == NOTHING, 0.15, 1.0) * (target != UNSURE)
         target[target < 0] = nothing
         loss = (F.cross_entropy(logits, target, reduction="none", label_smoothing=0.1) * weight).sum() / weight.sum()
         optimizer.zero_grad()
-        loss.backward()
+        if step % 2:  # what ImageNet taught must stay readable for its classifier: photographs need it
+            with torch.no_grad():
+                told = teacher.classifier(old(x.float())).softmax(-1)
+            says = teacher.classifier(features).log_softmax(-1)
+            (loss + 0.5 * F.kl_div(says, told, reduction="none").sum(-1).mean()).backward()
+        else:
+            loss.backward()
         optimizer.step()
         losses.append(loss.item())
         step += 1

