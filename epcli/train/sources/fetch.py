@@ -42,13 +42,13 @@ PACKAGES: tuple[Package, ...] = (
     Package("openmoji", "npm", "openmoji", "17.0.0", "CC-BY-SA-4.0", f"{_EMOJI}, and what shows which thing", "train"),
     Package("fluent", "npm", "fluentui-emoji", "1.3.0", "MIT", f"{_EMOJI}, modern and flat", "train"),
     Package("fluent-3d", "npm", "@lobehub/fluent-emoji-3d", "1.1.0", "MIT", f"{_EMOJI}, rendered", "train"),
-    Package("twemoji", "npm", "@twemoji/svg", "15.0.0", "MIT (upstream graphics: CC-BY-4.0)", _EMOJI, "train"),
+    Package("twemoji", "npm", "@twemoji/svg", "15.0.0", "MIT; upstream: CC-BY-4.0", _EMOJI, "train"),
     Package("emojione", "npm", "emojione", "2.2.7", "CC-BY-4.0 (artwork)", _EMOJI, "train"),
-    Package("openclipart", "apt", "openclipart-png", "", "public domain", "drawings", "train, 1 of some things held out"),
+    Package("openclipart", "apt", "openclipart-png", "", "public domain", "drawings", "train, some held out"),
     Package("pysiogame", "apt", "pysiogame", "", "GPL-3+; drawings by Art4Apps, CC-BY-SA-3.0", "drawings", "train"),
     Package(
         "scratch", "apt", "scratch", "", "CC-BY-SA-3.0 (media)", "photos, drawings, recordings",
-        "train, 1 picture of some things held out",
+        "train, some pictures held out",
     ),
     Package(
         "gcompris", "apt", "gcompris-qt-data", "",
