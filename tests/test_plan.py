@@ -1,0 +1,267 @@
+"""`ep plan`: its formulas against real allocations of small models, and its words."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_omni
+import torch
+from transformers import DynamicCache
+
+from epcli import plan as planning
+from epcli.cli import app
+from epcli.config import Profile, find_profile, profile_names, resolve
+from epcli.media import ffmpeg
+from epcli.models import costs
+from epcli.models.costs import Decoder, Omni
+from epcli.models.qwen_omni import QwenOmni
+from epcli.records import AudioTrack, MediaInfo
+from epcli.sieve.sieve import Sieve
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tiny_omni.write(tmp_path_factory.mktemp("plan") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def shape(folder) -> Omni:
+    return Omni.of(costs.read_config(folder))
+
+
+def film(duration_s: float, *, audio: bool = True) -> MediaInfo:
+    tracks = (AudioTrack(0, "aac", 2, 48000, None, None),) if audio else ()
+    return MediaInfo(Path("film.mkv"), "matroska", duration_s, False, 1920, 1080, 24.0, "h264", tracks)
+
+
+def cost(info: MediaInfo, memory_gb: float = 24, **settings) -> planning.Plan:
+    return planning._cost(info, info.duration_s, Profile(**settings), round(memory_gb * 1e9))
+
+
+def test_parameters_are_those_of_the_model(folder, shape):
+    model = QwenOmni.load(folder, dtype=torch.float32)
+    counted = {
+        part: sum(weight.numel() for weight in model.thinker.get_submodule(part).parameters())
+        for part in ("model.visual", "model.audio_tower", "model.language_model", "lm_head")
+    }
+    assert shape.vision_parameters == counted["model.visual"]
+    assert shape.audio_parameters == counted["model.audio_tower"]
+    assert shape.decoder.parameters == counted["model.language_model"] + counted["lm_head"]
+    assert shape.weights_bytes(4) == sum(weight.nbytes for weight in model.thinker.parameters())
+
+
+def test_parameters_of_the_published_models_are_those_of_transformers():
+    from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
+
+    with torch.device("meta"):  # transformers' defaults are the 7B's, but for the vision tower's width
+        config = Qwen2_5OmniThinkerConfig(vision_config={"hidden_size": 1280}, tie_word_embeddings=False)
+        whole = Qwen2_5OmniThinkerForConditionalGeneration(config)
+    assert costs.SHAPES["qwen2.5-omni-7b"].parameters == sum(weight.numel() for weight in whole.parameters())
+    assert costs.SHAPES["qwen2.5-omni-3b"].parameters == pytest.approx(4.7e9, rel=0.01)  # "5B params" on its page
+
+
+@pytest.mark.parametrize("quantize", ["nf4", "int8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_quantized_bytes_are_those_that_bitsandbytes_allocates(folder, shape, quantize, dtype):
+    layers = QwenOmni.load(folder, dtype=dtype, quantization=quantize).decoder.layers
+    total = sum(weight.nbytes for weight in layers.parameters())
+    for module in layers.modules():
+        if type(module).__name__ == "Linear4bit":
+            total += module.weight.quant_state.absmax.nbytes
+        elif type(module).__name__ == "Linear8bitLt":
+            total += module.weight.SCB.nbytes
+    assert shape.decoder.layers_bytes(dtype.itemsize, quantize) == total
+
+
+def test_sieve_parameters_are_those_of_the_sieve(folder, shape):
+    decoder = QwenOmni.load(folder, dtype=torch.float32).decoder
+    for depth in (1, 3):
+        sieve = Sieve.for_decoder(decoder, depth)
+        assert shape.decoder.sieve_parameters(depth) == sum(weight.numel() for weight in sieve.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kv_bytes_are_those_of_the_cache(folder, shape, dtype):
+    decoder = QwenOmni.load(folder, dtype=dtype).decoder
+    cache = DynamicCache(config=decoder.config)
+    with torch.inference_mode():
+        decoder(inputs_embeds=torch.zeros(1, 37, 128, dtype=dtype), past_key_values=cache, use_cache=True)
+    allocated = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert shape.decoder.kv_bytes(37, dtype.itemsize) == allocated
+
+
+def test_the_decoder_of_ep_smol_has_the_size_of_its_model():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    smol = costs.SMOL
+    with torch.device("meta"):
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                hidden_size=smol.width,
+                num_hidden_layers=smol.layers,
+                num_attention_heads=smol.heads,
+                num_key_value_heads=smol.kv_heads,
+                intermediate_size=smol.mlp,
+                vocab_size=smol.vocabulary,
+                tie_word_embeddings=True,
+            )
+        )
+    assert smol.parameters == sum(weight.numel() for weight in model.parameters()) == 134_515_008
+
+
+def test_an_activation_estimate_covers_what_a_layer_holds():
+    """Bytes alive inside one decoder layer, counted as they are made and freed, stay within the formula."""
+    text = tiny_omni.TEXT | {"vocab_size": 300, "num_hidden_layers": 1, "intermediate_size": 512}
+    from transformers import Qwen2_5OmniThinkerTextModel
+    from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
+
+    model = Qwen2_5OmniThinkerTextModel(Qwen2_5OmniTextConfig(**text)).eval()
+    shape = Decoder(128, 1, 2, 1, 64, 512, 300, biases=True, tied=False)
+    tokens = 256
+    with torch.inference_mode(), torch.profiler.profile(profile_memory=True) as profiler:
+        model(inputs_embeds=torch.zeros(1, tokens, 128), use_cache=False)
+    alive = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            alive += event.nbytes()
+            peak = max(peak, alive)
+    estimate = shape.activation_bytes(tokens, 4)
+    assert 0.5 * estimate < peak < 1.25 * estimate
+
+
+def test_tokens_of_an_hour_and_what_stays():
+    made = cost(film(3600), model="qwen2.5-omni-7b", max_frames=768, keep=0.1, selector="cs2")
+    assert made.media["frames"] == 768
+    assert made.tokens["video"]["total"] == 384 * (made.media["frame_size"][0] // 28) * (
+        made.media["frame_size"][1] // 28
+    )
+    assert made.tokens["audio"]["total"] == 90_000
+    kept = made.tokens["video"]["kept"] + made.tokens["audio"]["kept"]
+    assert kept == -(-(made.tokens["video"]["total"] + 90_000) // 10)
+    assert made.context["fits"]
+    assert not cost(film(3600), model="qwen2.5-omni-7b", max_frames=768).context["fits"]
+
+
+def test_the_sieves_memory_is_bounded_by_its_window_not_by_the_film():
+    hour, three = (
+        cost(film(length), model="qwen2.5-omni-7b", selector="cs2", budget=4000) for length in (3600, 3 * 3600)
+    )
+    table = hour.memory["token_embeddings"]
+    grown = three.memory["choosing"] - hour.memory["choosing"]
+    assert grown == three.memory["token_embeddings"] - table  # the tokens themselves, and nothing else
+    assert three.memory["prefill"] == hour.memory["prefill"]
+    assert three.memory["kv_cache"] == hour.memory["kv_cache"]
+
+
+@pytest.mark.parametrize("name", [name for name in profile_names() if name.startswith("gpu-")])
+def test_a_minute_fits_every_profile(name):
+    memory = float(name.removeprefix("gpu-").removesuffix("gb"))
+    profile = resolve(profile=str(find_profile(name)), environment={}).profile
+    made = planning._cost(film(60), 60.0, profile, round(memory * 1e9))
+    assert made.available["fits"], made.stages
+    assert made.context["fits"]
+
+
+def test_what_does_not_fit_comes_with_what_would():
+    info = film(600)
+    profile = Profile(model="qwen2.5-omni-7b", device="cpu", dtype="bf16")
+    made = planning._cost(info, 600.0, profile, 16_000_000_000)
+    assert made.available["fits"] is False
+    advice = list(planning._advice(made, info, 600.0, profile, 16_000_000_000))
+    assert any(line.startswith("--quantize") for line in advice)
+
+
+def run(capsys, *arguments: str) -> str:
+    app(["plan", *arguments], standalone_mode=False)
+    return capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    inputs = ("testsrc=size=160x120:rate=10:duration=5", "sine=440:duration=5")
+    source = [word for each in inputs for word in ("-f", "lavfi", "-i", each)]
+    subprocess.run([ffmpeg.find().path, "-nostdin", "-y", "-v", "error", *source, str(path)], check=True)
+    return path
+
+
+def test_the_command_tells_the_same_tokens_as_the_answer(capsys, clip, folder):
+    flags = ["--model", str(folder), "--keep", "0.2", "--dtype", "fp32", "--json", "--max-new-tokens", "3"]
+    planned = json.loads(run(capsys, str(clip), *flags))
+    app(["ask", str(clip), "What?", *flags], standalone_mode=False)
+    asked = json.loads(capsys.readouterr().out)
+    for modality in ("video", "audio"):
+        assert planned["tokens"][modality]["total"] == asked["tokens"][modality]["total"]
+    kept = [sum(report["tokens"][m]["kept"] for m in ("video", "audio")) for report in (planned, asked)]
+    assert kept[0] == kept[1]
+    assert planned["schema"] == 1
+    assert planned["context"]["fits"] is True
+    assert planned["peak_bytes"] == max(planned["stages"].values())
+
+
+def test_the_command_says_clearly_what_does_not_fit(capsys, clip):
+    page = run(capsys, str(clip), "--model", "qwen2.5-omni-7b", "--memory", "8", "--device", "cpu")
+    assert "does not fit: 8.0 GB given with --memory" in page
+    assert max(map(len, page.splitlines())) <= 100
+    page = run(
+        capsys, str(clip), "--model", "qwen2.5-omni-7b", "--memory", "12", "--quantize", "nf4", "--device", "cuda"
+    )
+    assert "\nfits: 12.0 GB given with --memory" in page
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_for_a_gpu_that_is_not_here_it_does_not_guess(capsys, clip):
+    page = run(capsys, str(clip), "--model", "qwen2.5-omni-3b", "--device", "cuda")
+    assert "not known: no CUDA device here; give its memory with --memory" in page
+
+
+LONG = """
+import resource, torch
+from transformers import Qwen2_5OmniThinkerTextModel
+from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
+from epcli.records import TokenStream
+from epcli.sieve.select import Budget
+from epcli.sieve.selectors import Tools, select
+from epcli.sieve.sieve import Sieve
+from epcli.sieve.sync_rope import install
+torch.manual_seed(0)
+torch.set_num_threads(1)
+config = Qwen2_5OmniTextConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+    intermediate_size=2048, vocab_size=64, rope_parameters={"rope_type": "default", "rope_theta": 1e6})
+decoder = Qwen2_5OmniThinkerTextModel(config).eval()
+install(decoder, (4, 4, 4, 4))
+sieve = Sieve.for_decoder(decoder, 1).eval()
+def peak(tokens, window):
+    time = torch.arange(tokens + 20)
+    modality = torch.ones(tokens + 20, dtype=torch.uint8)
+    modality[-20:] = 0
+    stream = TokenStream(torch.randn(tokens + 20, 64), time.expand(4, -1), modality, torch.zeros(tokens + 20, 2),
+        torch.zeros(tokens + 20, 3, dtype=torch.int16), (1, 1), tokens + 20)
+    select("cs2", stream, Budget(tokens=100), Tools(sieve=sieve, window_tokens=window))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(peak(1024, 1024), peak(8192, 1024), peak(8192, 8192))
+"""
+
+
+@pytest.mark.slow
+def test_the_sieves_peak_does_not_grow_with_the_film():
+    """8 windows need the memory of one and the tokens themselves; the same 8192 tokens at once need far more."""
+    done = subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, timeout=900, check=True)
+    one, eight, unwindowed = (int(word) * 1024 for word in done.stdout.split())
+    activations = 8192 * 3 * 2048 * 4  # gate, up and product of 8192 tokens: 201 MB
+    assert eight - one < 0.3 * activations
+    assert unwindowed - one > 0.5 * activations
