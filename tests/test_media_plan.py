@@ -91,10 +91,10 @@ def test_an_interval_is_stood_for_by_the_frame_on_screen_at_its_centre(
 def test_keyframes_are_taken_where_each_interval_holds_one_and_exact_frames_where_not() -> None:
     film = samples.shared_film("gop.mkv", (*samples.X264, "-g", "25", "-sc_threshold", "0"), (), length=10)
     layout = inspect(film, Deadline(60))
-    coarse = plan(film, layout, 0.0, 10.0, 5, Deadline(60))
+    coarse = plan(layout, 0.0, 10.0, 5, Deadline(60))
     assert [moment.at_s for moment in coarse] == pytest.approx([1, 3, 5, 7, 9])
     assert all(moment.is_keyframe for moment in coarse)
-    fine = plan(film, layout, 0.0, 10.0, 20, Deadline(60))
+    fine = plan(layout, 0.0, 10.0, 20, Deadline(60))
     assert [moment.at_s for moment in fine] == pytest.approx([0.24 + 0.5 * n - 0.02 * (n % 2) for n in range(20)])
     assert not any(moment.is_keyframe for moment in fine)
 
@@ -105,9 +105,9 @@ def test_looking_up_interval_by_interval_finds_the_same_frames_as_reading_on(
 ) -> None:
     film = samples.shared_film("gop.mkv", (*samples.X264, "-g", "25", "-sc_threshold", "0"), (), length=10)
     layout = inspect(film, Deadline(60))
-    reading_on = plan(film, layout, 0.3, 9.7, count, Deadline(60))
+    reading_on = plan(layout, 0.3, 9.7, count, Deadline(60))
     monkeypatch.setattr(planning, "WINDOW_STEP_S", 0.0)
-    assert plan(film, layout, 0.3, 9.7, count, Deadline(60)) == reading_on
+    assert plan(layout, 0.3, 9.7, count, Deadline(60)) == reading_on
 
 
 def test_wide_intervals_of_a_format_without_index_are_planned_without_reading_it(
@@ -116,5 +116,5 @@ def test_wide_intervals_of_a_format_without_index_are_planned_without_reading_it
     film = samples.film(tmp_path / "stream.ts")
     layout = inspect(film, Deadline(60))
     monkeypatch.setattr(planning, "WINDOW_STEP_S", 0.0)
-    moments = plan(film, layout, 0.0, 3.0, 3, Deadline(60))
+    moments = plan(layout, 0.0, 3.0, 3, Deadline(60))
     assert [(moment.at_s, moment.is_known) for moment in moments] == [(0.5, False), (1.5, False), (2.5, False)]

@@ -183,6 +183,9 @@ def test_rotation_metadata_turns_the_picture(degrees: int, each_ffmpeg: str, tmp
     assert blue[2] > 200 > 60 > blue[0], f"{degrees}: no blue where the right side went"
 
 
+INNER = (slice(6, -6, 12), slice(6, -6, 12))  # away from the borders between the colours, which JPEG and WebP blur
+
+
 def photo(path: Path, orientation: int) -> tuple[np.ndarray, np.ndarray]:
     """Write a photo with EXIF data; the picture as it is stored, and upright in Pillow's opinion."""
     picture = Image.new("RGB", (64, 48), "red")
@@ -202,7 +205,7 @@ def test_exif_orientation_tells_how_to_turn_and_mirror(suffix: str, orientation:
     stored, upright = photo(path, orientation)
     turned = of_picture_file(path, {"jpg": "jpeg_pipe"}.get(suffix, f"{suffix}_pipe")).apply(stored)
     assert turned.shape == upright.shape
-    assert np.abs(turned - upright).max() < 10  # JPEG and WebP change a little
+    assert np.abs(turned - upright)[INNER].max() < 40
 
 
 @pytest.mark.parametrize(("suffix", "orientation"), [("jpg", 6), ("jpg", 7), ("webp", 8)])
@@ -212,8 +215,7 @@ def test_a_photo_comes_out_upright(suffix: str, orientation: int, each_ffmpeg: s
     clip = read(path, SMALL)
     assert clip.frames is not None
     assert clip.frames[0].shape == upright.shape
-    inner = (slice(6, -6, 12), slice(6, -6, 12))  # away from the borders between the colours
-    assert np.abs(clip.frames[0][inner].astype(int) - upright[inner]).max() < 40
+    assert np.abs(clip.frames[0].astype(int) - upright)[INNER].max() < 40
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tiff", "gif"])
@@ -516,6 +518,8 @@ def test_a_still_picture_has_no_range_and_a_sampling_of_nothing_is_refused(tmp_p
         read(path, replace(SMALL, fps=0.0))
     with pytest.raises(UsageError, match="must be above zero"):
         read(path, replace(SMALL, max_frames=0))
+    with pytest.raises(UsageError, match="both switched off"):
+        read(path, replace(SMALL, video=False, audio=False))
 
 
 def test_frames_are_evenly_spread_within_the_limit() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import dataclass
 
 import av
 import av.error
@@ -29,106 +30,92 @@ LONG_RUN_IN_S = 30.0  # the same at the second try
 SOUND_RUN_IN_S = 1.0  # decoded ahead of a range, for codecs whose first packets after a seek are not yet right
 
 
+Found = dict[Moment, tuple[float, np.ndarray]]  # presentation time and (H, W, 3) uint8 RGB
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Neighbours that one ffmpeg decodes through."""
+
+    moments: list[Moment]
+    keyframes_only: bool
+    run_in_s: float  # how far ahead decoding starts
+
+
 def frames(
-    path: Path, layout: Layout, moments: Sequence[Moment], size: tuple[int, int], deadline: Deadline
-) -> tuple[dict[Moment, tuple[float, np.ndarray]], list[str]]:
-    """Decode each moment's frame: ({moment: (presentation time, (H, W, 3) uint8 RGB)}, messages about damage).
+    layout: Layout, moments: Sequence[Moment], size: tuple[int, int], deadline: Deadline
+) -> tuple[Found, list[str]]:
+    """Decode each moment's frame at (width, height) `size`: what was found, and messages about damage.
 
     A frame that cannot be decoded is replaced by the next one of its interval; where there is none, the moment is
     missing from the result. Raises MediaError past the deadline.
     """
-    found: dict[Moment, tuple[float, np.ndarray]] = {}
-    damage: list[str] = []
     run_in = 0.0 if layout.demuxer in INDEXED else RUN_IN_S
-    groups = [
-        (group, keyframes, run_in)
-        for keyframes, gap in ((True, KEYFRAME_GAP_S), (False, EXACT_GAP_S))
-        for group in _groups([moment for moment in moments if moment.is_keyframe is keyframes], gap)
-    ]
-    _run(path, layout, groups, size, deadline, found, damage)
+    keyed = [moment for moment in moments if moment.is_keyframe]
+    exact = [moment for moment in moments if not moment.is_keyframe]
+    groups = _groups(keyed, KEYFRAME_GAP_S, True, run_in) + _groups(exact, EXACT_GAP_S, False, run_in)
+    found, damage = _decode_all(layout, groups, size, deadline)
     # Landed behind the frame (open groups of pictures, a wrong index), or it is no keyframe: come from further off.
     missed = [m for m in moments if m not in found or (m.is_known and found[m][0] > m.at_s + 2 * TICK_S)]
     if missed:
-        _run(
-            path,
-            layout,
-            [(group, False, LONG_RUN_IN_S) for group in _groups(missed, EXACT_GAP_S)],
-            size,
-            deadline,
-            found,
-            damage,
-        )
+        again = _groups(missed, EXACT_GAP_S, False, LONG_RUN_IN_S)
+        more, messages = _decode_all(layout, again, size, deadline)
+        found, damage = found | more, damage + messages
     return found, damage
 
 
-def _groups(moments: Sequence[Moment], gap_s: float) -> list[list[Moment]]:
-    """Runs of neighbours that one ffmpeg decodes through."""
-    groups: list[list[Moment]] = []
+def _groups(moments: Sequence[Moment], gap_s: float, keyframes_only: bool, run_in_s: float) -> list[_Group]:
+    """Cut ascending moments where seeking to the next is cheaper than decoding up to it."""
+    groups: list[_Group] = []
     for moment in moments:
-        if groups and moment.at_s - groups[-1][-1].at_s <= gap_s and len(groups[-1]) < FRAMES_A_RUN:
-            groups[-1].append(moment)
+        last = groups[-1].moments if groups else []
+        if last and moment.at_s - last[-1].at_s <= gap_s and len(last) < FRAMES_A_RUN:
+            last.append(moment)
         else:
-            groups.append([moment])
+            groups.append(_Group([moment], keyframes_only, run_in_s))
     return groups
 
 
-def _run(
-    path: Path,
-    layout: Layout,
-    groups: list[tuple[list[Moment], bool, float]],
-    size: tuple[int, int],
-    deadline: Deadline,
-    found: dict[Moment, tuple[float, np.ndarray]],
-    damage: list[str],
-) -> None:
-    """Decode groups, two at a time; results are added to `found` and `damage`."""
+def _decode_all(
+    layout: Layout, groups: list[_Group], size: tuple[int, int], deadline: Deadline
+) -> tuple[Found, list[str]]:
+    """Decode the groups, two at a time."""
+    found: Found = {}
+    damage: list[str] = []
+    threads = 1 if len(groups) > 1 else 0  # 0: as many as ffmpeg likes
     pool = ThreadPoolExecutor(SEEKS_AT_A_TIME)
     try:
-        jobs = [pool.submit(_decode, path, layout, *group, size, deadline, len(groups) > 1) for group in groups]
-        for (moments, _, _), job in zip(groups, jobs, strict=True):
+        jobs = [pool.submit(_decode, layout, group, size, deadline, threads) for group in groups]
+        for group, job in zip(groups, jobs, strict=True):
             decoded, messages = job.result()
             damage += messages
-            _assign(moments, decoded, found)
+            for moment in group.moments:
+                # The first frame at or after the moment that its interval still reaches.
+                frame = next((item for item in decoded if item[0] >= moment.at_s - TICK_S), None)
+                if frame is not None and frame[0] < max(moment.high_s, moment.at_s + TICK_S):
+                    found[moment] = frame
     except BaseException:
         deadline.stop()  # an interrupt must not wait for what still runs
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _assign(
-    moments: list[Moment], decoded: list[tuple[float, np.ndarray]], found: dict[Moment, tuple[float, np.ndarray]]
-) -> None:
-    """Give each moment the first frame at or after its time that its interval still reaches."""
-    for moment in moments:
-        frame = next((item for item in decoded if item[0] >= moment.at_s - TICK_S), None)
-        if frame is not None and frame[0] < max(moment.high_s, moment.at_s + TICK_S):
-            found[moment] = frame
+    return found, damage
 
 
 def _decode(
-    path: Path,
-    layout: Layout,
-    moments: list[Moment],
-    keyframes: bool,
-    run_in_s: float,
-    size: tuple[int, int],
-    deadline: Deadline,
-    is_seek: bool,
+    layout: Layout, group: _Group, size: tuple[int, int], deadline: Deadline, threads: int
 ) -> tuple[list[tuple[float, np.ndarray]], list[str]]:
-    """One ffmpeg over the moments of a group: [(presentation time, frame)] ascending, and messages about damage."""
-    times = sorted({moment.at_s for moment in moments})
+    """One ffmpeg over a group: [(presentation time, (H, W, 3) frame)] ascending, and messages about damage."""
+    times = sorted({moment.at_s for moment in group.moments})
     width, height = reversed(size) if layout.turn.swap else size
-    options: dict[str, object] = {"noautorotate": None}
-    if is_seek:
-        options["threads"] = 1
-    start = times[0] - run_in_s
+    options: dict[str, object] = {"noautorotate": None, "threads": threads}
+    start = times[0] - group.run_in_s
     if start > layout.origin_s:
         options |= {"ss": f"{start:.6f}", "noaccurate_seek": None}
-    if keyframes:
+    if group.keyframes_only:
         # Not `-discard nokey`, though it halves the time on MP4: ffmpeg 5.1 and 9.0 then tell wrong presentation times.
-        options |= {"skip_frame": "nokey"}
-    # The first frame at or after each time: of the frames after the last chosen one (0), is any time passed?
+        options["skip_frame"] = "nokey"
+    # The first frame at or after each time: is there a time between the frame chosen last, ld(0), and this one?
     passed = "+".join(f"gte(t,{time - TICK_S:.4f})*lt(ld(0),{time - TICK_S:.4f})" for time in times)
     chain = (
         f"select='st(0,if(isnan(prev_selected_t),-1e9,prev_selected_t));{passed}',"
@@ -144,16 +131,14 @@ def _decode(
         **{"frames:v": len(times)},
     )
     decoded = []
-    with Process(output, path, deadline) as process:
-        try:
-            with av.open(process.stdout, format="nut") as pipe:
-                assert isinstance(pipe, InputContainer)
-                for packet in pipe.demux(video=0):
-                    if packet.size and packet.pts is not None and packet.time_base is not None:
-                        picture = np.frombuffer(bytes(packet), np.uint8).reshape(height, width, 3)
-                        decoded.append((float(packet.pts * packet.time_base), layout.turn.apply(picture)))
-        except av.error.FFmpegError:
-            pass  # ended without a picture, or was stopped; what that means is for the caller
+    with Process(output, layout.info.path, deadline) as process:
+        # An error of PyAV's: ffmpeg ended without a picture, or was stopped; what that means is for the caller.
+        with suppress(av.error.FFmpegError), av.open(process.stdout, format="nut") as pipe:
+            assert isinstance(pipe, InputContainer)
+            for packet in pipe.demux(video=0):
+                if packet.size and packet.pts is not None and packet.time_base is not None:
+                    picture = np.frombuffer(bytes(packet), np.uint8).reshape(height, width, 3)
+                    decoded.append((float(packet.pts * packet.time_base), layout.turn.apply(picture)))
         process.finish()
         messages = _damage(process, layout, start <= layout.origin_s)
         if not decoded and not messages and process.status:
@@ -166,9 +151,7 @@ def _damage(process: Process, layout: Layout, from_start: bool) -> list[str]:
     return process.damage(from_start) if from_start or layout.demuxer in INDEXED else []
 
 
-def sound(
-    path: Path, layout: Layout, track: int, start_s: float, end_s: float, deadline: Deadline
-) -> tuple[np.ndarray, list[str]]:
+def sound(layout: Layout, track: int, start_s: float, end_s: float, deadline: Deadline) -> tuple[np.ndarray, list[str]]:
     """(S,) float32 mono in [-1, 1] at SAMPLE_RATE for [start_s, end_s) (file timestamps), and messages about damage.
 
     Sample 0 is at start_s: silence where the track starts later or has a gap over 0.1 s. S is less than the range where
@@ -189,10 +172,10 @@ def sound(
         samples = np.zeros(round((end_s - start_s) * SAMPLE_RATE), np.float32)
     except (MemoryError, ValueError):  # a broken header may claim any length
         raise CapacityError(
-            f"{name(path)}: {(end_s - start_s) / 3600:.0f} hours of sound do not fit in memory; "
+            f"{name(layout.info.path)}: {(end_s - start_s) / 3600:.0f} hours of sound do not fit in memory; "
             "ask for a shorter range (--start, --end)"
         ) from None
-    with Process(output, path, deadline) as process:
+    with Process(output, layout.info.path, deadline) as process:
         count = read_into(process.stdout, samples.data.cast("B")) // samples.itemsize
         process.stdout.close()
         process.finish()

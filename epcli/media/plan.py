@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import av.error
@@ -85,7 +84,7 @@ def shown_at(times: np.ndarray, last_end: float, centre: float, low: float, high
     return None
 
 
-def plan(path: Path, layout: Layout, start_s: float, end_s: float, count: int, deadline: Deadline) -> list[Moment]:
+def plan(layout: Layout, start_s: float, end_s: float, count: int, deadline: Deadline) -> list[Moment]:
     """The frames to decode for `count` intervals of [start_s, end_s) (file timestamps), ascending.
 
     Fewer than `count` where the picture stream does not cover the range. Neighbours may name the same frame, if it
@@ -98,7 +97,7 @@ def plan(path: Path, layout: Layout, start_s: float, end_s: float, count: int, d
         return [Moment((low + high) / 2, low, high, is_known=False) for low, high in intervals]
     exact: list[Moment | None] = []
     keyed: list[Moment | None] = []
-    with opened(path, deadline) as container:
+    with opened(layout.info.path, deadline) as container:
         packets = None if wide else _packets(container, layout, start_s, end_s)
         for low, high in intervals:
             centre = (low + high) / 2

@@ -8,6 +8,7 @@ ffmpeg open further files or addresses, are therefore refused under any file nam
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -168,12 +169,12 @@ def opened(path: Path, deadline: Deadline) -> Iterator[InputContainer]:
                 yield container
     except TimeoutError:
         raise deadline.error(path) from None
-    except av.error.ArgumentError:  # what libavformat answers if the format is not on the list
-        raise MediaError(
-            f"{label}: not a format that is read here (playlists and others that refer to further files never are); "
-            "convert it to mp4, mkv, wav or png"
-        ) from None
     except av.error.FFmpegError as problem:
+        if problem.errno == errno.EINVAL:  # what libavformat answers if the format is not on the list
+            raise MediaError(
+                f"{label}: not a format that is read here (playlists and others that refer to other files never are); "
+                "convert it to mp4, mkv, wav or png"
+            ) from None
         raise MediaError(
             f"{label}: not a media file, or damaged, or cut off before its index was written "
             f"({_first_words(problem)}); does it play elsewhere?"

@@ -42,6 +42,8 @@ def read(
     path = Path(path)
     if sampling.fps <= 0 or sampling.max_frames < 1:
         raise UsageError(f"fps {sampling.fps:g} and max_frames {sampling.max_frames} must be above zero")
+    if not (sampling.video or sampling.audio):
+        raise UsageError("picture and sound are both switched off, so there is nothing to read")
     deadline = Deadline(DEFAULT_DEADLINE_S if deadline_s is None else deadline_s)
     layout = inspect(path, deadline)
     info, warnings = layout.info, list(layout.warnings)
@@ -60,9 +62,9 @@ def read(
         raise MediaError(f"{name(path)}: has {has} but no {other}, and {has} is switched off")
     pictures = times = samples = None
     if wants_video:
-        pictures, times = _frames(path, layout, sampling, start, end, deadline, warnings)
+        pictures, times = _frames(layout, sampling, start, end, deadline, warnings)
     if wants_audio:
-        samples = _samples(path, layout, sampling.audio_track, start, end, deadline, warnings)
+        samples = _samples(layout, sampling.audio_track, start, end, deadline, warnings)
     if pictures is None and samples is None:
         raise MediaError(f"{name(path)}: nothing is seen or heard from {format_time(start)} to {format_time(end)}")
     return Clip(info, (start, end), pictures, times, samples, tuple(warnings))
@@ -76,7 +78,7 @@ def _range(layout: Layout, start_s: float | None, end_s: float | None, warnings:
         if start_s is not None or end_s is not None:
             raise UsageError(f"{label}: is a still picture, which has no times; leave out the start and the end")
         return 0.0, 0.0
-    start, end = 0.0 if start_s is None else start_s, info.duration_s if end_s is None else end_s
+    start, end = float(start_s or 0.0), info.duration_s if end_s is None else float(end_s)
     if not start >= 0:
         raise UsageError(f"{label}: a start of {start:g} s is before the file begins; the file is {length} long")
     if start >= info.duration_s:
@@ -91,7 +93,6 @@ def _range(layout: Layout, start_s: float | None, end_s: float | None, warnings:
 
 
 def _frames(
-    path: Path,
     layout: Layout,
     sampling: Sampling,
     start: float,
@@ -100,18 +101,18 @@ def _frames(
     warnings: list[str],
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """(N, H, W, 3) uint8 frames and their (N,) times from the start of the range; None, None if it shows nothing."""
-    origin = layout.origin_s
+    label, origin = name(layout.info.path), layout.origin_s
     size = fit_size(layout.info.width, layout.info.height, sampling.max_pixels, sampling.multiple)
     count = 1
     if layout.info.is_image:
         moments = [Moment(origin, origin, float("inf"))]
     else:
         count = frame_count(end - start, sampling.fps, sampling.max_frames)
-        moments = plan(path, layout, origin + start, origin + end, count, deadline)
+        moments = plan(layout, origin + start, origin + end, count, deadline)
     if not moments:
-        warnings.append(f"{name(path)}: shows no picture from {format_time(start)} to {format_time(end)}")
+        warnings.append(f"{label}: shows no picture from {format_time(start)} to {format_time(end)}")
         return None, None
-    found, damage = decode.frames(path, layout, moments, size, deadline)
+    found, damage = decode.frames(layout, moments, size, deadline)
     pictures: list[np.ndarray] = []
     times: list[float] = []
     for moment in moments:
@@ -122,33 +123,32 @@ def _frames(
                 pictures.append(picture)
                 times.append(time)
     if not pictures:
-        raise MediaError(f"{name(path)}: no picture could be decoded ({damage[0] if damage else 'ffmpeg gave none'})")
-    uncovered = (end - start) * (1 - len(moments) / count)
-    if uncovered > UNCOVERED_S:
-        warnings.append(f"{name(path)}: {uncovered:.1f} s of the range have no picture")
+        raise MediaError(f"{label}: no picture could be decoded ({damage[0] if damage else 'ffmpeg gave none'})")
     lost = sum(moment.is_known and moment not in found for moment in moments)
+    uncovered = (end - start) * (1 - (len(pictures) + lost) / count)
+    if uncovered > UNCOVERED_S:
+        warnings.append(f"{label}: {uncovered:.1f} s of the range have no picture")
     if lost:
-        warnings.append(f"{name(path)}: {lost} of {len(moments)} pictures could not be decoded; is the file damaged?")
+        warnings.append(f"{label}: {lost} of {len(moments)} pictures could not be decoded; is the file damaged?")
     elif damage and not layout.warnings:  # not again, if it is known to be cut off
-        warnings.append(f"{name(path)}: the picture is damaged in places ({damage[0]})")
+        warnings.append(f"{label}: the picture is damaged in places ({damage[0]})")
     return np.stack(pictures), np.array(times, np.float64)
 
 
 def _samples(
-    path: Path, layout: Layout, track: int, start: float, end: float, deadline: Deadline, warnings: list[str]
+    layout: Layout, track: int, start: float, end: float, deadline: Deadline, warnings: list[str]
 ) -> np.ndarray | None:
     """(S,) float32 samples; None if the track is over before the range or starts after it."""
-    samples, damage = decode.sound(path, layout, track, layout.origin_s + start, layout.origin_s + end, deadline)
+    label = name(layout.info.path)
+    samples, damage = decode.sound(layout, track, layout.origin_s + start, layout.origin_s + end, deadline)
     if not len(samples):
         if damage:
-            raise MediaError(f"{name(path)}: no sound could be decoded ({damage[0]})")
-        warnings.append(
-            f"{name(path)}: audio track {track} has no sound from {format_time(start)} to {format_time(end)}"
-        )
+            raise MediaError(f"{label}: no sound could be decoded ({damage[0]})")
+        warnings.append(f"{label}: audio track {track} has no sound from {format_time(start)} to {format_time(end)}")
         return None
     uncovered = end - start - len(samples) / SAMPLE_RATE
     if uncovered > UNCOVERED_S:
-        warnings.append(f"{name(path)}: the sound ends {uncovered:.1f} s before the range does")
+        warnings.append(f"{label}: the sound ends {uncovered:.1f} s before the range does")
     if damage and not layout.warnings:
-        warnings.append(f"{name(path)}: the sound is damaged in places ({damage[0]})")
+        warnings.append(f"{label}: the sound is damaged in places ({damage[0]})")
     return samples
