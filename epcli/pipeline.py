@@ -188,7 +188,7 @@ class Session:
         self.profile, self.on_stage = profile, on_stage
         if not (profile.video or profile.audio):
             raise UsageError("--no-video and --no-audio together leave nothing to look at or listen to")
-        registry.card(profile.model)
+        registry.check_present(profile.model)
         self.device = choose_device(profile)
         self._model: AVModel | None = None
 

@@ -99,6 +99,12 @@ def card(name: str) -> ModelCard:
     )
 
 
+def check_present(name: str) -> None:
+    """Raises WeightsError for a model that must be pulled first, before any file is decoded; UsageError as `card`."""
+    if card(name).path is None and name in hub.REPOS:
+        hub.folder(name)
+
+
 def load(name: str, device: torch.device, dtype: torch.dtype, quantize: str = "none") -> AVModel:
     """The model on its device, its weights fetched if they are not cached. Raises UsageError or WeightsError."""
     entry = card(name)
