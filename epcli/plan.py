@@ -84,7 +84,7 @@ def plan(
 def _cost(info: MediaInfo, duration_s: float, profile: Profile, memory_bytes: int | None) -> Plan:
     from epcli.pipeline import DEFAULT_KEEP, TRAINING_FREE
     from epcli.sieve.select import Budget
-    from epcli.sieve.selectors import WINDOW_TOKENS
+    from epcli.sieve.selectors import CHUNK_TOKENS, WINDOW_TOKENS
 
     card = registry.card(profile.model)
     sampling = card.sampling(profile)
@@ -145,8 +145,11 @@ def _cost(info: MediaInfo, duration_s: float, profile: Profile, memory_bytes: in
         seen = min(media_tokens, WINDOW_TOKENS) + TEXT_TOKENS
         choosing = embeds + decoder.activation_bytes(seen, e)
     elif selector == "query-aware":
-        logits = 2 * decoder.heads * TEXT_TOKENS * whole * 4
-        choosing = max(decoder.activation_bytes(whole, e), logits + 2 * whole * decoder.heads * decoder.head * 4)
+        # The cache of two layers and the keys of the third; a chunk's activations; keys and values for all heads.
+        early = 5 * whole * decoder.kv_heads * decoder.head * e
+        seen = min(whole, CHUNK_TOKENS)
+        repeated = 2 * whole * decoder.heads * decoder.head * e + seen * whole if whole > seen else 0
+        choosing = early + decoder.activation_bytes(seen, e) + repeated
     prefill = stay * decoder.width * e + decoder.activation_bytes(stay, e)
     cache = decoder.kv_bytes(stay + profile.max_new_tokens, e)
     pixels, samples = frames * width * height * 3, round(duration_s * SAMPLE_RATE) * 4 if hears else 0

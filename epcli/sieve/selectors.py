@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import DynamicCache
 
 from epcli.errors import UsageError
 from epcli.records import CHUNK_S, KeptStream, Modality, TokenStream
@@ -26,6 +27,7 @@ from epcli.sieve.select import Budget, top
 from epcli.sieve.sieve import Sieve
 
 WINDOW_TOKENS = 32_768  # media tokens that cs2 refines at once; more are refined in time windows
+CHUNK_TOKENS = 2048  # that query-aware runs through the early layers at once; their keys and values stay
 EARLY_LAYER = 2  # query-aware reads the attention of the layer after so many, as FastV does
 
 
@@ -37,6 +39,7 @@ class Tools:
     sieve: Sieve | None = None  # cs2
     seed: int = 0  # random
     window_tokens: int = WINDOW_TOKENS  # cs2
+    chunk_tokens: int = CHUNK_TOKENS  # query-aware
 
 
 Selector = Callable[[TokenStream, Budget, Tools], KeptStream]
@@ -97,8 +100,8 @@ def uniform(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStream:
 def query_aware(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStream:
     """Rank media tokens by the attention that the text after them pays them in an early decoder layer.
 
-    Runs EARLY_LAYER layers on the whole stream and takes, in the next, the softmax of those queries over all tokens,
-    meant over heads and queries. Needs a decoder with q_proj and k_proj, and text after the clip.
+    Runs EARLY_LAYER layers on the stream and takes, in the next, the softmax of those queries over all tokens, meant
+    over heads and queries. Needs a decoder with q_proj and k_proj, and text after the clip.
     """
     decoder = tools.decoder
     if decoder is None or not hasattr(decoder.layers[0].self_attn, "q_proj"):
@@ -110,13 +113,7 @@ def query_aware(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStream
     first = int(is_av.nonzero().max()) + 1
     if first == len(is_av):
         raise UsageError("selector query-aware needs the question after the clip; choose another selector")
-    hidden = stream.embeds[None]
-    cos, sin = decoder.rotary_emb(hidden, stream.positions[:, None])
-    for layer in decoder.layers[:EARLY_LAYER]:
-        hidden = layer(hidden, attention_mask=None, position_embeddings=(cos, sin))  # no mask: causal
-    layer = decoder.layers[EARLY_LAYER]
-    normed = layer.input_layernorm(hidden)
-    scores = _attention(layer.self_attn, normed, cos, sin, first)
+    scores = _early_attention(decoder, stream, first, tools.chunk_tokens)
     pool = is_av.nonzero().squeeze(-1)
     # Logarithms, so that the softmax which `auto` takes over scores gives the attention shares back.
     logs = torch.full_like(scores, -torch.inf)
@@ -221,19 +218,55 @@ def _change(unit: Tensor, cells: Tensor) -> Tensor:
     return 1 - (unit * before[frame, place]).sum(-1)
 
 
-def _attention(module: Any, hidden: Tensor, cos: Tensor, sin: Tensor, first: int) -> Tensor:
-    """(1, L, D) normed states -> (L,) float32 attention of the tokens from `first` on, meant over heads and tokens."""
+def _early_attention(decoder: Any, stream: TokenStream, first: int, chunk: int) -> Tensor:
+    """(L,) float32 attention of the tokens from `first` on, in layer EARLY_LAYER, meant over heads and those tokens.
+
+    `chunk` tokens at a time go through the layers before it, with a cache of keys and values as in generation: the same
+    states, and memory that grows with the stream by that cache only.
+    """
+    layer, cache = decoder.layers[EARLY_LAYER], DynamicCache(config=decoder.config)
+    embeds = stream.embeds[None]
+    cos, sin = decoder.rotary_emb(embeds, stream.positions[:, None])
+    places = torch.arange(embeds.shape[1], device=embeds.device)
+    keys, queries = [], []
+    for begin in range(0, len(places), chunk):
+        part = slice(begin, begin + chunk)
+        hidden, end = embeds[:, part], min(begin + chunk, len(places))
+        mask = None if begin == 0 else (places[:end] <= places[part, None])[None, None]  # none at all: causal
+        for early in decoder.layers[:EARLY_LAYER]:
+            hidden = early(
+                hidden,
+                attention_mask=mask,
+                position_embeddings=(cos[:, part], sin[:, part]),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        normed = layer.input_layernorm(hidden)
+        keys.append(layer.self_attn.k_proj(normed))
+        queries.append(layer.self_attn.q_proj(normed[:, max(first - begin, 0) :]))
+    return _attention(layer.self_attn, torch.cat(queries, 1), torch.cat(keys, 1), cos, sin, places >= first)
+
+
+def _attention(module: Any, queries: Tensor, keys: Tensor, cos: Tensor, sin: Tensor, asking: Tensor) -> Tensor:
+    """(1, T, H d) queries of the `asking` tokens, (1, L, K d) keys -> (L,) float32 attention, the mean of all queries.
+
+    One key head at a time, in float32: a long stream's keys are not repeated for all heads at once.
+    """
 
     def heads(x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], -1, module.head_dim).transpose(1, 2).float()
+        return x[0].view(x.shape[1], -1, module.head_dim).transpose(0, 1)
 
-    def rotate(x: Tensor, start: int) -> Tensor:
+    def rotate(x: Tensor, which: Tensor | slice) -> Tensor:
         a, b = x.chunk(2, dim=-1)
-        return x * cos[:, None, start:].float() + torch.cat([-b, a], dim=-1) * sin[:, None, start:].float()
+        return x * cos[0, which].float() + torch.cat([-b, a], dim=-1) * sin[0, which].float()
 
-    queries = rotate(heads(module.q_proj(hidden[:, first:])), first)
-    keys = rotate(heads(module.k_proj(hidden)), 0).repeat_interleave(module.num_key_value_groups, dim=1)
-    logits = queries @ keys.transpose(-1, -2) * module.scaling  # (1, H, T, L)
-    places = torch.arange(hidden.shape[1], device=hidden.device)
-    logits = logits.masked_fill(places > places[first:, None], -torch.inf)
-    return logits.softmax(-1).mean((0, 1, 2))
+    groups = heads(queries).split(module.num_key_value_groups)  # the query heads of each key head
+    places = torch.arange(keys.shape[1], device=keys.device)
+    later = places > places[asking, None]
+    total = torch.zeros(keys.shape[1], device=keys.device)
+    for group, key in zip(groups, heads(keys), strict=True):
+        turned = rotate(key.float(), slice(None))
+        for head in group:
+            logits = rotate(head.float(), asking) @ turned.T * module.scaling  # (T, L)
+            total += logits.masked_fill(later, -torch.inf).softmax(-1).sum(0)
+    return total / (len(groups) * module.num_key_value_groups * queries.shape[1])
