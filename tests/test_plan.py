@@ -242,7 +242,7 @@ from epcli.sieve.sync_rope import install
 torch.manual_seed(0)
 torch.set_num_threads(1)
 config = Qwen2_5OmniTextConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
-    intermediate_size=2048, vocab_size=64, rope_parameters={"rope_type": "default", "rope_theta": 1e6})
+    intermediate_size=4096, vocab_size=64, rope_parameters={"rope_type": "default", "rope_theta": 1e6})
 decoder = Qwen2_5OmniThinkerTextModel(config).eval()
 install(decoder, (4, 4, 4, 4))
 sieve = Sieve.for_decoder(decoder, 1).eval()
@@ -263,6 +263,6 @@ def test_the_sieves_peak_does_not_grow_with_the_film():
     """8 windows need the memory of one and the tokens themselves; the same 8192 tokens at once need far more."""
     done = subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, timeout=900, check=True)
     one, eight, unwindowed = (int(word) * 1024 for word in done.stdout.split())
-    activations = 8192 * 3 * 2048 * 4  # gate, up and product of 8192 tokens: 201 MB
-    assert eight - one < 0.3 * activations
-    assert unwindowed - one > 0.3 * activations  # less than all: importing has had its own peak
+    activations = 8192 * 3 * 4096 * 4  # gate, up and product of 8192 tokens: 403 MB
+    assert eight - one < 0.2 * activations  # 7 MB were seen
+    assert unwindowed - one > 0.5 * activations  # 377 MB were seen
