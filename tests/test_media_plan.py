@@ -91,15 +91,17 @@ def test_an_interval_is_stood_for_by_the_frame_on_screen_at_its_centre(
 def test_keyframes_are_taken_where_each_interval_holds_one_and_exact_frames_where_not() -> None:
     film = samples.shared_film("gop.mkv", (*samples.X264, "-g", "25", "-sc_threshold", "0"), (), length=10)
     layout = inspect(film, Deadline(60))
-    coarse = plan(layout, 0.0, 10.0, 5, Deadline(60))
-    assert [moment.at_s for moment in coarse] == pytest.approx([1, 3, 5, 7, 9])
+    coarse = plan(layout, 0.0, 10.0, 9, Deadline(60))
+    assert [moment.at_s for moment in coarse] == pytest.approx([0, 2, 3, 4, 5, 6, 7, 8, 9])
     assert all(moment.is_keyframe for moment in coarse)
     fine = plan(layout, 0.0, 10.0, 20, Deadline(60))
     assert [moment.at_s for moment in fine] == pytest.approx([0.24 + 0.5 * n - 0.02 * (n % 2) for n in range(20)])
     assert not any(moment.is_keyframe for moment in fine)
+    few = plan(layout, 0.0, 10.0, 2, Deadline(60))
+    assert [moment.at_s for moment in few] == pytest.approx([2.48, 7.48])
 
 
-@pytest.mark.parametrize("count", [3, 5, 20, 200])
+@pytest.mark.parametrize("count", [3, 9, 20, 200])
 def test_looking_up_interval_by_interval_finds_the_same_frames_as_reading_on(
     count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,9 +1,9 @@
 """Finding ffmpeg and running it on one local file. Nothing outside this module starts a program.
 
-What keeps a hostile file from reaching anything else (each on its own would do for the attacks known to us):
-the demuxer is named (`-f`) and is one of `probe.SAFE_FORMATS`, none of which opens other files; `-format_whitelist` and
-`-protocol_whitelist file` hold even if one tried; the file is given as `file:` and an absolute path, so that no name is
-taken for an option, a URL or a numbered picture series; there is no shell and no stdin; time and messages are bounded.
+What keeps a hostile file from reaching anything else: the demuxer is named (`-f`) and is one of `probe.SAFE_FORMATS`,
+none of which opens other files; `-format_whitelist` and `-protocol_whitelist file` hold even if one tried; the file is
+given as `file:` and an absolute path, so that no name is taken for an option, a URL or a numbered picture series; there
+is no shell and no stdin; time and messages are bounded.
 """
 
 from __future__ import annotations

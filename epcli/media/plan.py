@@ -2,8 +2,8 @@
 
 A range is cut into equal intervals, one frame each: the frame on screen at the interval's centre, so that a frame is
 never further than half an interval from what it stands for, and a single frame is the middle one. Where intervals are
-wider than the distance of keyframes, a keyframe of the interval is taken instead, which decodes by itself (measured in
-the design: 1.0 s for keyframes only, where 64 exact seeks took 8.1 s).
+wider than the distance of keyframes and not just a few, a keyframe of the interval is taken instead, which decodes by
+itself (measured in the design: 1.0 s for keyframes only, where 64 exact seeks took 8.1 s).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from epcli.media.probe import Layout, opened
 INDEXED = frozenset(("mov", "matroska", "avi", "mxf"))  # seeking lands on a keyframe at or before the time asked for
 WINDOW_STEP_S = 10.0  # intervals wider than this are looked up one by one; narrower ones by reading on
 REORDER_S = 1.0  # a frame is not stored later than this behind one shown after it
+FEW_FRAMES = 8  # so many are always exact: seeking to them takes a second or two
 KEYFRAMES_SUFFICE = 0.9  # share of the intervals that must hold a keyframe
 TICK_S = 0.0005  # two frames are never closer; timestamps of two libraries never further apart
 
@@ -31,9 +32,7 @@ TICK_S = 0.0005  # two frames are never closer; timestamps of two libraries neve
 class Moment:
     """One frame to decode. Times are the file's own timestamps, seconds."""
 
-    at_s: (
-        float  # the frame's presentation time; where packet times are not known, the frame is the first one after this
-    )
+    at_s: float  # the frame's presentation time; if not `is_known`, a time that the frame is the first one after
     low_s: float  # the interval it stands for
     high_s: float
     is_keyframe: bool = False  # decodes without the frames before it
@@ -112,7 +111,7 @@ def plan(layout: Layout, start_s: float, end_s: float, count: int, deadline: Dea
             nearest = before[-1] if len(before) else inside[0] if len(inside) else None
             keyed.append(None if nearest is None else Moment(float(nearest), low, high, is_keyframe=True))
     shown = [moment for moment in exact if moment is not None]
-    if sum(moment is not None for moment in keyed) >= KEYFRAMES_SUFFICE * len(shown):
+    if count > FEW_FRAMES and sum(moment is not None for moment in keyed) >= KEYFRAMES_SUFFICE * len(shown):
         return [moment for moment in map(_either, keyed, exact) if moment is not None]
     return shown
 

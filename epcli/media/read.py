@@ -29,7 +29,8 @@ def read(
     """Decode sampled frames and the sound of [start_s, end_s), by default of the whole file.
 
     Frames: the range is cut into round(length * fps) equal intervals (at least one, at most max_frames), each shown by
-    the frame on screen at its centre, or, where intervals are wider than the keyframe distance, by a keyframe of it.
+    the frame on screen at its centre, or, where more than a few intervals are wider than the keyframe distance, by a
+    keyframe of it.
     `frame_times_s` tells the time of each, no matter which was chosen; a picture that stays on screen (a slide) stands
     in each interval it covers, at the interval's start. Intervals in which the file shows nothing have no frame.
 
