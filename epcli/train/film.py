@@ -32,9 +32,10 @@ def write_film(script: Script, path: Path, *, crf: int = 30) -> None:
                     view = script.view_at(i / FPS)
                     assert view is not None
                     file.write(drawn[view.start_s].tobytes())
-            size = f"{script.size[0]}x{script.size[1]}"
             inputs.append(
-                ffmpeg.input(str(frames), format="rawvideo", pixel_format="rgb24", video_size=size, framerate=FPS)
+                ffmpeg.input(
+                    str(frames), format="rawvideo", pixel_format="rgb24", video_size=script.size, framerate=FPS
+                )
             )
             options |= {"vcodec": "libx264", "crf": crf, "pix_fmt": "yuv420p", "preset": "veryfast"}
         samples = render_sound(script, nr)
@@ -49,7 +50,6 @@ def write_film(script: Script, path: Path, *, crf: int = 30) -> None:
                 cmd=find().path, quiet=True
             )
         except ffmpeg.Error as error:
-            raise MediaError(
-                f"{path.name}: ffmpeg could not write it: {error.stderr.decode(errors='replace').strip().splitlines()[-1]}"
-            ) from None
+            last = error.stderr.decode(errors="replace").strip().splitlines()[-1]
+            raise MediaError(f"{path.name}: ffmpeg could not write it: {last}") from None
         os.replace(partial, path)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from epcli.models.ep_smol import Adapter, Projector
+from epcli.models.ep_smol import Adapter, Projector, SoundHead
 from epcli.train.pools import NOTHING, UNSURE, TrackPool, ViewPool
 
 
@@ -42,27 +42,35 @@ def fit(
 ) -> None:
     """Train `norm` and `head` of a projector: cross-entropy where one name holds, else a logistic loss a name."""
     generator = torch.Generator().manual_seed(seed)
-    parameters = [*projector.norm.parameters(), *projector.head.parameters()]
+    parameters = [*projector.norm.parameters(), *projector.head.parameters()] if projector.one_of else projector.head.parameters()
+    if isinstance(projector.head, SoundHead):
+        squashed = torch.cat([projector.head.squash(part.float()) for part in features.split(8192)])
+        projector.head.mean.copy_(squashed.mean(0))
+        projector.head.scale.copy_(squashed.std(0) + 1e-3)
+        del squashed
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.05)
     steps = epochs * (len(features) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=max(steps, 2), pct_start=0.1)
-    nothing = projector.head.out_features - 1
+    nothing = projector.names.shape[0]
+    projector.head.train()
     for _ in range(epochs):
         order = torch.randperm(len(features), generator=generator)
         for rows in order.split(batch):
             if len(rows) < batch:
                 continue
-            x = F.dropout(projector.norm(features[rows].float()), 0.3)
-            logits = projector.head(x)
+            x = features[rows].float()
             if projector.one_of:
+                logits = projector.head(F.dropout(projector.norm(x), 0.3))
                 target = torch.where(labels[rows] == NOTHING, nothing, labels[rows])
                 loss = F.cross_entropy(logits, target, label_smoothing=0.05)
             else:
+                logits = projector.head(x)
                 loss = F.binary_cross_entropy_with_logits(logits[:, :-1], labels[rows]) * 20
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
+    projector.head.eval()
 
 
 @torch.inference_mode()

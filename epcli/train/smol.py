@@ -161,6 +161,7 @@ def train(
     source, held = SceneSource(library, run, "train"), SceneSource(library, run, "heldout")
     adapter = Adapter(source.lib.seen_names, source.lib.heard_names, 576)
     adapter.load_state_dict(load_file(run / "heads.safetensors"))
+    adapter.take_classifiers()
     trainer = Trainer(model, adapter, source, held, recipe, run, typer.echo)
     if not trainer.resume() and start_from:
         trainer.start_from(start_from)

@@ -302,7 +302,8 @@ class Trainer:
             return False
         state = torch.load(path, weights_only=True)
         self.restore(state)
-        self.optimizer.load_state_dict(state["optimizer"])
+        if "optimizer" in state:  # not after heads were fitted anew
+            self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.rng = random.Random(state["seed"])
         counts = state["counts"]
