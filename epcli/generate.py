@@ -118,7 +118,7 @@ def run(
     if length + max_new_tokens > model.context_tokens:
         raise CapacityError(
             f"{length} prompt tokens and {max_new_tokens} of answer exceed the {model.context_tokens} that "
-            f"{model.name} reads; shorten the range (--start/--end), lower --fps or --max-frames, or keep fewer (--keep)"
+            f"{model.name} reads; shorten the range (--start/--end), lower --fps or --max-frames, or --keep fewer"
         )
     cache = DynamicCache(config=model.decoder.config)
     generator = torch.Generator().manual_seed(seed)

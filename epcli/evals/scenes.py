@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -32,17 +32,8 @@ def make(library: Path, out: Path, count: int, questions: int, seed: int, split:
             continue
         write_film(script, out / name)
         asked = ask(script, lib, rng)
-        for q in rng.sample(asked, min(questions, len(asked))):
-            rows.append(
-                {
-                    "media": name,
-                    "type": q.type,
-                    "question": q.question,
-                    "answer": q.answer,
-                    "accept": q.accept,
-                    "reject": q.reject,
-                }
-            )
+        chosen = rng.sample(asked, min(questions, len(asked)))
+        rows += [{"media": name, **asdict(q)} for q in chosen]
     partial = out / "questions.jsonl.part"
     partial.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
     partial.replace(out / "questions.jsonl")

@@ -71,7 +71,10 @@ def place_features(time_s: Tensor, duration_s: float, y: Tensor | None = None, x
 
 
 class SoundHead(nn.Module):
-    """(…, F) -> (…, K + 1): a small network on YAMNet's features. Measured on held-out fonts: .54 against .43 of a plane."""
+    """(…, F) -> (…, K + 1): a small network on YAMNet's features.
+
+    It names .50 of held-out sounds (187 stretches, 151 names) where a linear layer on the same features names .43.
+    """
 
     mean: Tensor
     scale: Tensor

@@ -42,7 +42,7 @@ def fit(
 ) -> None:
     """Train `norm` and `head` of a projector: cross-entropy where one name holds, else a logistic loss a name."""
     generator = torch.Generator().manual_seed(seed)
-    parameters = [*projector.norm.parameters(), *projector.head.parameters()] if projector.one_of else projector.head.parameters()
+    parameters = [*projector.head.parameters(), *(projector.norm.parameters() if projector.one_of else ())]
     if isinstance(projector.head, SoundHead):
         squashed = torch.cat([projector.head.squash(part.float()) for part in features.split(8192)])
         projector.head.mean.copy_(squashed.mean(0))

@@ -95,7 +95,7 @@ def train(
     if (out / "checkpoint.pt").exists() and not resume:
         raise UsageError(f"{out} holds an earlier run; go on with --resume, or name another folder")
     model = EpSmol(torch.device("cpu"), torch.bfloat16, adapter=None)
-    adapter, lora, meta = load_adapter(ADAPTER)
+    adapter, lora, _ = load_adapter(ADAPTER)
     source = OwnClips(rows, model, out / "features")
     held = OwnClips(held_rows, model, out / "features") if held_rows else None
     rank = next(v for k, v in lora.items() if k.endswith(".A")).shape[0]

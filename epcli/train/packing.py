@@ -87,7 +87,7 @@ def attention_bias(allowed: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def loss(hidden: Tensor, head: Tensor, row: Pack) -> tuple[Tensor, Tensor, Tensor]:
-    """(L, D) final states, (V, D) head -> weighted cross-entropy; per label, whether it was the likeliest; its question."""
+    """(L, D) states, (V, D) head -> weighted cross-entropy; per label, whether it was the likeliest; its question."""
     asked = row.labels != IGNORED
     logits = F.linear(hidden[asked], head).float()
     target = row.labels[asked]

@@ -209,7 +209,7 @@ def _ask_sounds(  # type: ignore[no-untyped-def]
         if len(single) == len(groups) and len({g[0].name for g in groups}) == len(groups):
             order = [g[0] for g in groups]
             if instruments:
-                told = f"first {order[0].a} plays, then {_join([t.a for t in order[1:]]) if len(order) == 2 else ', then '.join(t.a for t in order[1:])}."
+                told = f"first {order[0].a} plays, then {', then '.join(t.a for t in order[1:])}."
             else:
                 told = f"you hear first {order[0].a}, then {', then '.join(t.a for t in order[1:])}."
             add(

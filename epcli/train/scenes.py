@@ -75,7 +75,7 @@ class Thing:
 
     @property
     def verb(self) -> str:
-        """"is", or "are" for gloves and scissors."""
+        """ "is", or "are" for gloves and scissors."""
         return "are" if not self.article and self.name.endswith("s") and not self.name.endswith("ss") else "is"
 
     @property

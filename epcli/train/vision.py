@@ -78,8 +78,7 @@ def tune(
     for k, size in enumerate(dict.fromkeys(SIZES)):
         frames, labels = draw(lib, round(views * SIZES.count(size) / len(SIZES)), seed + k, size)
         x = torch.cat([trunk(tower, f[None]).half() for f in frames])
-        for i in range(0, len(x) - 15, 16):
-            data.append((x[i : i + 16], labels[i : i + 16]))
+        data += [(x[i : i + 16], labels[i : i + 16]) for i in range(0, len(x) - 15, 16)]
     say(f"{len(data) * 16} pictures drawn and through the trunk in {time.perf_counter() - start:.0f} s")
     frames, labels = draw(held, 400, 77, SIZES[0])
     test = torch.cat([trunk(tower, f[None]) for f in frames]), labels
@@ -118,11 +117,8 @@ def tune(
                 f"{spent:.1f} min, {step} steps: loss {np.mean(losses[-100:]):.3f}, held-out cells {score(late, *test):.3f}"
             )
     say(f"{step} steps: held-out cells named right {score(late, *test):.3f}")
-    state = {
-        f"{k}": v.detach().bfloat16().contiguous()
-        for k, v in late.state_dict().items()
-        if not k.startswith("classifier")
-    }
+    trained = {k: v for k, v in late.state_dict().items() if not k.startswith("classifier")}
+    state = {k: v.detach().bfloat16().contiguous() for k, v in trained.items()}
     save_file(state, out)
 
 

@@ -1,0 +1,71 @@
+"""Prefix-shared packing: each question sees the clip and itself, and nothing else."""
+
+from __future__ import annotations
+
+import torch
+from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
+from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniThinkerTextModel
+
+from epcli.models.stream import AudioTokens, interleave
+from epcli.sieve.sync_rope import install
+from epcli.train.packing import IGNORED, attention_bias, loss, pack
+
+
+class Letters:
+    """A tokenizer of single characters."""
+
+    def __call__(self, text: str, add_special_tokens: bool = False):
+        return type("Ids", (), {"input_ids": [ord(c) % 97 for c in text]})
+
+
+def decoder() -> Qwen2_5OmniThinkerTextModel:
+    torch.manual_seed(0)
+    config = Qwen2_5OmniTextConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]},
+    )  # fmt: skip
+    model = Qwen2_5OmniThinkerTextModel._from_config(config, attn_implementation="sdpa").eval()
+    install(model, (1, 1, 1, 1))
+    return model
+
+
+def states(model: Qwen2_5OmniThinkerTextModel, row) -> torch.Tensor:
+    with torch.no_grad():
+        return model(
+            inputs_embeds=row.embeds[None],
+            position_ids=row.positions[:, None],
+            attention_mask=attention_bias(row.allowed, torch.float32),
+            use_cache=False,
+        ).last_hidden_state[0]
+
+
+def clip(seed: int):
+    torch.manual_seed(seed)
+    return interleave(None, AudioTokens(torch.randn(5, 32), 3), torch.randn(4, 32), 10)
+
+
+def test_a_packed_question_gets_the_states_it_gets_alone():
+    model, tokenizer = decoder(), Letters()
+    table = model.get_input_embeddings().weight.detach()
+    first, second = clip(1), clip(2)
+    scenes = [(first, [("what?", "a dog"), ("who?", "me")]), (second, [("why?", "so")])]
+    together = pack(table, tokenizer, scenes)
+    packed = states(model, together)
+    asked = [(first, ("what?", "a dog")), (first, ("who?", "me")), (second, ("why?", "so"))]
+    for number, (media, pair) in enumerate(asked):
+        alone = pack(table, tokenizer, [(media, [pair])])
+        mine = (together.question == number) & (together.labels != IGNORED)
+        theirs = alone.labels != IGNORED
+        assert torch.equal(together.labels[mine], alone.labels[theirs])
+        assert torch.allclose(packed[mine], states(model, alone)[theirs], atol=1e-5)
+
+
+def test_the_loss_counts_answer_tokens_only_and_knows_their_question():
+    model = decoder()
+    table = model.get_input_embeddings().weight.detach()
+    row = pack(table, Letters(), [(clip(1), [("q", "ab"), ("q", "c")])])
+    value, right, question = loss(states(model, row), table, row)
+    end = len("<|im_end|>")
+    assert value.isfinite()
+    assert question.tolist() == [0] * (2 + end) + [1] * (1 + end)
+    assert right.shape == question.shape

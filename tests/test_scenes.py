@@ -1,0 +1,143 @@
+"""Scenes for training and measuring: scripts, their questions, their rendering."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+
+import cv2
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from epcli.media.read import read
+from epcli.records import SAMPLE_RATE, Sampling
+from epcli.train.film import write_film
+from epcli.train.pools import NOTHING, UNSURE, cell_labels, sound_labels
+from epcli.train.questions import ask
+from epcli.train.scenes import Heard, Library, Script, new_view, picture_colour, render, render_sound, write_script
+
+NAMES = [
+    ("dog", "a", "animal"), ("cat", "a", "animal"), ("cow", "a", "animal"), ("owl", "an", "animal"),
+    ("piano", "a", "instrument"), ("flute", "a", "instrument"), ("harp", "a", "instrument"),
+    ("tuba", "a", "instrument"), ("banjo", "a", "instrument"), ("gloves", "", "clothing"), ("car", "a", "vehicle"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A library of coloured squares and pure tones, the same in both splits."""
+    root = tmp_path_factory.mktemp("library")
+    (root / "speech").mkdir()
+    things = []
+    for i, (name, article, group) in enumerate(NAMES):
+        colour = [(40, 40, 200), (60, 150, 50), (200, 80, 50)][i % 3]  # BGR: red, green, blue
+        picture = np.zeros((64, 64, 4), np.uint8)
+        picture[8:56, 8:56] = (*colour, 255)
+        cv2.imwrite(str(root / f"{name}.png"), picture)
+        tone = 0.3 * np.sin(2 * np.pi * (200 + 60 * i) * np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE)
+        soundfile.write(root / f"{name}.flac", tone, SAMPLE_RATE)
+        files = {split: [f"{name}.png"] for split in ("train", "heldout")}
+        sounds = {split: [] if name in ("gloves", "car") else [f"{name}.flac"] for split in ("train", "heldout")}
+        things.append({"name": name, "article": article, "group": group, "pictures": files, "sounds": sounds})
+    soundfile.write(root / "speech" / "a.flac", np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE), SAMPLE_RATE)
+    line = json.dumps({"file": "speech/a.flac", "text": "please dial again"})
+    for split in ("train", "heldout"):
+        (root / "speech" / f"{split}.jsonl").write_text(line + "\n")
+    (root / "catalog.json").write_text(json.dumps({"things": things}))
+    return root
+
+
+def test_every_true_answer_is_judged_true_by_its_own_pattern(folder):
+    lib, rng = Library(folder, "train"), random.Random(0)
+    kinds = set()
+    for _ in range(400):
+        for q in ask(write_script(lib, rng), lib, rng):
+            kinds.add(q.type)
+            assert q.judge(q.answer), q
+            assert q.answer[0].isupper()
+            assert q.answer.endswith((".", '."', '"')), q
+            assert "  " not in q.answer, q
+    assert {"hear", "hear all", "first", "last", "count", "see", "where", "place", "colour", "see while"} <= kinds
+    assert {"side", "visible", "speech", "silent", "describe", "hear at", "order", "after"} <= kinds
+
+
+def test_an_answer_about_another_scene_is_mostly_judged_false(folder):
+    lib, rng = Library(folder, "train"), random.Random(1)
+    asked = [q for _ in range(150) for q in ask(write_script(lib, rng), lib, rng) if q.type == "hear"]
+    others = random.Random(2).sample(asked, len(asked))
+    wrong = [not q.judge(o.answer) for q, o in zip(asked, others, strict=True) if q.answer != o.answer]
+    assert np.mean(wrong) > 0.9
+
+
+def test_things_that_could_be_confused_never_share_a_scene(folder):
+    lib = Library(folder, "train")
+    lib.ambiguous = {"dog": {"cat"}}
+    dog, cat, cow = (next(t for t in lib.things if t.name == n) for n in ("dog", "cat", "cow"))
+    assert not lib.differ(dog, cat)
+    assert not lib.differ(dog, dog)
+    assert lib.differ(dog, cow)
+
+
+def test_a_rendered_scene_shows_and_sounds_what_its_script_says(folder):
+    lib, rng = Library(folder, "train"), random.Random(4)
+    dog = next(t for t in lib.things if t.name == "dog")
+    view = new_view(lib, rng, 0.0, 4.0, dog, [])
+    script = Script(4.0, (view,), (Heard(0, 2), Heard(2, 4, (dog,), dog.sounds)), (320, 192), 0)
+    clip, boxes = render(script)
+    assert clip.frames.shape == (4, 192, 320, 3)
+    assert clip.frame_times_s.tolist() == [0.5, 1.5, 2.5, 3.5]
+    assert len(boxes[0]) == len(view.objects)
+    first, last = np.split(clip.samples, 2)
+    assert np.abs(last).mean() > 10 * np.abs(first).mean()
+    spectrum = np.abs(np.fft.rfft(last))
+    assert abs(spectrum.argmax() / 2 - 200) < 25  # the dog's tone, its pitch changed a little
+
+
+def test_silence_between_two_sounds_stays_silent(folder):
+    lib = Library(folder, "train")
+    dog = next(t for t in lib.things if t.name == "dog")
+    parts = (Heard(0, 1, (dog,), dog.sounds), Heard(1, 2), Heard(2, 3))
+    samples = render_sound(Script(3.0, (), parts, (64, 64), 3), np.random.default_rng(0))
+    assert np.abs(samples[SAMPLE_RATE + 800 :]).mean() < 0.01 < np.abs(samples[:SAMPLE_RATE]).mean()
+
+
+def test_a_cell_is_named_after_what_covers_most_of_it():
+    labels = cell_labels((128, 64), [(0, 0, 64, 64), (70, 10, 10, 10)], [5, 7])
+    assert labels.tolist() == [[5, 5, 7, NOTHING], [5, 5, NOTHING, NOTHING]]
+    edge = cell_labels((96, 32), [(0, 0, 40, 32)], [1])
+    assert edge.tolist() == [[1, UNSURE, NOTHING]]
+
+
+def test_sound_tokens_are_named_by_what_sounds_in_their_middle(folder):
+    lib = Library(folder, "train")
+    dog, cat = (next(t for t in lib.things if t.name == n) for n in ("dog", "cat"))
+    labels = sound_labels([Heard(0, 0.24, (dog,)), Heard(0.24, 0.6, (dog, cat))], 5, {"dog": 0, "cat": 1})
+    assert labels.tolist() == [[1, 0], [1, 0], [1, 1], [1, 1], [1, 1]]
+
+
+def test_a_film_comes_back_from_disk_as_it_was_drawn(folder, tmp_path):
+    lib, rng = Library(folder, "train"), random.Random(5)
+    view = new_view(lib, rng, 0.0, 2.0, lib.seen[0], [])
+    script = Script(2.0, (view,), (Heard(0, 2, (lib.heard[0],), lib.heard[0].sounds),), (320, 192), 9)
+    write_film(script, tmp_path / "film.mp4", crf=18)
+    clip = read(tmp_path / "film.mp4", Sampling(1.0, 8, 320 * 192, 64))
+    drawn, _ = render(script)
+    assert clip.frames.shape == drawn.frames.shape
+    assert np.abs(clip.frames.astype(int) - drawn.frames).mean() < 12
+    assert torch.tensor(clip.samples).std() == pytest.approx(float(drawn.samples.std()), rel=0.2)
+    assert [p.name for p in tmp_path.iterdir()] == ["film.mp4"]
+
+
+def test_the_colour_of_a_picture_is_that_of_most_of_it(folder):
+    assert [picture_colour(folder / f"{n}.png") for n in ("dog", "cat", "cow")] == ["red", "green", "blue"]
+
+
+def test_patterns_compile_and_names_with_spaces_match(folder):
+    lib, rng = Library(folder, "train"), random.Random(6)
+    for _ in range(50):
+        for q in ask(write_script(lib, rng), lib, rng):
+            re.compile(q.accept)
+            re.compile(q.reject)
