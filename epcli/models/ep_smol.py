@@ -377,7 +377,6 @@ def sampling(profile: Profile) -> Sampling:
 class EpSmol:
     """The built-in model, behind the protocol of `models.base`."""
 
-    name = "ep-smol"
     context_tokens = 8192
 
     def __init__(self, device: torch.device, dtype: torch.dtype, adapter: Path | None = ADAPTER) -> None:
@@ -385,6 +384,7 @@ class EpSmol:
 
         `adapter=None` leaves the decoder plain, for training.
         """
+        self.name = "ep-smol" if adapter in (ADAPTER, None) else adapter.name
         self.device, self.dtype = device, dtype
         self.decoder: Any
         self.decoder, self.head, self.tokenizer = load_smollm(torch.float32 if adapter else dtype, torch.device("cpu"))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,9 @@ def card(name: str) -> ModelCard:
     if name in MODELS:
         return MODELS[name]
     path = Path(name).expanduser()
+    if path.suffix == ".safetensors" and path.is_file() and _is_adapter(path):
+        summary = "ep-smol with an adapter of your own"
+        return replace(MODELS["ep-smol"], name=path.resolve().name, summary=summary, path=path)
     if name and ((path / "config.json").is_file() or (path.suffix == ".safetensors" and path.is_file())):
         size = sum(file.stat().st_size for file in (path.glob("*.safetensors") if path.is_dir() else [path]))
         return ModelCard(
@@ -97,6 +101,17 @@ def card(name: str) -> ModelCard:
         f"no model named {name!r}; `ep models ls` lists them: {', '.join(MODELS)}; "
         "or give the folder of a Qwen2.5-Omni checkpoint"
     )
+
+
+def _is_adapter(path: Path) -> bool:
+    """Whether a safetensors file is an adapter of ep-smol, by the metadata in its header (JSON behind its length)."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            about = json.loads(file.read(min(length, 100_000_000)))["__metadata__"]["epcli"]
+            return "seen" in json.loads(about)  # the names that ep-smol's adapter knows; a sieve file has none
+        except (ValueError, KeyError, TypeError):
+            return False
 
 
 def check_present(name: str) -> None:
@@ -117,9 +132,9 @@ def load(name: str, device: torch.device, dtype: torch.dtype, quantize: str = "n
         return QwenOmni.open(place, entry.name, device, dtype, quantize)
     if quantize != "none":
         raise UsageError(f"--quantize {quantize}: {name} is too small to be worth it; leave the flag out")
-    from epcli.models.ep_smol import EpSmol
+    from epcli.models.ep_smol import ADAPTER, EpSmol
 
-    return EpSmol(device, dtype)
+    return EpSmol(device, dtype, entry.path or ADAPTER)
 
 
 def location(name: str) -> Path:

@@ -113,9 +113,8 @@ def tune(
         step += 1
         if spent - reported > 1.5:
             reported = spent
-            say(
-                f"{spent:.1f} min, {step} steps: loss {np.mean(losses[-100:]):.3f}, held-out cells {score(late, *test):.3f}"
-            )
+            mean, found = np.mean(losses[-100:]), score(late, *test)
+            say(f"{spent:.1f} min, {step} steps: loss {mean:.3f}, held-out cells {found:.3f}")
     say(f"{step} steps: held-out cells named right {score(late, *test):.3f}")
     trained = {k: v for k, v in late.state_dict().items() if not k.startswith("classifier")}
     state = {k: v.detach().bfloat16().contiguous() for k, v in trained.items()}

@@ -1,0 +1,5 @@
+"""`python -m epcli` is `ep`."""
+
+from epcli.cli import main
+
+main()

@@ -1,0 +1,163 @@
+"""ep-smol: true answers about real clips, and training on one's own. Needs the model's parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from epcli.config import Profile
+from epcli.models.ep_smol import ADAPTER, Projector, level, place_features
+from epcli.pipeline import Session
+from epcli.records import Modality
+
+MEDIA = Path(__file__).parents[1] / "docs" / "media"
+
+
+def test_the_shipped_weights_stay_small():
+    files = list(ADAPTER.parent.glob("*.safetensors"))
+    assert sum(f.stat().st_size for f in files) <= 31_000_000
+    assert ADAPTER.stat().st_size <= 25_000_000
+
+
+@pytest.mark.parametrize(
+    ("loud", "expected"),
+    [(0.001, 0.0316), (0.1, 0.1), (0.9, 0.27), (0.0, 0.0)],  # 30 dB at most; -20 dBFS; down by a third at most; silence
+)
+def test_a_quiet_clip_is_raised_to_an_ordinary_level(loud, expected):
+    samples = (loud * np.sign(np.sin(np.arange(32000) / 7))).astype(np.float32)
+    assert np.abs(level(samples)).mean() == pytest.approx(expected, rel=0.02, abs=1e-6)
+
+
+def test_places_tell_begin_from_end_and_left_from_right():
+    t = torch.tensor([0.0, 9.9])
+    begin, end = place_features(t, 10.0)
+    assert (begin - end).norm() > 1
+    left, right = place_features(torch.zeros(2), 10.0, torch.tensor([0.5, 0.5]), torch.tensor([0.1, 0.9]))
+    assert (left - right).norm() > 1
+
+
+def test_a_new_projector_says_the_names_it_is_sure_of():
+    projector = Projector(8, 3, 2, 8, 4, one_of=True)
+    with torch.no_grad():
+        projector.names.copy_(torch.eye(3, 4))
+    sure = torch.tensor([[0.0, 1.0, 0.0]])
+    assert torch.allclose(projector(sure, None, torch.zeros(1, 32)), torch.eye(3, 4)[1:2])
+
+
+@pytest.fixture(scope="module")
+def session():
+    return Session(Profile(threads=2))
+
+
+CLIPS = [
+    ("duet.mp4", "what instrument plays?", r"(?=.*piano)(?=.*violin)"),
+    ("duet.mp4", "Which instrument plays first?", r"piano"),
+    ("duet.mp4", "Which instrument plays last?", r"violin"),
+    ("farm.mp4", "What do you see?", r"(?=.*cow)(?=.*dog)"),
+    ("farm.mp4", "What is on the left?", r"cow"),
+    ("farm.mp4", "What color is the background?", r"green"),
+    ("speech.mp4", "What is said?", r"check the number and dial again"),
+    ("silent.mp4", "What do you hear?", r"silent|no sound"),
+    ("silent.mp4", "What do you see at the end?", r"elephant"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("clip", "question", "truth"), CLIPS)
+def test_it_answers_truly_about_the_sample_clips(session, clip, question, truth):
+    report = session.ask(session.look(MEDIA / clip), question)
+    assert re.search(truth, report.answer, re.IGNORECASE), report.answer
+
+
+@pytest.mark.slow
+def test_a_question_about_sound_in_a_silent_file_is_warned_about(session):
+    report = session.ask(session.look(MEDIA / "silent.mp4"), "What do you hear?")
+    assert any("no sound" in w for w in report.warnings)
+    assert report.tokens["audio"] == {"total": 0, "kept": 0}
+
+
+@pytest.mark.slow
+def test_tokens_are_as_many_as_the_clip_is_long(session):
+    looked = session.look(MEDIA / "duet.mp4")  # 9 s, 640 x 360
+    report = session.ask(looked, "What do you hear?")
+    assert report.tokens["video"]["total"] == 9 * 4 * 7  # a frame a second, 256 x 448 pixels, 64 a token
+    assert report.tokens["audio"]["total"] == 9 / 0.12
+    assert report.tokens["keep_ratio"] == 1.0
+    assert report.finish_reason == "stop"
+    assert report.timings_s["total"] == pytest.approx(sum(v for k, v in report.timings_s.items() if k != "total"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("selector", ["uniform", "random", "query-aware", "audio-guided"])
+def test_a_selector_keeps_the_share_asked_for(session, selector):
+    looked = session.look(MEDIA / "duet.mp4")
+    chosen = Session(Profile(keep=0.25, selector=selector))
+    chosen._model = session._model  # loaded once for all
+    report = chosen.ask(looked, "What do you hear?")
+    kept = report.tokens["video"]["kept"] + report.tokens["audio"]["kept"]
+    assert kept == int(np.ceil((9 * 28 + 75) * 0.25))
+    assert report.tokens["text"]["kept"] == report.tokens["text"]["total"]
+    assert report.answer
+
+
+@pytest.mark.slow
+def test_the_stream_interleaves_both_modalities_in_time(session):
+    looked = session.look(MEDIA / "farm.mp4")
+    stream = session._model.stream(looked.features, "What?", None)
+    kinds = stream.modality[stream.modality != Modality.TEXT].tolist()
+    changes = sum(a != b for a, b in pairwise(kinds))
+    assert changes == 7  # 8 s in 2-second chunks: V A V A V A V A
+    assert torch.equal(stream.positions[0], stream.positions[3])
+
+
+@pytest.mark.slow
+def test_training_on_own_clips_resumes_where_it_was_stopped(tmp_path):
+    rows = [
+        {"media": str(MEDIA / "farm.mp4"), "question": "What is this?", "answer": "A farm."},
+        {"media": str(MEDIA / "silent.mp4"), "question": "What is this?", "answer": "A street."},
+    ]
+    data = tmp_path / "mine.jsonl"
+    data.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    run = [sys.executable, "-m", "epcli", "train", str(data), "--out", str(tmp_path / "run")]
+    env = {**os.environ, "COLUMNS": "80"}
+    first = subprocess.run([*run, "--minutes", "0.02"], capture_output=True, text=True, env=env)
+    assert first.returncode == 0, first.stderr
+    result = tmp_path / "run" / "adapter.safetensors"
+    assert first.stdout.strip() == str(result)
+    again = subprocess.run([*run, "--minutes", "0.02"], capture_output=True, text=True, env=env)
+    assert again.returncode == 2
+    assert "--resume" in again.stderr
+    more = subprocess.run([*run, "--minutes", "0.1", "--resume"], capture_output=True, text=True, env=env)
+    assert more.returncode == 0, more.stderr
+    assert "resumed at step" in more.stderr
+    answer = Session(Profile(model=str(result)))
+    report = answer.ask(answer.look(MEDIA / "farm.mp4"), "What do you see?")
+    assert report.model == "adapter.safetensors"
+    assert report.answer
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "not a JSON object"),
+        ('{"media": "a.mp4", "question": "q"}', "no 'answer'"),
+        ('{"media": "nowhere.mp4", "question": "q", "answer": "a"}', "no file nowhere.mp4"),
+    ],
+)
+def test_a_wrong_line_of_training_data_is_named(tmp_path, line, says):
+    (tmp_path / "mine.jsonl").write_text(line + "\n")
+    run = [sys.executable, "-m", "epcli", "train", str(tmp_path / "mine.jsonl"), "--out", str(tmp_path / "run")]
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "line 1" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
