@@ -26,7 +26,7 @@ from epcli.records import CHUNK_S, KeptStream, Modality, TokenStream
 from epcli.sieve.select import Budget, top
 from epcli.sieve.sieve import Sieve
 
-WINDOW_TOKENS = 32_768  # media tokens that cs2 refines at once; more are refined in time windows
+WINDOW_TOKENS = 8192  # media tokens that cs2 refines at once; more go in time windows: an hour fits a small GPU
 CHUNK_TOKENS = 2048  # that query-aware runs through the early layers at once; their keys and values stay
 EARLY_LAYER = 2  # query-aware reads the attention of the layer after so many, as FastV does
 
