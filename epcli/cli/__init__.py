@@ -6,6 +6,7 @@ Answers go to stdout, everything else to stderr. A mistake is one line and an ex
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -15,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from epcli import __version__
-from epcli.cli import ask, doctor, eval, models, plan, profiles, train
+from epcli.cli import ask, bench, doctor, eval, models, plan, profiles, train
 from epcli.cli.help import Command, Group
 from epcli.cli.options import DebugFlag
 from epcli.config import did_you_mean
@@ -73,6 +74,15 @@ app.command(
   ep plan film.mkv --model qwen2.5-omni-7b --quantize nf4 --keep 0.1
   ep plan film.mkv --profile gpu-12gb --memory 12""",
 )(plan.plan)
+app.command(
+    cls=Command,
+    epilog="""Examples:
+
+\b
+  ep bench --shape qwen2.5-omni-3b --repeat 3
+  ep bench --shape qwen2.5-omni-7b --av-tokens 8192 --keep none,0.1 --device cuda
+  ep bench clip.mp4 --model ep-smol --keep none,0.2 --json""",
+)(bench.bench)
 app.command("eval", cls=Command)(eval.evaluate)
 app.command(cls=Command)(train.train)
 app.add_typer(models.app, name="models")
@@ -134,3 +144,4 @@ def _silence_libraries() -> None:
     warnings.simplefilter("ignore")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses an optional kernel and says so at import

@@ -1,0 +1,153 @@
+"""`ep bench`: how long the stages take at chosen keep ratios."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from epcli.cli.options import ANSWER, MACHINE, OUTPUT, DebugFlag, ProfileFlag, setting
+from epcli.config import SETTINGS, resolve
+from epcli.errors import UsageError
+
+SHAPE = "Random weights instead of a model"
+
+
+def bench(
+    context: typer.Context,
+    media: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Files to ask a model about; none with --shape.", metavar="[MEDIA]...", show_default=False),
+    ] = None,
+    keeps: Annotated[
+        str, typer.Option("--keep", help="Shares of the tokens to compare; none: no sieve.", metavar="LIST")
+    ] = "none,1.0,0.2,0.1,0.05",
+    repeat: Annotated[int, typer.Option(help="Rounds that count; one before does not.", metavar="COUNT", min=1)] = 3,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            help="The text decoder of this model: qwen2.5-omni-3b or qwen2.5-omni-7b.",
+            metavar="NAME",
+            rich_help_panel=SHAPE,
+            show_default=False,
+        ),
+    ] = None,
+    av_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Sound and picture tokens (default: 2048).",
+            metavar="COUNT",
+            min=1,
+            rich_help_panel=SHAPE,
+            show_default=False,
+        ),
+    ] = None,
+    layers: Annotated[
+        int | None,
+        typer.Option(
+            help="Only so many decoder layers, for a quick look (default: all).",
+            metavar="COUNT",
+            min=1,
+            rich_help_panel=SHAPE,
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[str | None, setting("model", ANSWER, "NAME")] = None,
+    profile: ProfileFlag = None,
+    device: Annotated[str | None, setting("device", MACHINE)] = None,
+    threads: Annotated[str | None, setting("threads", MACHINE, "COUNT")] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)
+    ] = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Time the stages at several keep ratios, beside what arithmetic allows.
+
+    The ratios take turns, and medians are shown. --shape needs no download.
+    """
+    if bool(media) == bool(shape):
+        raise UsageError("give either files to ask about, or --shape")
+    if shape is None and (av_tokens or layers):
+        raise UsageError("--av-tokens and --layers go with --shape")
+    if shape is not None and model is not None:
+        raise UsageError("--model goes with files, and --shape is in its place")
+    resolved = resolve({name: context.params[name] for name in SETTINGS if name in context.params}, profile).profile
+
+    from epcli.evals import bench as measure
+    from epcli.media.probe import check_file
+
+    chosen = measure.read_keeps(keeps)
+    for path in media or ():
+        check_file(path)
+    live = sys.stderr.isatty()
+
+    def progress(done: int, total: int) -> None:
+        if live:
+            print(f"\rpass {done} of {total}", end="", file=sys.stderr, flush=True)
+
+    if shape is not None:
+        result = measure.bench_shape(
+            shape, chosen, repeat, resolved, av_tokens=av_tokens or 2048, layers=layers, on_pass=progress
+        )
+    else:
+        result = measure.bench_clips(media or [], chosen, repeat, resolved, progress)
+    if live:
+        print("\r\x1b[2K", end="", file=sys.stderr)
+    if json:
+        from json import dumps
+
+        typer.echo(dumps(result, indent=2))
+        return
+    _print(result)
+
+
+def _print(result: dict[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from epcli.report.units import size
+
+    def table(*headings: str) -> Table:
+        made = Table(box=box.SIMPLE, pad_edge=False)
+        for heading in headings:
+            made.add_column(heading, justify="right")
+        return made
+
+    def times(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}x"
+
+    setup, rows = result["setup"], result["rows"]
+    console = Console(width=min(Console().width, 100))
+    name = setup.get("shape") or setup["model"]
+    print(f"{name} · {setup['chip'] or setup['device']} {setup['dtype']} · median of {setup['repeat']}")
+    on_device = any(row["peak_device_bytes"] is not None for row in rows)
+    main = table(
+        "keep", "sieve", "sieve + prefill", "speed-up", "limit", "KV cache", "GPU peak" if on_device else "peak RSS"
+    )
+    for row in rows:
+        main.add_row(
+            _keep(row),
+            f"{row['sieve_s']:.3f} s",
+            f"{row['prefill_s']:.3f} s",
+            times(row["speedup"]),
+            times(row["limit"]),
+            size(row["kv_cache_bytes"]),
+            size(row["peak_device_bytes"] if on_device else row["peak_rss_bytes"]),
+        )
+    console.print(main)
+    stages = [stage for stage in rows[0]["stages_s"] if stage not in ("sieve", "prefill")]
+    if stages:
+        every = table("keep", *rows[0]["stages_s"])
+        for row in rows:
+            every.add_row(_keep(row), *(f"{seconds:.2f} s" for seconds in row["stages_s"].values()))
+        console.print(every)
+    print("keep none: no sieve. limit: the speed-up by arithmetic alone (FLOP ratio).")
+    if "note" in setup:
+        print(f"note: {setup['note']}")
+
+
+def _keep(row: dict[str, Any]) -> str:
+    return "none" if row["keep"] is None else f"{row['keep']:g}"
