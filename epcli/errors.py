@@ -1,11 +1,11 @@
 """One error tree. A message says what happened, to which file, and what to do; each class has its own exit code.
 
-    EpError            1  anything that could not be done
-    ├── UsageError     2  the command line or a setting is wrong
-    ├── MediaError     4  a media file cannot be read, or lacks what was asked for
-    ├── WeightsError   5  a model's weights are missing, damaged or cannot be fetched
-    └── CapacityError  6  the work does not fit in memory or in the model's context
-    (interrupt: 130, some files of a batch failed: 3)
+EpError            1  anything that could not be done
+├── UsageError     2  the command line or a setting is wrong
+├── MediaError     4  a media file cannot be read, or lacks what was asked for
+├── WeightsError   5  a model's weights are missing, damaged or cannot be fetched
+└── CapacityError  6  the work does not fit in memory or in the model's context
+(interrupt: 130, some files of a batch failed: 3)
 """
 
 from __future__ import annotations
