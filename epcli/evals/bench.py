@@ -1,0 +1,410 @@
+"""How long the stages take at chosen keep ratios, beside what arithmetic allows (docs/benchmarks.md).
+
+Either whole clips through a model by name, or random weights of a real model's shape: its text decoder and an untrained
+sieve, no towers and no tokenizer. Speed does not depend on the values of the weights, so the second needs no download.
+Configurations take turns within each repeat, each pass uses the code that answers questions, and medians are reported.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from transformers import DynamicCache, Qwen2_5OmniThinkerTextModel
+from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
+
+from epcli import generate
+from epcli.config import Profile
+from epcli.errors import CapacityError, UsageError
+from epcli.models import qwen_inputs
+from epcli.models.costs import REFINER_DEPTH, SHAPES, Decoder
+from epcli.models.qwen_omni import SYNC_SECTIONS
+from epcli.pipeline import Meter, Session, choose_device
+from epcli.records import POSITION_STEP_S, KeptStream, TokenStream
+from epcli.sieve.select import Budget
+from epcli.sieve.selectors import WINDOW_TOKENS, Tools, select
+from epcli.sieve.sieve import Sieve
+from epcli.sieve.sync_rope import install
+
+BENCH_SCHEMA = 1
+QUESTION = "What is seen and heard?"  # of whole clips
+TEXT_BEFORE, TEXT_AFTER = 8, 24  # tokens of chat markup, and of a short question with markup
+GRID = (8, 16)  # video tokens of two frames: rows, columns
+STEPS_A_SECOND = round(1 / POSITION_STEP_S)  # position steps, and sound tokens
+RSS_IS = (
+    "most resident memory of the whole process during the counted passes of this configuration, sampled every 20 ms; "
+    "weights, the sieve's too where it is not used, and libraries included; freed memory is returned before each pass"
+)
+
+Keep = float | None  # None: no sieve
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One configuration, once."""
+
+    seconds: dict[str, float]  # by stage; "sieve" and "prefill" always
+    kv_cache_bytes: int
+    peak_rss_bytes: int
+    peak_device_bytes: int | None
+    flops: float | None  # of sieve and prefill; None for a selector whose arithmetic is not counted
+
+
+def read_keeps(text: str) -> list[Keep]:
+    """ "none,1.0,0.2" -> [None, 1.0, 0.2]. Raises UsageError."""
+    keeps: list[Keep] = []
+    for word in (part.strip() for part in text.split(",")):
+        try:
+            keep = None if word == "none" else float(word)
+        except ValueError:
+            raise UsageError(f"--keep: {word!r} is neither a share nor none; give a list as none,1.0,0.2") from None
+        if keep is not None:
+            Budget.of(keep)
+        if keep in keeps:
+            raise UsageError(f"--keep: {word} is there twice")
+        keeps.append(keep)
+    return keeps
+
+
+def alternate(
+    run: Callable[[Keep], Pass],
+    keeps: Sequence[Keep],
+    repeat: int,
+    on_pass: Callable[[int, int], None] = lambda done, total: None,
+) -> list[dict[str, Any]]:
+    """A row for each keep ratio, from `repeat` rounds in which all take turns. One round before is not counted.
+
+    `on_pass`: called with the passes done and their total, the uncounted round's included.
+    """
+    passes: dict[Keep, list[Pass]] = {keep: [] for keep in keeps}
+    for number in range(repeat + 1):
+        for keep in keeps:
+            _release()
+            done = run(keep)
+            if number:
+                passes[keep].append(done)
+            on_pass(number * len(keeps) + list(keeps).index(keep) + 1, (repeat + 1) * len(keeps))
+    rows = [_row(keep, passes[keep]) for keep in keeps]
+    whole = next((row for row in rows if row["keep"] is None), None)
+    for row in rows:
+        flops = row.pop("flops")
+        row["speedup"] = whole["prefill_s"] / row["prefill_s"] if whole else None
+        row["limit"] = passes[None][0].flops / flops if whole and flops and passes[None][0].flops else None
+        row["stages_s"] = row.pop("stages_s")  # last
+    return rows
+
+
+def _row(keep: Keep, passes: list[Pass]) -> dict[str, Any]:
+    on_device = [one.peak_device_bytes for one in passes if one.peak_device_bytes is not None]
+    return {
+        "keep": keep,
+        "prefill_s": median(one.seconds["sieve"] + one.seconds["prefill"] for one in passes),
+        "sieve_s": median(one.seconds["sieve"] for one in passes),
+        "kv_cache_bytes": max(one.kv_cache_bytes for one in passes),
+        "peak_rss_bytes": max(one.peak_rss_bytes for one in passes),
+        "peak_device_bytes": max(on_device) if on_device else None,
+        "stages_s": {name: median(one.seconds[name] for one in passes) for name in passes[0].seconds},
+        "flops": passes[0].flops,
+    }
+
+
+def _release() -> None:
+    """Hand freed memory back to the system, or a pass would be charged with what an earlier one needed."""
+    gc.collect()
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library than glibc
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+# --- Arithmetic -----------------------------------------------------------------------------------
+
+
+def prefill_flops(shape: Decoder, tokens: int) -> float:
+    """Of the decoder over `tokens`, causal, and the output head at the last. Norms and activations are left out."""
+    attention = 2 * tokens * (tokens + 1) * shape.heads * shape.head  # q k^T and its product with v, half of them
+    return shape.layers * (_linear_flops(shape, tokens) + attention) + 2 * shape.vocabulary * shape.width
+
+
+def sieve_flops(shape: Decoder, media: int, text: int, depth: int) -> float:
+    """Of refiner and score head over media and text tokens; every token attends to every token of its window."""
+    windows = max(-(-media // WINDOW_TOKENS), 1)
+    seen = media / windows + text
+    layer = _linear_flops(shape, seen) + 4 * seen**2 * shape.heads * shape.head
+    return windows * (depth * layer + 2 * seen * (shape.width**2 + shape.width))
+
+
+def _linear_flops(shape: Decoder, tokens: float) -> float:
+    return 2 * tokens * sum(rows * columns for rows, columns in shape.linear_shapes)
+
+
+def _flops(shape: Decoder, selector: str, media: int, kept: int, text: int, depth: int) -> float | None:
+    if selector not in ("none", "cs2"):
+        return None
+    chosen = sieve_flops(shape, media, text, depth) if selector == "cs2" else 0
+    return chosen + prefill_flops(shape, kept + text)
+
+
+# --- Random weights of a real model's shape -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ShapeModel:
+    """As much of `models.base.AVModel` as prefill needs. The embedding table serves as the output head too."""
+
+    decoder: Any
+    sieve: Sieve
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return (hidden @ self.decoder.embed_tokens.weight.T).float()
+
+
+@torch.no_grad()
+def build(shape: Decoder, device: torch.device, depth: int = REFINER_DEPTH) -> ShapeModel:
+    """A decoder of that shape in bfloat16 and its untrained sieve. Raises CapacityError if they do not fit.
+
+    One layer at a time gets memory, and all layers the same random weights, which costs a copy instead of a draw.
+    """
+    _check_room(shape, device, depth)
+    config: Any = Qwen2_5OmniTextConfig(
+        hidden_size=shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        intermediate_size=shape.mlp,
+        vocab_size=shape.vocabulary,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+    )
+    config._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        decoder: Any = Qwen2_5OmniThinkerTextModel(config)
+    decoder.to(torch.bfloat16).eval().requires_grad_(False)
+    for part in (decoder.layers[0], decoder.embed_tokens, decoder.norm):
+        part.to_empty(device=device)
+        for name, parameter in part.named_parameters():
+            if parameter.ndim == 2:
+                parameter.uniform_(-0.03, 0.03)  # about the spread of real weights
+            else:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+    first = decoder.layers[0].state_dict()
+    for layer in decoder.layers[1:]:
+        layer.to_empty(device=device).load_state_dict(first)
+    install(decoder, SYNC_SECTIONS)
+    return ShapeModel(decoder, Sieve.for_decoder(decoder, depth=depth).eval().requires_grad_(False))
+
+
+def _check_room(shape: Decoder, device: torch.device, depth: int) -> None:
+    weights = 2 * (replace(shape, tied=True).parameters + shape.sieve_parameters(depth))
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    elif device.type == "cpu":
+        free = psutil.virtual_memory().available
+    else:
+        return
+    if weights > free:
+        raise CapacityError(
+            f"the weights alone need {weights / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
+            "cut the depth with --layers, or choose a smaller --shape"
+        )
+
+
+def random_stream(shape: Decoder, av_tokens: int, device: torch.device) -> TokenStream:
+    """`av_tokens` of sound and picture, interleaved and placed as those of a clip at 2 frames a second, and some text.
+
+    153 tokens a second: 128 of a pair of frames and 25 of sound. The last second is cut off where the count is reached.
+    """
+    seconds = -(-av_tokens // (GRID[0] * GRID[1] + STEPS_A_SECOND))
+    times = torch.arange(seconds) * STEPS_A_SECOND
+    placed = qwen_inputs.layout(times, *GRID, seconds * STEPS_A_SECOND, TEXT_BEFORE)
+    media = placed.positions[:, :av_tokens]
+    end = int(media.max()) + 1
+    positions = torch.cat(
+        [
+            torch.arange(TEXT_BEFORE).expand(4, -1),
+            media,
+            (end + torch.arange(TEXT_AFTER)).expand(4, -1),
+        ],
+        dim=1,
+    )
+    length = positions.shape[1]
+    modality = torch.zeros(length, dtype=torch.uint8)
+    modality[TEXT_BEFORE : TEXT_BEFORE + av_tokens] = qwen_inputs.modality_of(
+        placed.order[:av_tokens], seconds * GRID[0] * GRID[1]
+    )
+    embeds = 0.03 * torch.randn(length, shape.width, generator=torch.Generator().manual_seed(0))
+    return TokenStream(
+        embeds.to(device, torch.bfloat16),
+        positions.to(device),
+        modality.to(device),
+        torch.full((length, 2), float("nan")),
+        torch.full((length, 3), -1, dtype=torch.int16),
+        GRID,
+        end + TEXT_AFTER,
+    )
+
+
+def bench_shape(
+    name: str,
+    keeps: Sequence[Keep],
+    repeat: int,
+    profile: Profile,
+    *,
+    av_tokens: int = 2048,
+    layers: int | None = None,
+    on_pass: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """The JSON of `ep bench --shape NAME`. `layers` cuts the decoder's depth. Raises UsageError or CapacityError."""
+    if name not in SHAPES:
+        raise UsageError(f"no shape named {name!r}; there are: {', '.join(SHAPES)}")
+    shape = SHAPES[name].decoder
+    if layers is not None and layers > shape.layers:
+        raise UsageError(f"--layers {layers}: {name} has {shape.layers}")
+    return bench_decoder(
+        replace(shape, layers=layers or shape.layers), name, keeps, repeat, profile, av_tokens, shape.layers, on_pass
+    )
+
+
+def bench_decoder(
+    shape: Decoder,
+    name: str,
+    keeps: Sequence[Keep],
+    repeat: int,
+    profile: Profile,
+    av_tokens: int,
+    real_layers: int,
+    on_pass: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """`bench_shape` of any shape with heads of 128; `real_layers` is the depth of the model it stands for."""
+    if profile.threads:
+        torch.set_num_threads(profile.threads)
+    device = choose_device(profile)
+    depth = min(REFINER_DEPTH, shape.layers)
+    model = build(shape, device, depth)
+    stream = random_stream(shape, av_tokens, device)
+    rows = alternate(lambda keep: _shape_pass(model, shape, stream, keep, av_tokens, depth), keeps, repeat, on_pass)
+    setup = {
+        "what": "sieve and decoder prefill on random weights, last position's logits",
+        "shape": name,
+        "layers": shape.layers,
+        "of_layers": real_layers,
+        "refiner_layers": depth,
+        "av_tokens": av_tokens,
+        "text_tokens": TEXT_BEFORE + TEXT_AFTER,
+        "sieve_bytes": 2 * shape.sieve_parameters(depth),
+        **_machine(device, "bfloat16", repeat),
+    }
+    if shape.layers != real_layers:
+        setup["note"] = f"{shape.layers} of {real_layers} layers; nothing is scaled, so this is not the whole model"
+    return {"schema": BENCH_SCHEMA, "rows": rows, "setup": setup}
+
+
+def _shape_pass(model: Any, shape: Decoder, stream: TokenStream, keep: Keep, av_tokens: int, depth: int) -> Pass:
+    selector = "none" if keep is None else "cs2"
+    cache = DynamicCache(config=model.decoder.config)
+    with Meter(stream.embeds.device) as meter:
+        with meter.stage("sieve"):
+            budget = Budget.of(1.0 if keep is None else keep)
+            kept: KeptStream = select(selector, stream, budget, Tools(sieve=model.sieve))
+        with meter.stage("prefill"):
+            next(generate.decode_steps(model, kept, cache))
+    text = TEXT_BEFORE + TEXT_AFTER
+    return Pass(
+        {stage: meter.seconds[stage] for stage in ("sieve", "prefill")},
+        generate.kv_cache_bytes(cache),
+        meter.peak_rss,
+        meter.peak_device(),
+        _flops(shape, selector, av_tokens, len(kept.embeds) - text, text, depth),
+    )
+
+
+def _machine(device: torch.device, dtype: str, repeat: int) -> dict[str, Any]:
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "device": str(device),
+        "chip": chip,
+        "dtype": dtype,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "repeat": repeat,
+        "peak_rss_is": RSS_IS,
+    }
+
+
+# --- Whole clips ----------------------------------------------------------------------------------
+
+
+def bench_clips(
+    media: Sequence[Path],
+    keeps: Sequence[Keep],
+    repeat: int,
+    profile: Profile,
+    on_pass: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """The JSON of `ep bench MEDIA…`: every stage of asking about each file; a pass is all files, its seconds their sum.
+
+    The model's own selector chooses. Raises MediaError, UsageError, WeightsError or CapacityError.
+    """
+    session = Session(profile)
+    loading = Meter(session.device)
+    model = session.load(loading)
+    shape, depth = decoder_shape(model.decoder.config), len(model.sieve.refiner.layers) if model.sieve else 0
+    selectors: dict[str, str] = {}
+
+    def run(keep: Keep) -> Pass:
+        session.profile = replace(
+            profile, keep=keep, budget=None, selector="none" if keep is None else profile.selector
+        )
+        reports = [session.ask(session.look(path), QUESTION) for path in media]
+        selectors["none" if keep is None else f"{keep:g}"] = reports[0].selector
+        flops = []
+        for report in reports:
+            counts = [report.tokens[kind] for kind in ("video", "audio")]
+            total, kept = (sum(count[which] for count in counts) for which in ("total", "kept"))
+            flops.append(_flops(shape, report.selector, total, kept, report.tokens["text"]["total"], depth))
+        peaks = [(report.memory["peak_rss_bytes"], report.memory["peak_device_bytes"]) for report in reports]
+        on_device = [peak for _, peak in peaks if peak is not None]
+        stages = [stage for stage in reports[0].timings_s if stage != "load"]
+        return Pass(
+            {stage: sum(report.timings_s[stage] for report in reports) for stage in stages},
+            max(report.memory["kv_cache_bytes"] or 0 for report in reports),
+            max(peak or 0 for peak, _ in peaks),
+            max(on_device) if on_device else None,
+            None if None in flops else sum(count or 0 for count in flops),
+        )
+
+    rows = alternate(run, keeps, repeat, on_pass)
+    setup = {
+        "what": "every stage of asking about whole clips, summed over them",
+        "model": model.name,
+        "media": [path.name for path in media],
+        "question": QUESTION,
+        "selectors": selectors,
+        "load_s": loading.seconds["load"],
+        **_machine(session.device, str(model.dtype).removeprefix("torch."), repeat),
+    }
+    return {"schema": BENCH_SCHEMA, "rows": rows, "setup": setup}
+
+
+def decoder_shape(config: Any) -> Decoder:
+    """The shape of a transformers text model of the Llama kind, as far as its arithmetic goes."""
+    heads = config.num_attention_heads
+    return Decoder(
+        width=config.hidden_size,
+        layers=config.num_hidden_layers,
+        heads=heads,
+        kv_heads=config.num_key_value_heads or heads,
+        head=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        mlp=config.intermediate_size,
+        vocabulary=config.vocab_size,
+        biases=False,
+        tied=False,
+    )
