@@ -19,7 +19,7 @@ def bench(
     context: typer.Context,
     media: Annotated[
         list[Path] | None,
-        typer.Argument(help="Files to ask a model about; none with --shape.", metavar="[MEDIA]...", show_default=False),
+        typer.Argument(help="Files to ask a model about; none with --shape.", metavar="MEDIA...", show_default=False),
     ] = None,
     keeps: Annotated[
         str, typer.Option("--keep", help="Shares of the tokens to compare; none: no sieve.", metavar="LIST")
