@@ -231,7 +231,7 @@ def test_for_a_gpu_that_is_not_here_it_does_not_guess(capsys, clip):
 
 
 LONG = """
-import resource, torch
+import torch
 from transformers import Qwen2_5OmniThinkerTextModel
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
 from epcli.records import TokenStream
@@ -253,7 +253,9 @@ def peak(tokens, window):
     stream = TokenStream(torch.randn(tokens + 20, 64), time.expand(4, -1), modality, torch.zeros(tokens + 20, 2),
         torch.zeros(tokens + 20, 3, dtype=torch.int16), (1, 1), tokens + 20)
     select("cs2", stream, Budget(tokens=100), Tools(sieve=sieve, window_tokens=window))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Not ru_maxrss: a child inherits the peak of the process that started it.
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 print(peak(1024, 1024), peak(8192, 1024), peak(8192, 8192))
 """
 
