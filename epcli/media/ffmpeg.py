@@ -14,10 +14,12 @@ import shutil
 import subprocess
 import threading
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any
 
 import ffmpeg
@@ -220,6 +222,35 @@ class Process(AbstractContextManager["Process"]):
 
 def _is_error(line: str) -> bool:
     return "[error]" in line or "[fatal]" in line
+
+
+def encode(output: Any, path: Path, chunks: Iterable[bytes] = ()) -> None:
+    """Run an ffmpeg-python output to its end, `chunks` on its standard input (`pipe:0`).
+
+    `path` is what the error names. Raises MediaError with ffmpeg's own words.
+    """
+    args = ffmpeg.compile(output, cmd=[find().path, "-hide_banner", "-nostats", "-loglevel", "error", "-y"])
+    with TemporaryFile() as messages:
+        try:
+            child = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=messages)
+        except OSError as problem:
+            raise MediaError(f"ffmpeg could not be started for {name(path)}: {problem.strerror}") from None
+        try:
+            assert child.stdin is not None
+            with suppress(BrokenPipeError):  # it gave up; what it says comes below
+                for chunk in chunks:
+                    child.stdin.write(chunk)
+            with suppress(BrokenPipeError):
+                child.stdin.close()
+            status = child.wait()
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+        if status:
+            messages.seek(0)
+            said = messages.read().decode(errors="replace").strip().splitlines() or ["ffmpeg gave no reason"]
+            raise MediaError(f"{name(path)}: ffmpeg could not write it: {said[-1]}")
 
 
 def read_into(stream: IO[bytes], room: memoryview) -> int:

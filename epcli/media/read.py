@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,26 @@ def read(
     if pictures is None and samples is None:
         raise MediaError(f"{name(path)}: nothing is seen or heard from {format_time(start)} to {format_time(end)}")
     return Clip(info, (start, end), pictures, times, samples, tuple(warnings))
+
+
+def still_with_sound(picture: Clip, sound: Clip) -> Clip:
+    """One clip of two files: a still picture that is shown as long as the sound lasts. Raises MediaError.
+
+    `picture`: of a picture file, or any file's first sampled frame. `sound`: of a file that is heard.
+    """
+    if picture.frames is None:
+        raise MediaError(f"{name(picture.info.path)}: has no picture")
+    if sound.samples is None:
+        raise MediaError(f"{name(sound.info.path)}: has no sound")
+    info = replace(picture.info, duration_s=sound.duration_s, is_image=False, audio_tracks=sound.info.audio_tracks)
+    return Clip(
+        info,
+        (0.0, sound.duration_s),
+        picture.frames[:1],
+        np.zeros(1),
+        sound.samples,
+        (*picture.warnings, *sound.warnings),
+    )
 
 
 def _range(layout: Layout, start_s: float | None, end_s: float | None, warnings: list[str]) -> tuple[float, float]:
