@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -18,7 +18,7 @@ import torch
 from epcli import generate
 from epcli.config import Profile
 from epcli.errors import CapacityError, MediaError, UsageError
-from epcli.media.read import read
+from epcli.media.read import read, still_with_sound
 from epcli.models import registry
 from epcli.models.base import AVModel
 from epcli.records import Answer, Clip, Features, KeptStream, Modality, Report
@@ -208,11 +208,25 @@ class Session:
                 raise MediaError(
                     f"{media.name}: there is only {there}, and it was switched off; leave out --no-{other}"
                 )
-            model = self.load(meter)
-            with meter.stage("vision"):
-                video = model.encode_video(clip)
-            with meter.stage("audio"):
-                audio = model.encode_audio(clip)
+            return self._encode(clip, meter)
+
+    def look_pair(self, picture: Path, sound: Path) -> Looked:
+        """`look` at a still picture and listen to a sound of another file, as one clip. Raises as `look`."""
+        if not (self.profile.video and self.profile.audio):
+            return self.look(picture if self.profile.video else sound)
+        sampling = registry.card(self.profile.model).sampling(self.profile)
+        with Meter(self.device, self.on_stage) as meter, _capacity(picture):
+            with meter.stage("media"):
+                seen = read(picture, replace(sampling, audio=False))
+                clip = still_with_sound(seen, read(sound, replace(sampling, video=False)))
+            return self._encode(clip, meter)
+
+    def _encode(self, clip: Clip, meter: Meter) -> Looked:
+        model = self.load(meter)
+        with meter.stage("vision"):
+            video = model.encode_video(clip)
+        with meter.stage("audio"):
+            audio = model.encode_audio(clip)
         return Looked(clip, Features(clip.duration_s, video, audio), meter.seconds, meter.peak_rss)
 
     def ask(self, looked: Looked, question: str, on_text: Callable[[str], None] | None = None) -> Report:

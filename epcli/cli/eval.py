@@ -10,6 +10,7 @@ import typer
 
 from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, setting
 from epcli.config import SETTINGS, resolve
+from epcli.errors import EXIT_PARTIAL
 
 
 def evaluate(
@@ -17,16 +18,38 @@ def evaluate(
     questions: Annotated[
         Path,
         typer.Argument(
-            help='JSONL of {"media", "question", "accept"}; media relative to it.', metavar="SET", show_default=False
+            help="JSONL of questions, or the folder of a known benchmark.", metavar="SET", show_default=False
         ),
     ],
     limit: Annotated[
         int | None, typer.Option(help="Ask only the first so many (default: all).", metavar="COUNT", min=1)
     ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="Layout of SET: jsonl, worldsense, daily-omni, omnibench, music-avqa, avut or video-mme "
+            "(default: found out).",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
+    media: Annotated[
+        Path | None,
+        typer.Option(help="Where the media of a benchmark are, if not in SET.", metavar="FOLDER", show_default=False),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             help="Write a JSONL line a question here; run again to go on where it stopped.",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    summary: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the table here, as Markdown (.md) or .csv.",
             metavar="FILE",
             rich_help_panel=OUTPUT,
             show_default=False,
@@ -52,60 +75,70 @@ def evaluate(
 ) -> None:
     """Score answers on a question set, beside the best constant answer.
 
-    A true answer matches "accept", a regular expression, and not "reject". Intervals are 95%, clustered by file.
+    SET is JSONL of {"media", "question", "accept"}, media relative to it, where a
+    true answer matches "accept", a regular expression, and not "reject"; or a
+    local copy of WorldSense, Daily-Omni, OmniBench, MUSIC-AVQA, AVUT or
+    Video-MME. Intervals are 95%, clustered by file. What could not be asked is
+    counted as failed, and the exit code is then 3.
     """
     flags = {name: context.params.get(name) for name in SETTINGS}
-    resolved = resolve({k: v for k, v in flags.items() if v is not None}, profile)
+    resolved = resolve({k: v for k, v in flags.items() if v is not None}, profile).profile
 
-    from epcli.evals import score
+    from epcli.evals import score, sets, tables
 
-    items = score.read_set(questions, limit)
-    asked = score.blind(items) if blind else items
+    if summary is not None:
+        tables.check_summary_path(summary)
+    found = sets.read_set(questions, format, media)
     live = sys.stderr.isatty()
+    total = min(len(found.items), limit or len(found.items))
 
     def progress(row: dict[str, Any], done: int) -> None:
+        clear = "\r\x1b[2K" if live else ""
         if "error" in row:
-            print(f"ep: {Path(row['media']).name}: {row['error']}", file=sys.stderr)
+            print(f"{clear}ep: question {row['key']}: {row['error']}", file=sys.stderr)
         if live:
-            print(f"\r{done} of {len(items)} answered", end="", file=sys.stderr, flush=True)
+            print(f"{clear}{done} of {total}", end="", file=sys.stderr, flush=True)
 
-    rows = score.run(asked, resolved.profile, out, progress)
+    rows = score.score(found, resolved, out, limit=limit, blind=blind, on_row=progress)
     if live:
         print("\r\x1b[2K", end="", file=sys.stderr)
-    result = score.summary(rows)
-    constant = score.majority(items)
-    for kind, entry in result["by_type"].items():
-        entry["majority"] = constant.get(kind)
-    result["majority"] = constant["all"]
+    constant = score.majority(found.items[:limit])
+    result = score.summary(rows, constant)
+    if summary is not None:
+        about = score.Run.of(found, resolved, blind=blind).about
+        tables.write_summary(summary, result, about, constant["all"])
     if json:
         from json import dumps
 
         print(dumps(result, indent=2))
-        return
-    _print(result)
+    else:
+        _print(found.title, result, constant["all"])
+    if result["failed"]:
+        raise typer.Exit(EXIT_PARTIAL)
 
 
-def _print(result: dict[str, Any]) -> None:
+def _print(title: str, result: dict[str, Any], constant: float) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+
+    from epcli.evals.tables import interval, percent
 
     table = Table(box=box.SIMPLE, pad_edge=False)
     for heading in ("type", "questions", "right", "95% interval", "constant answer"):
         table.add_column(heading, justify="left" if heading == "type" else "right")
 
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.1f}%"
-
-    def row(name: str, entry: dict[str, Any]) -> None:
-        low, high = entry["ci95"]
-        between = "-" if low is None else f"{100 * low:.0f}-{100 * high:.0f}%"
-        table.add_row(name, str(entry["n"]), percent(entry["accuracy"]), between, percent(entry["majority"]))
+    def row(name: str, entry: dict[str, Any], constant: float | None) -> None:
+        table.add_row(name, str(entry["n"]), percent(entry["accuracy"]), interval(entry["ci95"]), percent(constant))
 
     for kind, entry in result["by_type"].items():
-        row(kind, entry)
+        row(kind, entry, entry["majority"])
     table.add_section()
-    row("all", result)
+    row("all", result, constant)
     Console(width=min(Console().width, 100)).print(table)
+    shares = ", ".join(
+        f"{percent(share)} of {kind}" for kind, share in result["kept_share"].items() if share is not None
+    )
+    print(f"{title} · kept: {shares or '-'}")
     if result["failed"]:
-        print(f"{result['failed']} could not be asked")
+        print(f"{result['failed']} failed and are in no figure above", file=sys.stderr)

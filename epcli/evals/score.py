@@ -1,81 +1,199 @@
-"""Score a model on a question set: JSONL of {"media", "question", "accept", "reject"?, "type"?, "answer"?}.
+"""Score a model on a question set, a line of JSON a question, and sum the lines up.
 
-`accept` is a regular expression that a true answer matches and `reject` one that it may not, case ignored; media paths
-are relative to the set. Each file is decoded and encoded once for all its questions. A question that could not be asked
-counts as failed, never as a wrong answer. Results are appended a line a question, so that a run can be taken up again.
+Each file is decoded and encoded once for all its questions. A question that could not be asked, or cannot be scored,
+counts as failed, never as a wrong or empty answer. A run that was stopped goes on where it stopped: answers are
+appended as they come, each with the fingerprint of the run that gave it, and those of another run are never taken.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from epcli.config import Profile
 from epcli.errors import EpError, UsageError
+from epcli.evals.items import Item
+from epcli.evals.sets import QuestionSet
 
 SCHEMA = 1
+# What an answer depends on, of the settings. Where and how fast it is computed (device, threads) is left out.
+SETTINGS = (
+    "model", "selector", "keep", "budget", "fps", "max_frames", "video", "audio", "audio_track", "dtype", "quantize",
+    "system", "max_new_tokens", "temperature", "seed",
+)  # fmt: skip
+
+Row = dict[str, Any]
+
+
+# --- Running --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Item:
-    """One question of a set."""
+class Run:
+    """What a line of results belongs to: a set, a model and its settings."""
 
-    key: str  # line number in the set
-    media: Path
-    question: str
-    accept: str
-    reject: str
-    type: str
-    answer: str  # a true answer in words, for the majority baseline; may be empty
+    about: Mapping[str, Any]  # shown in each line, for people and for the message about a mismatch
+    fingerprint: str
 
-    def judge(self, answer: str) -> bool:
-        """Whether a free answer is true."""
-        flags = re.IGNORECASE | re.DOTALL
-        return bool(re.search(self.accept, answer, flags)) and not (
-            self.reject and re.search(self.reject, answer, flags)
-        )
+    @classmethod
+    def of(cls, questions: QuestionSet, profile: Profile, *, blind: bool = False, **more: Any) -> Run:
+        """`more`: whatever else tells this run from others."""
+        settings = {name: getattr(profile, name) for name in SETTINGS}
+        about = {"set": questions.name, "model": profile.model, "selector": profile.selector, "keep": profile.keep}
+        about |= {"blind": True} if blind else {}
+        items = [[i.key, i.media.name, i.question, asdict(i.rule), i.type] for i in questions.items]  # type: ignore[call-overload]
+        own = Path(profile.model).expanduser()
+        weights = [own.stat().st_size, own.stat().st_mtime_ns] if own.is_file() else []  # trained again: another model
+        whole = json.dumps([items, settings, blind, weights, more], sort_keys=True, default=str)
+        return cls(about, hashlib.sha256(whole.encode()).hexdigest()[:16])
 
 
-def read_set(path: Path, limit: int | None = None) -> list[Item]:
-    """Raises UsageError naming the line that is not a question."""
-    items = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; give a JSONL file of questions") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
+class Ledger:
+    """The file of results, one JSON object a line: what earlier runs finished, and a place to add."""
+
+    def __init__(self, path: Path | None, run: Run) -> None:
+        """Raises UsageError if the file holds another run's results, or cannot be read or written.
+
+        Lines of failed questions, which are asked again, and a line that was cut off are taken out of the file.
+        """
+        self.path, self.run = path, run
+        self.rows: dict[str, Row] = {}
+        if path is None:
+            return
+        try:
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
+            for line in text.splitlines():
+                try:
+                    row = json.loads(line)
+                except ValueError:  # the line at which an earlier run was killed
+                    continue
+                self._check(path, row)
+                if "error" not in row:
+                    self.rows[row["key"]] = row
+            partial = path.with_name(f".{path.name}.part")
+            partial.write_text("".join(_line(row) for row in self.rows.values()), encoding="utf-8")
+            partial.replace(path)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not a text file"
+            raise UsageError(f"{path}: {reason}; give another file for the results") from None
+
+    def _check(self, path: Path, row: Any) -> None:
+        if isinstance(row, dict) and row.get("run") == self.run.fingerprint and "key" in row:
+            return
+        if not isinstance(row, dict) or "run" not in row:
+            raise UsageError(f"{path}: holds something else than results of `ep eval`; give another --out")
+        differ = [
+            f"{name} {row.get(name)}, now {value}" for name, value in self.run.about.items() if row.get(name) != value
+        ]
+        why = "; ".join(differ) or "the questions, the weights or a setting have changed"
+        raise UsageError(f"{path}: holds the answers of another run ({why}); give another --out, or delete it")
+
+    def add(self, row: Row) -> Row:
+        """Append a line, with what it belongs to, and return it."""
+        whole = {"key": row["key"], "run": self.run.fingerprint, **self.run.about, **row}
+        self.rows[whole["key"]] = whole
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_line(whole))
+        return whole
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def score(
+    questions: QuestionSet,
+    profile: Profile,
+    out: Path | None = None,
+    *,
+    limit: int | None = None,
+    blind: bool = False,
+    on_row: Callable[[Row, int], None] = lambda row, done: None,
+) -> list[Row]:
+    """Ask every question, or the first `limit`; those answered in `out` are not asked again. Returns all lines.
+
+    Raises UsageError for a file of another run, and what loading the model raises; whatever goes wrong with a question
+    is told in its line.
+    """
+    from epcli.pipeline import Meter, Session  # torch loads here
+
+    ledger = Ledger(out, Run.of(questions, profile, blind=blind))
+    items = [*(exchanged(questions.items) if blind else questions.items)][:limit]
+    session = Session(profile)
+    todo = [item for item in items if item.key not in ledger.rows]
+    if any(not item.problem for item in todo):
+        session.load(Meter(session.device))  # weights that are missing are no question's fault
+    for members in by_media(todo):
+        for row in _ask_about(session, members):
+            on_row(ledger.add(row), len(ledger.rows))
+    return [ledger.rows[item.key] for item in items]
+
+
+def by_media(items: Iterable[Item]) -> list[list[Item]]:
+    """Questions about the same files together, in the order of the first of each."""
+    groups: dict[tuple[Path, Path | None], list[Item]] = defaultdict(list)
+    for item in items:
+        groups[item.media, item.sound].append(item)
+    return list(groups.values())
+
+
+def exchanged(items: Sequence[Item], seed: int = 0) -> list[Item]:
+    """The same questions, each about another's media: what can be answered without looking or listening."""
+    files = sorted({(i.media, i.sound) for i in items}, key=str)
+    shift = random.Random(seed).randrange(1, len(files)) if len(files) > 1 else 0
+    other = dict(zip(files, files[shift:] + files[:shift], strict=True))
+    return [replace(i, media=other[i.media, i.sound][0], sound=other[i.media, i.sound][1]) for i in items]
+
+
+def described(item: Item) -> Row:
+    """What a line says of its question."""
+    row: Row = {"key": item.key, "media": str(item.media), "type": item.type, "cluster": item.cluster}
+    if item.sound is not None:
+        row["sound"] = str(item.sound)
+    if item.needs:
+        row["needs"] = item.needs
+    return {**row, "question": item.question}
+
+
+def failure(error: Exception) -> str:
+    """One line about what went wrong."""
+    return str(error) if isinstance(error, EpError) else f"unexpected {type(error).__name__}: {error}"
+
+
+def _ask_about(session: Any, members: Sequence[Item]) -> Iterable[Row]:
+    looked = None
+    for item in members:
+        row = described(item)
+        if item.problem:
+            yield {**row, "error": item.problem}
             continue
         try:
-            row = json.loads(line)
-            for pattern in (row["accept"], row.get("reject") or ""):
-                re.compile(pattern)
-            media = path.parent / row["media"]
-            item = Item(
-                str(number),
-                media,
-                row["question"],
-                row["accept"],
-                row.get("reject") or "",
-                row.get("type", "all"),
-                row.get("answer", ""),
-            )
-        except (ValueError, KeyError, TypeError, re.error) as error:
-            raise UsageError(
-                f"{path.name}: line {number} is not a question ({type(error).__name__}: {error}); "
-                "it needs media, question and accept"
-            ) from None
-        items.append(item)
-    if not items:
-        raise UsageError(f"{path.name}: no questions in it")
-    return items[:limit] if limit else items
+            if looked is None:
+                looked = session.look_pair(item.media, item.sound) if item.sound else session.look(item.media)
+            report = session.ask(looked, item.question)
+        except Exception as error:  # one bad file must not end a run of hours
+            yield {**row, "error": failure(error)}
+            continue
+        yield {
+            **row,
+            "answer": report.answer,
+            "right": item.rule.judge(report.answer),
+            **item.rule.reading(report.answer),
+            "selected_by": report.selector,
+            "tokens": {m: report.tokens[m] for m in ("video", "audio")},
+            "seconds": report.timings_s,
+        }
+
+
+# --- Summing up -----------------------------------------------------------------------------------
 
 
 def ci95(right: Sequence[bool], clusters: Sequence[Any]) -> tuple[float, float]:
@@ -101,103 +219,58 @@ def ci95(right: Sequence[bool], clusters: Sequence[Any]) -> tuple[float, float]:
 
 
 def majority(items: Sequence[Item]) -> dict[str, float]:
-    """Accuracy of always giving, for each type, the one true answer that is right most often."""
+    """Accuracy of always giving, for each type, the one true answer that is right most often; and under "all"."""
     by_type: dict[str, list[Item]] = defaultdict(list)
     for item in items:
-        by_type[item.type].append(item)
+        if not item.problem:
+            by_type[item.type].append(item)
     table = {}
     for kind, members in by_type.items():
-        answers = {m.answer for m in members if m.answer}
-        best = max((sum(m.judge(a) for m in members) for a in answers), default=0)
+        answers = {constant for m in members for constant in m.rule.constants}
+        best = max((sum(m.rule.judge(a) for m in members) for a in answers), default=0)
         table[kind] = best / len(members)
-    table["all"] = sum(table[i.type] for i in items) / len(items)
-    return table
+    known = sum(len(members) for members in by_type.values())
+    return table | {"all": sum(table[k] * len(m) for k, m in by_type.items()) / known if known else math.nan}
 
 
-def blind(items: Sequence[Item], seed: int = 0) -> list[Item]:
-    """The same questions, each about the media of another file: what can be answered without looking or listening."""
-    files = sorted({i.media for i in items})
-    shift = random.Random(seed).randrange(1, len(files)) if len(files) > 1 else 0
-    other = dict(zip(files, files[shift:] + files[:shift], strict=True))
-    return [Item(i.key, other[i.media], i.question, i.accept, i.reject, i.type, i.answer) for i in items]
+def accuracy(rows: Sequence[Row]) -> dict[str, Any]:
+    """Accuracy, number and interval of rows that were answered; None where there are none."""
+    if not rows:
+        return {"accuracy": None, "n": 0, "ci95": [None, None]}
+    right = [bool(r["right"]) for r in rows]
+    low, high = ci95(right, [r["cluster"] for r in rows])
+    return {"accuracy": sum(right) / len(right), "n": len(right), "ci95": [low, high]}
 
 
-def run(
-    items: Sequence[Item],
-    profile: Profile,
-    out: Path | None,
-    on_row: Callable[[dict[str, Any], int], None] | None = None,
-) -> list[dict[str, Any]]:
-    """Ask every question; rows already in `out` are not asked again. Returns all rows."""
-    from epcli.pipeline import Session  # torch loads here
-
-    rows: dict[str, dict[str, Any]] = {}
-    if out is not None and out.exists():
-        for line in out.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:  # the line at which an earlier run was killed
-                continue
-            if "error" not in row:
-                rows[row["key"]] = row
-    session = Session(profile)
-    by_media: dict[Path, list[Item]] = defaultdict(list)
-    for item in items:
-        if item.key not in rows:
-            by_media[item.media].append(item)
-    for media, members in by_media.items():
-        for row in _ask_about(session, media, members):
-            rows[row["key"]] = row
-            if out is not None:
-                with out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            if on_row:
-                on_row(row, len(rows))
-    wanted = {i.key for i in items}
-    return [r for k, r in rows.items() if k in wanted]
+def kept_share(rows: Sequence[Row], modality: str) -> float | None:
+    """Kept tokens over all tokens of a modality, summed over rows; None if there are none."""
+    total = sum(r["tokens"][modality]["total"] for r in rows)
+    return sum(r["tokens"][modality]["kept"] for r in rows) / total if total else None
 
 
-def _ask_about(session: Any, media: Path, members: Sequence[Item]) -> Iterable[dict[str, Any]]:
-    looked = None
-    for item in members:
-        row: dict[str, Any] = {"key": item.key, "media": str(media), "type": item.type, "question": item.question}
-        try:
-            looked = looked or session.look(media)
-            report = session.ask(looked, item.question)
-        except EpError as error:
-            yield {**row, "error": str(error)}
-            continue
-        tokens = {m: report.tokens[m] for m in ("video", "audio")}
-        yield {
-            **row,
-            "answer": report.answer,
-            "right": item.judge(report.answer),
-            "tokens": tokens,
-            "seconds": report.timings_s,
-        }
+def answered(rows: Iterable[Row]) -> list[Row]:
+    """The rows that are no failures."""
+    return [row for row in rows if "error" not in row]
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The JSON of `ep eval --json`."""
-    asked = [r for r in rows if "error" not in r]
-    by_type: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in asked:
-        by_type[row["type"]].append(row)
-
-    def score(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        right = [bool(r["right"]) for r in members]
-        low, high = ci95(right, [r["media"] for r in members])
-        return {"accuracy": sum(right) / len(right), "n": len(right), "ci95": [low, high]}
-
-    def share(modality: str) -> float | None:
-        total = sum(r["tokens"][modality]["total"] for r in asked)
-        return sum(r["tokens"][modality]["kept"] for r in asked) / total if total else None
-
-    whole = score(asked) if asked else {"accuracy": None, "n": 0, "ci95": [None, None]}
+def summary(rows: Sequence[Row], constant: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """The JSON of `ep eval --json`. `constant`: the best constant answer's accuracy, by type."""
+    asked = answered(rows)
+    whole = accuracy(asked)
+    kinds: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        kinds[row["type"]].append(row)
+    by_type = {}
+    for kind, members in sorted(kinds.items()):
+        counted = answered(members)
+        entry = {**accuracy(counted), "failed": len(members) - len(counted)}
+        by_type[kind] = entry | ({} if constant is None else {"majority": constant.get(kind)})
     return {
         "schema": SCHEMA,
-        **whole,
+        "accuracy": whole["accuracy"],
+        "n": whole["n"],
         "failed": len(rows) - len(asked),
-        "by_type": {kind: score(members) for kind, members in sorted(by_type.items())},
-        "kept_share": {"video": share("video"), "audio": share("audio")},
+        "ci95": whole["ci95"],
+        "by_type": by_type,
+        "kept_share": {"video": kept_share(asked, "video"), "audio": kept_share(asked, "audio")},
     }
