@@ -40,7 +40,7 @@ def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> i
     return int(torch.multinomial(weights, 1, generator=generator))
 
 
-def _loops(ids: list[int]) -> bool:
+def loops(ids: list[int]) -> bool:
     """Whether the end of `ids` is one run of tokens REPEATS times over."""
     for length in range(1, min(LONGEST_LOOP, len(ids) // REPEATS) + 1):
         run = ids[-length:]
@@ -139,7 +139,7 @@ def run(
             reason = "stop"
             break
         speaker.add(token)
-        if _loops(speaker.ids):
+        if loops(speaker.ids):
             reason = "repetition"
             break
         if count + 1 < max_new_tokens:

@@ -106,6 +106,7 @@ class Item:
     cluster: str  # what the question shares with others, usually the video: intervals are clustered by it
     sound: Path | None = None  # of a set whose pictures and sounds are separate files
     needs: str = ""  # "sound", "picture" or "both", where the set says it
+    evidence: tuple[tuple[str, float, float], ...] = ()  # ("video" or "audio", start, end in seconds), where it says so
     problem: str = ""  # why it cannot be scored; it then counts as failed
 
 

@@ -1,13 +1,15 @@
 """Selectors by name: what stays of a stream, through one interface.
 
-    cs2           the trained sieve: refines all tokens together, then keeps the best (EchoingPixels, arXiv 2512.10324)
-    none          keeps every token as it is: the plain model
-    random        drawn, by seed; a strong baseline, so always measure it
-    uniform       even in time and over the picture, sound and picture in proportion
-    query-aware   what the question looks at in the decoder's early layers (as FastV, arXiv 2403.06764)
-    audio-guided  eventful sound buys picture tokens of its moment (in the spirit of OmniZip, arXiv 2511.14582)
+    cs2               the trained sieve: refines all tokens together, keeps the best (EchoingPixels, arXiv 2512.10324)
+    cs2-per-modality  cs2's states and scores, but a fixed share of each modality, to measure the joint pool against
+    none              keeps every token as it is: the plain model
+    random            drawn, by seed; a strong baseline, so always measure it
+    uniform           even in time and over the picture, sound and picture in proportion
+    query-aware       what the question looks at in the decoder's early layers (as FastV, arXiv 2403.06764)
+    audio-guided      eventful sound buys picture tokens of its moment (in the spirit of OmniZip, arXiv 2511.14582)
 
-All but cs2 hand the decoder the original embeddings, and all of them the original positions. `select` is the way in.
+The two cs2 hand the decoder refined states, the others the original embeddings, and all of them the original positions.
+`select` is the way in.
 """
 
 from __future__ import annotations
@@ -65,6 +67,34 @@ def cs2(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStream:
         stream.embeds[None], stream.positions[:, None], is_av[None], budget, window_tokens=tools.window_tokens
     )
     return KeptStream(stream, out.embeds[0], out.positions[:, 0], out.indices[0], out.scores[0])
+
+
+def cs2_per_modality(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStream:
+    """The trained sieve with a fixed budget: sound and picture keep their own best, in proportion to their tokens.
+
+    As many tokens stay in all as with cs2. The paper's ablation, and a measure of what competing in one pool is worth.
+    """
+    return narrow(cs2(stream, Budget(ratio=1.0), tools), budget, per_modality=True)
+
+
+def narrow(whole: KeptStream, budget: Budget, *, per_modality: bool = False) -> KeptStream:
+    """What a selector that scores keeps at a budget, from what it kept at a ratio of 1: the same as selecting anew.
+
+    `per_modality`: the budget is divided in proportion to the tokens of sound and picture, instead of one joint pool.
+    """
+    assert whole.scores is not None, "the selector does not score"
+    stream, scores = whole.stream, whole.scores
+    modality = stream.modality.to(scores.device)
+    is_av = modality != Modality.TEXT
+    if per_modality:
+        kinds = (modality == Modality.VIDEO, modality == Modality.AUDIO)
+        kept = ~is_av
+        for kind, count in zip(kinds, _split(budget, *kinds), strict=True):
+            kept |= _best(scores, kind, count)
+    else:
+        kept = ~is_av | _best(scores, is_av, budget.count(int(is_av.sum()), scores[is_av]))
+    indices = kept.nonzero().squeeze(-1)
+    return KeptStream(stream, whole.embeds[indices], whole.positions[:, indices], indices, scores)
 
 
 def none(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStream:
@@ -156,6 +186,7 @@ def audio_guided(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStrea
 
 SELECTORS: dict[str, Selector] = {
     "cs2": cs2,
+    "cs2-per-modality": cs2_per_modality,
     "none": none,
     "random": random,
     "uniform": uniform,

@@ -1,4 +1,5 @@
-"""Our own sets: JSONL of {"media", "question", "accept", "reject"?, "type"?, "answer"?, "sound"?, "needs"?}.
+"""Our own sets: JSONL of {"media", "question", "accept", "reject"?, "type"?, "answer"?, "sound"?, "needs"?,
+"evidence"?}.
 
 `media` (and `sound`, where a still picture and its sound are separate files) are relative to the JSONL file.
 """
@@ -22,6 +23,7 @@ def load(rows: list[Row], finder: Finder, annotation: Path) -> Iterator[Item]:
                 re.compile(pattern)
             media, sound = annotation.parent / row["media"], row.get("sound")
             rule = Pattern(row["accept"], row.get("reject") or "", row.get("answer") or "")
+            evidence = tuple((str(kind), float(a), float(b)) for kind, a, b in row.get("evidence") or ())
             question = row["question"]
             if not isinstance(question, str) or not question.strip():
                 raise ValueError("the question is empty")
@@ -39,6 +41,7 @@ def load(rows: list[Row], finder: Finder, annotation: Path) -> Iterator[Item]:
             cluster=str(row["media"]),
             sound=annotation.parent / sound if sound else None,
             needs=str(row.get("needs") or ""),
+            evidence=evidence,
         )
 
 
