@@ -141,6 +141,11 @@ class Profile:
     temperature: float = _setting(0.0, "Randomness of the answer; 0 always takes the likeliest word", float, high=2)
     seed: int = _setting(0, "Start of the random numbers, where temperature is over 0", int, high=2**32 - 1)
     threads: int | None = _setting(None, "CPU threads to compute with", int, low=1, null="all cores")
+    cache: bool = _setting(
+        True, "Store what the towers made of a file, so that the next question about it needs no decoding", bool
+    )
+    cache_gb: float = _setting(10.0, "Most disk space for stored features, in GB; the least used go first", float)
+    cache_dir: str | None = _setting(None, "Folder for stored features", str, null="`features` in ep's cache folder")
 
     def __post_init__(self) -> None:
         for name, limits in SETTINGS.items():
@@ -293,6 +298,11 @@ def user_file(environment: Mapping[str, str] | None = None) -> Path:
     """The user's own settings: ${XDG_CONFIG_HOME:-~/.config}/epcli/config.yaml."""
     home = (os.environ if environment is None else environment).get("XDG_CONFIG_HOME")
     return (Path(home) if home else Path.home() / ".config") / "epcli" / "config.yaml"
+
+
+def cache_home() -> Path:
+    """Where ep keeps what it can make or fetch again: ${XDG_CACHE_HOME:-~/.cache}/epcli."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "epcli"
 
 
 def profiles_folder() -> Path:

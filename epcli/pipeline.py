@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,18 +16,20 @@ import psutil
 import torch
 
 from epcli import generate
+from epcli.cache import FeatureCache, Recipe, Slot
 from epcli.config import Profile
-from epcli.errors import CapacityError, MediaError, UsageError
+from epcli.errors import CapacityError, UsageError
+from epcli.media.probe import check_file
 from epcli.media.read import read, still_with_sound
 from epcli.models import registry
 from epcli.models.base import AVModel
-from epcli.records import Answer, Clip, Features, KeptStream, Modality, Report
+from epcli.records import Answer, Clip, ClipSummary, Features, KeptStream, Modality, Report, Sampling, Turn
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import Tools, select
 
 DEFAULT_KEEP = 0.2  # of a selector named without a budget
 TRAINING_FREE = "query-aware"  # for a model without a trained sieve
-STAGES = ("load", "media", "vision", "audio", "sieve", "prefill", "decode")
+STAGES = ("load", "cache", "media", "vision", "audio", "sieve", "prefill", "decode")
 HEARING = (
     "hear",
     "sound",
@@ -171,13 +173,41 @@ def open_model(profile: Profile) -> AVModel:
 
 
 @dataclass(frozen=True, eq=False)
-class Looked:
-    """A file decoded and encoded once, ready for any number of questions."""
+class Opened:
+    """A file that was found in the cache, or decoded. No model was needed for it."""
 
-    clip: Clip
-    features: Features
-    seconds: dict[str, float]  # of the stages media, vision and audio
+    media: Path
+    range_s: tuple[float | None, float | None]  # as asked for; None: the file's own beginning or end
+    sampling: Sampling
+    clip: Clip | None  # decoded; None if it was found in the cache
+    slot: Slot | None  # its place in the cache; None if the cache is off
+    seconds: dict[str, float]  # of the stages cache and media
     peak_rss: int
+    sound: Path | None = None  # of another file, to a still picture
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """A file decoded and encoded once, or found in the cache; ready for any number of questions."""
+
+    clip: ClipSummary
+    features: Features
+    range_s: tuple[float | None, float | None]  # as asked for; None: the file's own beginning or end
+    sampling: Sampling
+    cache: str  # "hit", "miss" or "off"
+    seconds: dict[str, float]  # of the stages up to audio
+    peak_rss: int
+    sound: Path | None = None  # of another file, to a still picture
+
+    def again(self) -> Looked:
+        """For further questions: the seconds of looking were spent on the first and are not counted twice."""
+        return replace(self, seconds=dict.fromkeys(STAGES, 0.0), cache="off" if self.cache == "off" else "hit")
+
+    def decode(self) -> Clip:
+        """The pictures and the sound that the features were made of, decoded again. Raises MediaError."""
+        if self.sound is not None:
+            return _pair(self.clip.info.path, self.sound, self.sampling)
+        return read(self.clip.info.path, self.sampling, *self.range_s)
 
 
 class Session:
@@ -199,45 +229,96 @@ class Session:
         return self._model
 
     def look(self, media: Path, start_s: float | None = None, end_s: float | None = None) -> Looked:
-        """Decode a file and run the towers. Raises MediaError, UsageError (range), WeightsError or CapacityError."""
-        with Meter(self.device, self.on_stage) as meter, _capacity(media):
-            with meter.stage("media"):
-                clip = read(media, registry.card(self.profile.model).sampling(self.profile), start_s, end_s)
-            if clip.frames is None and clip.samples is None:
-                there, other = ("sound", "audio") if clip.info.has_audio else ("picture", "video")
-                raise MediaError(
-                    f"{media.name}: there is only {there}, and it was switched off; leave out --no-{other}"
-                )
-            return self._encode(clip, meter)
+        """Decode a file and run the towers, or find both done in the cache.
+
+        Raises MediaError, UsageError (range), WeightsError or CapacityError.
+        """
+        return self.encode(self.open(media, start_s, end_s))
 
     def look_pair(self, picture: Path, sound: Path) -> Looked:
-        """`look` at a still picture and listen to a sound of another file, as one clip. Raises as `look`."""
+        """`look` at a still picture and listen to a sound of another file, as one clip. Raises as `look`.
+
+        The cache knows single files only.
+        """
         if not (self.profile.video and self.profile.audio):
             return self.look(picture if self.profile.video else sound)
         sampling = registry.card(self.profile.model).sampling(self.profile)
-        with Meter(self.device, self.on_stage) as meter, _capacity(picture):
-            with meter.stage("media"):
-                seen = read(picture, replace(sampling, audio=False))
-                clip = still_with_sound(seen, read(sound, replace(sampling, video=False)))
-            return self._encode(clip, meter)
+        with Meter(torch.device("cpu"), self.on_stage) as meter, _capacity(picture), meter.stage("media"):
+            clip = _pair(picture, sound, sampling)
+        return self.encode(
+            Opened(picture, (None, None), sampling, clip, None, meter.seconds, meter.peak_rss, sound)
+        )
 
-    def _encode(self, clip: Clip, meter: Meter) -> Looked:
-        model = self.load(meter)
-        with meter.stage("vision"):
-            video = model.encode_video(clip)
-        with meter.stage("audio"):
-            audio = model.encode_audio(clip)
-        return Looked(clip, Features(clip.duration_s, video, audio), meter.seconds, meter.peak_rss)
+    def open(self, media: Path, start_s: float | None = None, end_s: float | None = None) -> Opened:
+        """The first half of `look`: find a file in the cache, or decode it. Needs no model, so any thread may do it.
 
-    def ask(self, looked: Looked, question: str, on_text: Callable[[str], None] | None = None) -> Report:
-        """Answer a question about a file that was looked at. Raises UsageError or CapacityError."""
+        Raises MediaError, UsageError (range), WeightsError or CapacityError.
+        """
+        check_file(media)
+        card, range_s = registry.card(self.profile.model), (start_s, end_s)
+        sampling = card.sampling(self.profile)
+        clip, slot = None, None
+        with Meter(torch.device("cpu"), self.on_stage) as meter, _capacity(media):
+            store = FeatureCache.of(self.profile)
+            if store is not None:
+                with meter.stage("cache"), suppress(OSError):  # what is wrong with the file, reading it tells better
+                    towers = card.towers(self.device, choose_dtype(self.profile, self.device))
+                    slot = store.open(media, Recipe(towers, sampling, range_s, card.name))
+            if slot is None or slot.features is None:
+                with meter.stage("media"):
+                    clip = read(media, sampling, start_s, end_s)
+        return Opened(media, range_s, sampling, clip, slot, meter.seconds, meter.peak_rss)
+
+    def encode(self, opened: Opened) -> Looked:
+        """The second half of `look`: run the towers, and store what they made. Raises WeightsError or CapacityError."""
+        slot, clip = opened.slot, opened.clip
+        with Meter(self.device, self.on_stage) as meter, _capacity(opened.media):
+            if clip is None:
+                assert slot is not None
+                assert slot.clip is not None
+                assert slot.features is not None
+                summary, features = slot.clip, slot.features
+            else:
+                model = self.load(meter)
+                with meter.stage("vision"):
+                    video = model.encode_video(clip)
+                with meter.stage("audio"):
+                    audio = model.encode_audio(clip)
+                summary, features = clip.summary(), Features(clip.duration_s, video, audio)
+                if slot is not None:
+                    with meter.stage("cache"):
+                        trouble = slot.store(summary, features)
+                    if trouble:
+                        summary = replace(summary, warnings=(*summary.warnings, trouble))
+        return Looked(
+            summary,
+            features,
+            opened.range_s,
+            opened.sampling,
+            "off" if slot is None else "hit" if clip is None else "miss",
+            {stage: opened.seconds[stage] + meter.seconds[stage] for stage in STAGES},
+            max(opened.peak_rss, meter.peak_rss),
+            opened.sound,
+        )
+
+    def ask(
+        self,
+        looked: Looked,
+        question: str,
+        on_text: Callable[[str], None] | None = None,
+        history: Sequence[Turn] = (),
+    ) -> Report:
+        """Answer a question about a file that was looked at. Raises UsageError or CapacityError.
+
+        `history`: earlier questions about it and their answers, the oldest first, which the model reads too.
+        """
         check_question(question)
         profile, clip = self.profile, looked.clip
         with Meter(self.device, self.on_stage) as meter, _capacity(clip.info.path):
             model = self.load(meter)
             selector, budget, notes = choose_selector(profile, model)
             with meter.stage("prefill"):
-                stream = model.stream(looked.features, question, profile.system)
+                stream = model.stream(looked.features, question, profile.system, history)
             with meter.stage("sieve"):
                 tools = Tools(decoder=model.decoder, sieve=model.sieve, seed=profile.seed)
                 kept = select(selector, stream, budget, tools)
@@ -252,6 +333,11 @@ class Session:
             meter.seconds["prefill"] += prefill_s
             meter.seconds["decode"] = answer.first_token_s - prefill_s + answer.decode_s
         return _report(question, profile, looked, model, kept, answer, meter, selector, notes)
+
+
+def _pair(picture: Path, sound: Path, sampling: Sampling) -> Clip:
+    seen = read(picture, replace(sampling, audio=False))
+    return still_with_sound(seen, read(sound, replace(sampling, video=False)))
 
 
 def check_question(question: str) -> None:
@@ -317,7 +403,7 @@ def _report(
             "duration_s": round(clip.info.duration_s, 3),
             "has_video": clip.info.has_video,
             "has_audio": clip.info.has_audio,
-            "frames": 0 if clip.frames is None else len(clip.frames),
+            "frames": len(clip.frame_times_s),
             "range_s": [round(t, 3) for t in clip.range_s],
         },
         tokens={
@@ -337,7 +423,7 @@ def _report(
             "peak_device_bytes": meter.peak_device(),
             "kv_cache_bytes": answer.kv_cache_bytes,
         },
-        cache={"features": "off"},
+        cache={"features": looked.cache},
         settings=asdict(profile),
         warnings=(*clip.warnings, *notes, *unanswerable(question, clip), *cut_short(answer)),
     )
@@ -353,15 +439,15 @@ def count_tokens(kept: KeptStream) -> dict[str, dict[str, int]]:
     }
 
 
-def unanswerable(question: str, clip: Clip) -> list[str]:
+def unanswerable(question: str, clip: ClipSummary) -> list[str]:
     """Warnings about a question for which there are no tokens."""
     words = question.lower()
     name = clip.info.path.name
     found = []
-    if clip.samples is None and any(w in words for w in HEARING):
+    if not clip.heard and any(w in words for w in HEARING):
         why = "sound was switched off" if clip.info.has_audio else "the file has no sound"
         found.append(f"{name}: the question is about sound, but {why}")
-    if clip.frames is None and any(w in words.split() or w in words for w in SEEING):
+    if not clip.frame_times_s and any(w in words.split() or w in words for w in SEEING):
         why = "pictures were switched off" if clip.info.has_video else "the file has no picture"
         found.append(f"{name}: the question is about the picture, but {why}")
     return found

@@ -95,6 +95,27 @@ class Clip:
         """Length of the range, seconds."""
         return self.range_s[1] - self.range_s[0]
 
+    def summary(self) -> ClipSummary:
+        """What stays known when pictures and sound are gone."""
+        times = () if self.frame_times_s is None else tuple(float(time) for time in self.frame_times_s)
+        return ClipSummary(self.info, self.range_s, times, self.samples is not None, self.warnings)
+
+
+@dataclass(frozen=True)
+class ClipSummary:
+    """A clip without its pictures and sound: what is said about it, and what the feature cache stores of it."""
+
+    info: MediaInfo
+    range_s: tuple[float, float]  # start and end in the file, seconds
+    frame_times_s: tuple[float, ...]  # of the frames looked at, seconds from range_s[0]; empty without picture
+    heard: bool  # there was sound, and it was listened to
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the range, seconds."""
+        return self.range_s[1] - self.range_s[0]
+
 
 @dataclass(frozen=True, eq=False)
 class VideoFeatures:
@@ -145,6 +166,14 @@ class KeptStream:
     positions: Tensor  # (4, K) original positions, not renumbered
     indices: Tensor  # (K,) int64 ascending indices into the stream
     scores: Tensor | None  # (L,) float32, higher is kept first; None if the selector does not score
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An earlier question about the same clip, and what was answered."""
+
+    question: str
+    answer: str
 
 
 @dataclass(frozen=True)

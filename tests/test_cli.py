@@ -23,7 +23,8 @@ HEAVY = {"torch", "transformers", "av", "numpy", "cv2"}
 def environment(tmp_path: Path) -> dict[str, str]:
     """Nobody's settings but those of the test."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("EP_")}
-    return kept | {"XDG_CONFIG_HOME": str(tmp_path / "xdg"), "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
+    features = {"EP_CACHE_DIR": str(tmp_path / "features")}
+    return kept | features | {"XDG_CONFIG_HOME": str(tmp_path / "xdg"), "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
 
 
 def ep(*arguments: str, cwd: Path, env: dict[str, str], stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -224,7 +225,7 @@ def test_the_doctor_finds_a_wrong_setting_and_goes_on(tmp_path: Path, environmen
     run = ep("doctor", cwd=tmp_path, env=environment)
     lines = run.stdout.splitlines()
     assert "problem  ep.yaml: kep: unknown key, did you mean keep?; `ep profiles show` lists all keys" in lines
-    for what in ("python ", "torch ", "transformers ", "cpu: ", "ffmpeg ", "ep-smol: ", "cache: "):
+    for what in ("python ", "torch ", "transformers ", "cpu: ", "ffmpeg ", "ep-smol: ", "cache: ", "feature cache: "):
         assert any(line[9:].startswith(what) for line in lines), what
     assert all(line.startswith(("ok       ", "problem  ")) for line in lines)
     assert run.stderr == ""

@@ -60,6 +60,9 @@ def ask(
     dtype: Annotated[str | None, setting("dtype", MACHINE)] = None,
     quantize: Annotated[str | None, setting("quantize", MACHINE)] = None,
     threads: Annotated[str | None, setting("threads", MACHINE, "COUNT")] = None,
+    cache: Annotated[bool | None, setting("cache", MACHINE)] = None,
+    cache_gb: Annotated[str | None, setting("cache_gb", MACHINE, "GB")] = None,
+    cache_dir: Annotated[str | None, setting("cache_dir", MACHINE, "FOLDER")] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)
     ] = False,
@@ -120,6 +123,7 @@ def _seconds(flag: str, time: str | None) -> float | None:
 
 
 _STAGES = {
+    "cache": "looking into the cache",
     "media": "reading the file",
     "load": "loading the model",
     "vision": "looking",

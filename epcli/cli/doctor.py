@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,8 +136,16 @@ def _model(card: ModelCard) -> Finding:
 
 
 def _caches() -> list[Finding]:
-    ours = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "epcli"
-    return [_folder("cache", ours)]
+    from epcli.cache import FeatureCache
+
+    profile = config.resolve().profile
+    store = FeatureCache.of(profile)
+    if store is None:
+        return [_folder("cache", config.cache_home()), Finding(True, "feature cache: off")]
+    entries = store.entries()
+    used = f"{len(entries)} stored, {size(sum(e.size_bytes for e in entries))} of at most {size(store.limit_bytes)}"
+    features = _folder("feature cache", store.folder)
+    return [_folder("cache", config.cache_home()), replace(features, what=f"{features.what}; {used}")]
 
 
 def _folder(name: str, folder: Path) -> Finding:

@@ -68,6 +68,7 @@ def evaluate(
     selector: Annotated[str | None, setting("selector", TOKENS, "NAME")] = None,
     profile: ProfileFlag = None,
     threads: Annotated[str | None, setting("threads", MACHINE, "COUNT")] = None,
+    cache: Annotated[bool | None, setting("cache", MACHINE)] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)
     ] = False,

@@ -353,6 +353,7 @@ def bench_clips(
 
     The model's own selector chooses. Raises MediaError, UsageError, WeightsError or CapacityError.
     """
+    profile = replace(profile, cache=False)  # every pass looks at its files anew
     session = Session(profile)
     loading = Meter(session.device)
     model = session.load(loading)

@@ -6,13 +6,14 @@ the stream through `decoder`, and generation runs `decoder` and `logits`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from epcli.config import Profile
-from epcli.records import AudioFeatures, Clip, Features, Sampling, TokenStream, VideoFeatures
+from epcli.records import AudioFeatures, Clip, Features, Sampling, TokenStream, Turn, VideoFeatures
 from epcli.sieve.sieve import Sieve
 
 
@@ -40,8 +41,10 @@ class AVModel(Protocol):
         """Run the audio towers; None if the clip has no sound."""
         ...
 
-    def stream(self, features: Features, question: str, system: str | None) -> TokenStream:
-        """Embed media and question as one prompt, in reading order."""
+    def stream(
+        self, features: Features, question: str, system: str | None, history: Sequence[Turn] = ()
+    ) -> TokenStream:
+        """Embed media and question as one prompt, in reading order; earlier turns stand between them, as text."""
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from epcli.errors import WeightsError
 from epcli.models import stream as layout
 from epcli.models.efficientnet_lite import EfficientNetLite0, imagenet_names, load_efficientnet_lite0
 from epcli.models.smollm import load_smollm
-from epcli.models.whisper import load_whisper
+from epcli.models.whisper import Window, frames_of, load_whisper
 from epcli.models.yamnet import load_yamnet
 from epcli.records import (
     POSITION_STEP_S,
@@ -38,6 +38,7 @@ from epcli.records import (
     Features,
     Sampling,
     TokenStream,
+    Turn,
     VideoFeatures,
 )
 from epcli.sieve.sieve import Sieve
@@ -312,20 +313,21 @@ class Towers:
         count = max(1, int(np.ceil(len(samples) / (AUDIO_STEP_S * SAMPLE_RATE) - 1e-6)))
         embeddings, scores = self.yamnet(samples[None])
         sound = _resample(embeddings[0], self.yamnet.hop_s, 0.48, count)
-        speech = _pool_frames(self.whisper.encode(samples), count)
+        windows = self.whisper.listen(samples)
+        speech = _pool_frames(frames_of(windows), count)
         hop = round(AUDIO_STEP_S * SAMPLE_RATE)
         power = F.pad(torch.from_numpy(clip.samples), (0, count * hop - len(samples))).view(count, hop).square().mean(1)
         loud = (power.sqrt() + 1e-5).log10() / 2.5 + 1  # 1 at full scale, -1 at silence
         tokens = torch.cat([sound, speech, loud[:, None]], -1)
         pieces = torch.full((count,), -1, dtype=torch.int64)
         if words and scores[0].sigmoid()[:, self.speech_class].max() > 0.15:
-            self._lay_words(samples.numpy(), pieces)
+            self._lay_words(windows, pieces)
         return AudioFeatures(tokens.half(), AUDIO_STEP_S, pieces)
 
-    def _lay_words(self, samples: np.ndarray, pieces: Tensor) -> None:
+    def _lay_words(self, windows: Sequence[Window], pieces: Tensor) -> None:
         """Write the word pieces that are spoken into the tokens in which they are spoken, later if one is taken."""
         free = 0
-        for word, start_s, end_s, _ in self.whisper.transcribe_words(samples):
+        for word, start_s, end_s, _ in self.whisper.words(windows):
             ids = self.tokenizer(" " + word.strip(), add_special_tokens=False).input_ids
             for i, piece in enumerate(ids):
                 at = int((start_s + (end_s - start_s) * i / len(ids)) / AUDIO_STEP_S)
@@ -413,10 +415,12 @@ class EpSmol:
     def encode_audio(self, clip: Clip) -> AudioFeatures | None:
         return self.towers.audio(clip)
 
-    def stream(self, features: Features, question: str, system: str | None) -> TokenStream:
+    def stream(
+        self, features: Features, question: str, system: str | None, history: Sequence[Turn] = ()
+    ) -> TokenStream:
         table = self.decoder.get_input_embeddings().weight
         with torch.inference_mode():
-            return build_stream(self.adapter, table, self.tokenizer, features, question, system, self.dtype)
+            return build_stream(self.adapter, table, self.tokenizer, features, question, system, self.dtype, history)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.head(hidden).float()
@@ -434,10 +438,16 @@ def media_layout(adapter: Adapter, table: Tensor, features: Features, start: int
     return layout.interleave(video, audio, adapter.markers, start)
 
 
-def prompt_ids(tokenizer: Any, question: str, system: str | None) -> tuple[list[int], list[int]]:
-    """Token ids before and after the media (SmolLM2's chat format; media before the question)."""
+def prompt_ids(
+    tokenizer: Any, question: str, system: str | None, history: Sequence[Turn] = ()
+) -> tuple[list[int], list[int]]:
+    """Token ids before and after the media (SmolLM2's chat format; media before the first question)."""
     before = f"<|im_start|>system\n{system or SYSTEM}<|im_end|>\n<|im_start|>user\n"
-    after = f"\n{question.strip()}<|im_end|>\n<|im_start|>assistant\n"
+    earlier = "".join(
+        f"{turn.question.strip()}<|im_end|>\n<|im_start|>assistant\n{turn.answer}<|im_end|>\n<|im_start|>user\n"
+        for turn in history
+    )
+    after = f"\n{earlier}{question.strip()}<|im_end|>\n<|im_start|>assistant\n"
     return tokenizer(before, add_special_tokens=False).input_ids, tokenizer(after, add_special_tokens=False).input_ids
 
 
@@ -449,9 +459,10 @@ def build_stream(
     question: str,
     system: str | None,
     dtype: torch.dtype,
+    history: Sequence[Turn] = (),
 ) -> TokenStream:
     """Text, media, question: one stream."""
-    before, after = prompt_ids(tokenizer, question, system)
+    before, after = prompt_ids(tokenizer, question, system, history)
     media = media_layout(adapter, table, features, len(before))
     head = layout.text(table, before, 0)
     tail = layout.text(table, after, media.next_position)

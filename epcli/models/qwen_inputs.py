@@ -7,7 +7,7 @@ nothing is resized here. (transformers' video processor itself needs torchvision
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from epcli.errors import WeightsError
 from epcli.models.costs import SHORTEST_MEL
-from epcli.records import POSITION_STEP_S, SAMPLE_RATE, Modality
+from epcli.records import POSITION_STEP_S, SAMPLE_RATE, Modality, Turn
 
 SYSTEM = "You are a helpful assistant."  # the chat template's default, and the reference's
 
@@ -90,12 +90,16 @@ class Inputs:
         """Token ids of plain text: what looks like a special token in it is letters."""
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
-    def prompt(self, question: str, system: str | None) -> tuple[list[int], list[int]]:
-        """Ids before and after the media, in the chat format of the model; the question comes after the media."""
+    def prompt(self, question: str, system: str | None, history: Sequence[Turn] = ()) -> tuple[list[int], list[int]]:
+        """Ids before and after the media, in the chat format of the model; the questions come after the media."""
         begin, end = self.tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
         line = self.encode("\n")
         before = [begin, *self.encode(f"system\n{system or SYSTEM}"), end, *line, begin, *self.encode("user\n")]
-        return before, [*self.encode(question.strip()), end, *line, begin, *self.encode("assistant\n")]
+        after = []
+        for turn in history:
+            after += [*self.encode(turn.question.strip()), end, *line, begin, *self.encode(f"assistant\n{turn.answer}")]
+            after += [end, *line, begin, *self.encode("user\n")]
+        return before, [*after, *self.encode(question.strip()), end, *line, begin, *self.encode("assistant\n")]
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,6 +32,7 @@ from epcli.records import (
     Modality,
     Sampling,
     TokenStream,
+    Turn,
     VideoFeatures,
 )
 from epcli.sieve.refiner import Refiner
@@ -198,10 +199,12 @@ class QwenOmni:
         return AudioFeatures(torch.cat(tokens), POSITION_STEP_S) if tokens else None
 
     @torch.inference_mode()
-    def stream(self, features: Features, question: str, system: str | None) -> TokenStream:
+    def stream(
+        self, features: Features, question: str, system: str | None, history: Sequence[Turn] = ()
+    ) -> TokenStream:
         """Chat markup, media and question. Sound and picture of a clip are interleaved in chunks of 2 s."""
         config, video, audio = self.thinker.config, features.video, features.audio
-        before, after = self.inputs.prompt(question, system)
+        before, after = self.inputs.prompt(question, system, history)
         open_ids, close_ids = [], []
         if video is not None:
             open_ids, close_ids = [config.vision_start_token_id], [config.vision_end_token_id]

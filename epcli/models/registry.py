@@ -7,10 +7,11 @@ import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from epcli import content
 from epcli.errors import UsageError
-from epcli.models import costs, hub, weights
+from epcli.models import costs, hub, tower_weights, weights
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +42,25 @@ class ModelCard:
         from epcli.models.ep_smol import sampling
 
         return sampling(profile)
+
+    def towers(self, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+        """What makes a clip's features: the towers' weights and number format. Known before the weights are loaded.
+
+        What is trained behind the towers (an adapter of ep-smol, a sieve, LoRA) and quantization make no difference.
+        Raises WeightsError.
+        """
+        if self.family == "qwen2.5-omni":
+            place = self.path or hub.folder(self.name)
+            if place.is_file():
+                from epcli.models.sieve_file import SieveFile
+
+                place = SieveFile.read(place, tensors=False).base_folder()
+            weights_sha256 = tower_weights.of_folder(place)
+            return {"family": self.family, "weights": weights_sha256, "device": device.type, "dtype": str(dtype)}
+        from epcli.models.ep_smol import TUNED
+
+        parts = [part.sha256 for part in weights.EP_SMOL_PARTS]
+        return {"family": self.family, "weights": [*parts, content.sha256(TUNED)]}  # always on the CPU, in float32
 
 
 MODELS: dict[str, ModelCard] = {

@@ -47,12 +47,12 @@ class SieveFile:
     lora_scale: float
 
     @classmethod
-    def read(cls, path: Path) -> SieveFile:
-        """Raises WeightsError if the file is not one of ours."""
+    def read(cls, path: Path, *, tensors: bool = True) -> SieveFile:
+        """Raises WeightsError if the file is not one of ours. `tensors=False` reads only what it says about itself."""
         try:
             with safe_open(path, "pt") as file:
                 about = json.loads((file.metadata() or {})["epcli"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+                found = {key: file.get_tensor(key) for key in (file.keys() if tensors else ())}
             if about["format"] != FORMAT:
                 raise ValueError(f"format {about['format']}")
             return cls(
@@ -60,8 +60,8 @@ class SieveFile:
                 about["base"],
                 about["base_sha256"],
                 tuple(about["sections"]),
-                {key: value for key, value in tensors.items() if key.startswith(("refiner.", "scorer."))},
-                {key.removeprefix("lora."): value for key, value in tensors.items() if key.startswith("lora.")},
+                {key: value for key, value in found.items() if key.startswith(("refiner.", "scorer."))},
+                {key.removeprefix("lora."): value for key, value in found.items() if key.startswith("lora.")},
                 float(about["lora_scale"]),
             )
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:

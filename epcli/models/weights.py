@@ -34,6 +34,7 @@ from typing import IO
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from epcli.config import cache_home
 from epcli.errors import WeightsError
 
 PULL_HINT = "run `ep models pull ep-smol` with a network connection"
@@ -154,7 +155,7 @@ EP_SMOL_PARTS = (
 
 def models_dir() -> Path:
     """The folder of the cache that holds weights; it may not exist yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "epcli" / "models"
+    return cache_home() / "models"
 
 
 def is_cached(part: Part, *, verify: bool = False) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -60,6 +61,14 @@ class Word(NamedTuple):
     probability: float  # geometric mean over its tokens
 
 
+class Window(NamedTuple):
+    """A stretch of sound that went through the encoder."""
+
+    start: int  # its first sample
+    end: int  # the sample after its last
+    encoded: Tensor  # (T, 384), with the frames of the padding
+
+
 @dataclass(frozen=True, eq=False)
 class _Transcript:
     """What the decoder wrote for one window, before it is judged."""
@@ -93,22 +102,29 @@ class Whisper:
         self._first_bias = self._bias.clone()
         self._first_bias[not_first] = -torch.inf
 
-    @torch.inference_mode()
     def encode(self, samples: Tensor | np.ndarray) -> Tensor:
-        """(S,) 16 kHz in [-1, 1] -> (ceil(S / 320), 384): the encoder's output, a frame each 20 ms, in 30 s windows."""
-        samples = torch.as_tensor(samples)
-        windows = samples.split(round(WINDOW_S * SAMPLE_RATE))
-        return torch.cat([self._encode(window)[: _frames(len(window))] for window in windows])
+        """(S,) 16 kHz in [-1, 1] -> (ceil(S / 320), 384): the encoder's output, a frame each 20 ms."""
+        return frames_of(self.listen(samples))
 
-    @torch.inference_mode()
     def transcribe_words(self, samples: Tensor | np.ndarray) -> list[Word]:
         """(S,) 16 kHz in [-1, 1] -> the English words spoken in it, in order; none where nobody speaks."""
+        return self.words(self.listen(samples))
+
+    @torch.inference_mode()
+    def listen(self, samples: Tensor | np.ndarray) -> list[Window]:
+        """(S,) 16 kHz in [-1, 1] -> the encoder's output in windows of at most 30 s, for `frames_of` and `words`."""
         samples = torch.as_tensor(samples)
+        cuts = speech_windows(samples.numpy())
+        return [Window(start, end, self._encode(samples[start:end])) for start, end in cuts]
+
+    @torch.inference_mode()
+    def words(self, windows: Sequence[Window]) -> list[Word]:
+        """The English words that are spoken in what was listened to, in order; none where nobody speaks."""
         words: list[Word] = []
-        for start, end in speech_windows(samples.numpy()):
-            transcript = self._decode(self._encode(samples[start:end]), _frames(end - start))
+        for window in windows:
+            transcript = self._decode(window.encoded, _frames(window.end - window.start))
             if self._is_speech(transcript):
-                words += self._words(transcript, start / SAMPLE_RATE)
+                words += self._words(transcript, window.start / SAMPLE_RATE)
         return words
 
     def _encode(self, samples: Tensor) -> Tensor:
@@ -206,6 +222,11 @@ class Whisper:
         return words
 
 
+def frames_of(windows: Sequence[Window]) -> Tensor:
+    """(frames, 384): the encoder's output without padding, a frame each 20 ms of sound."""
+    return torch.cat([window.encoded[: _frames(window.end - window.start)] for window in windows])
+
+
 def _frames(samples: int) -> int:
     return -(-samples // FRAME_SAMPLES)
 
@@ -262,14 +283,17 @@ def align(cost: np.ndarray) -> list[int]:
 
 
 def speech_windows(samples: np.ndarray) -> list[tuple[int, int]]:
-    """(S,) -> windows of at most 30 s, first and last sample each, cut where the last third of a window is quietest."""
+    """(S,) -> windows of at most 30 s, first and last sample each, cut where the last third of a window is quietest.
+
+    Cuts stand between two of the encoder's frames.
+    """
     longest, tenth = round(WINDOW_S * SAMPLE_RATE), SAMPLE_RATE // 10
     windows, start = [], 0
     while len(samples) - start > longest:
         late = samples[start + longest * 2 // 3 : start + longest]
         loudness = np.square(late[: len(late) // tenth * tenth].reshape(-1, tenth)).sum(1)
         quiet = int(np.convolve(loudness, np.ones(3), "same").argmin())
-        end = start + longest * 2 // 3 + quiet * tenth + tenth // 2
+        end = start + longest * 2 // 3 + quiet * tenth + tenth // 2 // FRAME_SAMPLES * FRAME_SAMPLES
         windows.append((start, end))
         start = end
     if start < len(samples):
