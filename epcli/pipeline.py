@@ -245,9 +245,7 @@ class Session:
         sampling = registry.card(self.profile.model).sampling(self.profile)
         with Meter(torch.device("cpu"), self.on_stage) as meter, _capacity(picture), meter.stage("media"):
             clip = _pair(picture, sound, sampling)
-        return self.encode(
-            Opened(picture, (None, None), sampling, clip, None, meter.seconds, meter.peak_rss, sound)
-        )
+        return self.encode(Opened(picture, (None, None), sampling, clip, None, meter.seconds, meter.peak_rss, sound))
 
     def open(self, media: Path, start_s: float | None = None, end_s: float | None = None) -> Opened:
         """The first half of `look`: find a file in the cache, or decode it. Needs no model, so any thread may do it.
