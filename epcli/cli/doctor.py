@@ -138,21 +138,24 @@ def _model(card: ModelCard) -> Finding:
 def _caches() -> list[Finding]:
     from epcli.cache import FeatureCache
 
-    profile = config.resolve().profile
-    store = FeatureCache.of(profile)
+    ours = _folder("cache", config.cache_home())
+    try:
+        store = FeatureCache.of(config.resolve().profile)
+    except EpError:  # told by the check of the settings
+        return [ours]
     if store is None:
-        return [_folder("cache", config.cache_home()), Finding(True, "feature cache: off")]
+        return [ours, Finding(True, "feature cache: off")]
     entries = store.entries()
-    used = f"{len(entries)} stored, {size(sum(e.size_bytes for e in entries))} of at most {size(store.limit_bytes)}"
     features = _folder("feature cache", store.folder)
-    return [_folder("cache", config.cache_home()), replace(features, what=f"{features.what}; {used}")]
+    held = f"{len(entries)} of files, at most {size(store.limit_bytes)}"
+    return [ours, replace(features, what=f"{features.what}, {held}") if features.fine else features]
 
 
 def _folder(name: str, folder: Path) -> Finding:
     """Whether the folder, or the one it would be made in, can be written, and how much it holds."""
     there = next(place for place in (folder, *folder.parents) if place.exists())
     if not os.access(there, os.W_OK):
-        return Finding(False, f"{name}: {folder} cannot be written", "make it writable or set XDG_CACHE_HOME")
+        return Finding(False, f"{name}: {folder} cannot be written", "make it writable or choose another folder")
     used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     free = shutil.disk_usage(there).free
     return Finding(True, f"{name}: {folder}, {size(used)} used, {size(free)} free on that disk")
