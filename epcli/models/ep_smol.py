@@ -27,6 +27,7 @@ from epcli.config import Profile
 from epcli.errors import WeightsError
 from epcli.models import stream as layout
 from epcli.models.efficientnet_lite import EfficientNetLite0, imagenet_names, load_efficientnet_lite0
+from epcli.models.sieve_weights import small_sieve
 from epcli.models.smollm import load_smollm
 from epcli.models.whisper import Window, frames_of, load_whisper
 from epcli.models.yamnet import load_yamnet
@@ -252,7 +253,8 @@ def load_adapter(path: Path) -> tuple[Adapter, dict[str, Tensor], dict[str, Any]
             f"{path.name}: not an ep-smol adapter ({error}); reinstall epcli or name another with --model"
         ) from None
     adapter = Adapter(meta["seen"], meta["heard"], meta["width"])
-    adapter.load_state_dict({k: v.float() for k, v in state.items() if not k.startswith("lora.")})
+    others = ("lora.", "refiner.", "scorer.")
+    adapter.load_state_dict({k: v.float() for k, v in state.items() if not k.startswith(others)})
     adapter.take_classifiers()
     lora = {k.removeprefix("lora."): v for k, v in state.items() if k.startswith("lora.")}
     return adapter.eval().requires_grad_(False), lora, meta
@@ -391,12 +393,16 @@ class EpSmol:
         self.decoder: Any
         self.decoder, self.head, self.tokenizer = load_smollm(torch.float32 if adapter else dtype, torch.device("cpu"))
         install(self.decoder, SECTIONS)
+        self.sieve: Sieve | None = None
         if adapter is not None:
             self.adapter, lora, meta = load_adapter(adapter)
+            # Before the LoRA: the refiner is stored as a change of the plain decoder's layers.
+            self.sieve = small_sieve(load_file(adapter), meta.get("refiner"), self.decoder, adapter.name)
             merge_lora(self.decoder, lora, meta["lora_scale"])
             self.decoder.to(device, dtype)
+            if self.sieve is not None:
+                self.sieve.to(device, dtype)
         self.stop_ids = frozenset(self.tokenizer(text).input_ids[0] for text in ("<|im_end|>", "<|endoftext|>"))
-        self.sieve: Sieve | None = None  # not trained yet
         self._towers: Towers | None = None
 
     @property

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
@@ -24,6 +24,7 @@ from epcli.errors import CapacityError, WeightsError
 from epcli.models import costs, quantize, qwen_inputs
 from epcli.models.qwen_inputs import Inputs
 from epcli.models.sieve_file import SieveFile
+from epcli.models.sieve_weights import build_sieve
 from epcli.records import (
     POSITION_STEP_S,
     AudioFeatures,
@@ -35,8 +36,6 @@ from epcli.records import (
     Turn,
     VideoFeatures,
 )
-from epcli.sieve.refiner import Refiner
-from epcli.sieve.select import ScoreHead
 from epcli.sieve.sieve import Sieve
 from epcli.sieve.sync_rope import four_axes, install
 
@@ -405,21 +404,6 @@ def _read_sieve(folder: Path) -> dict[str, Tensor]:
         except (OSError, SafetensorError) as error:
             raise WeightsError(f"{path}: cannot be read: {_first_line(error)}") from error
     return found
-
-
-def build_sieve(weights: dict[str, Tensor], decoder: Any, folder: Path) -> Sieve:
-    depth = 1 + max((int(key.split(".")[2]) for key in weights if key.startswith("refiner.layers.")), default=-1)
-    like, layer = decoder.norm.weight, type(decoder.layers[0])
-    with torch.device("meta"):  # the weights are assigned below, not copied
-        layers: list[nn.Module] = [layer(decoder.config, index) for index in range(depth)]
-        scorer = ScoreHead(decoder.config.hidden_size)
-    sieve = Sieve(Refiner(layers, decoder.config), scorer, decoder.rotary_emb)
-    try:
-        sieve.load_state_dict({key: value.to(like.device, like.dtype) for key, value in weights.items()}, assign=True)
-    except RuntimeError as error:
-        detail = str(error).splitlines()[-1].strip()  # the first line only says that there are errors
-        raise WeightsError(f"{folder}: the sieve's weights do not fit its config: {detail}") from error
-    return sieve.requires_grad_().eval()
 
 
 def _sections(decoder: Any, folder: Path) -> Sequence[int]:

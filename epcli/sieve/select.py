@@ -24,9 +24,14 @@ class ScoreHead(nn.Module):
         self.score_head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(B, L, D) -> (B, L) float32. The last product is taken in float32: in bfloat16 many scores would be equal."""
-        inner, last = self.score_head[:2](self.ln(hidden)), cast(nn.Linear, self.score_head[2])
-        return F.linear(inner.float(), last.weight.float(), last.bias.float()).squeeze(-1)
+        """(B, L, D) -> (B, L) float32. The last product is taken in float32: in bfloat16 many scores would be equal.
+
+        The others are taken in the head's own dtype, under autocast too.
+        """
+        with torch.autocast(hidden.device.type, enabled=False):
+            inner = self.score_head[:2](self.ln(hidden.to(self.ln.weight.dtype)))
+            last = cast(nn.Linear, self.score_head[2])
+            return F.linear(inner.float(), last.weight.float(), last.bias.float()).squeeze(-1)
 
 
 def keep_count(n: int, ratio: float) -> int:

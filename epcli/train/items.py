@@ -1,0 +1,87 @@
+"""What the sieve's trainer learns from: prompts with their answers, and where in the clip the evidence lies."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from epcli.models import stream as layout
+from epcli.models.ep_smol import prompt_ids
+from epcli.models.stream import Segment
+from epcli.records import Modality, TokenStream
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One question about one clip."""
+
+    stream: TokenStream  # the prompt; its embeds may carry gradients, which several items of a clip may share
+    answer: Tensor  # (A,) int64 token ids, the last one ends the answer
+    relevant: Tensor | None = None  # (L,) bool, media tokens that hold the evidence; None: not known
+    type: str = "own"  # of the question, for the tables
+
+
+class Source(Protocol):
+    """Where items come from."""
+
+    def draw(self, rng: random.Random) -> Sequence[Item]:
+        """Some questions about one clip, drawn with `rng` alone (and torch's generator, for noise)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where an answer can be read off: one sense, one stretch of time, for pictures one part of the frame."""
+
+    modality: Modality
+    start_s: float
+    end_s: float
+    box: tuple[float, float, float, float] | None = None  # top, left, bottom, right as shares of the frame
+
+
+def relevant_tokens(stream: TokenStream, evidence: Sequence[Evidence]) -> Tensor:
+    """(L,) bool: the stream's media tokens that overlap a piece of evidence in time (and place). The ends are open."""
+    start, end = stream.spans_s.unbind(-1)
+    cells, (rows, cols) = stream.cells.float(), stream.grid
+    modality = stream.modality.cpu()
+    found = torch.zeros(len(modality), dtype=torch.bool)
+    for piece in evidence:
+        hit = (modality == piece.modality) & (start < piece.end_s) & (end > piece.start_s)
+        if piece.box is not None and piece.modality == Modality.VIDEO:
+            top, left, bottom, right = piece.box
+            y, x = cells[:, 1], cells[:, 2]
+            hit &= (y / rows < bottom) & ((y + 1) / rows > top) & (x / cols < right) & ((x + 1) / cols > left)
+        found |= hit
+    return found.to(stream.modality.device)
+
+
+def smol_items(
+    model: Any,
+    media: Segment,
+    questions: Sequence[tuple[str, str, str, Sequence[Evidence] | None]],
+    system: str | None = None,
+) -> list[Item]:
+    """ep-smol's items of one clip.
+
+    Args:
+        model: an EpSmol.
+        media: the clip's tokens (`media_layout`), positions from the length of the prompt's head on; with gradients
+            where the adapter is trained.
+        questions: type, question, answer and evidence (None: not known).
+        system: None takes the model's own.
+    """
+    table = model.decoder.get_input_embeddings().weight
+    items = []
+    for kind, question, answer, evidence in questions:
+        before, after = prompt_ids(model.tokenizer, question, system)
+        parts = [layout.text(table, before, 0), media, layout.text(table, after, media.next_position)]
+        stream = layout.join(parts, model.dtype, table.device)
+        said = model.tokenizer(answer.strip() + "<|im_end|>", add_special_tokens=False).input_ids
+        marked = None if evidence is None else relevant_tokens(stream, evidence)
+        items.append(Item(stream, torch.tensor(said, device=table.device), marked, kind))
+    return items

@@ -1,0 +1,148 @@
+"""Models made ready for the sieve's trainer: what of them is trained, and how the result is written.
+
+LoRA (through peft) on the decoder; the refiner with low rank, on copies of the decoder's first layers, or in full; the
+score head always in full. Trained parameters are float32, whatever the model computes in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from epcli.models.ep_smol import LORA_TARGETS, EpSmol, load_adapter
+from epcli.models.sieve_weights import LowRank, build_sieve, starting_layers
+from epcli.sieve.refiner import DEPTH
+from epcli.sieve.select import ScoreHead
+from epcli.sieve.sieve import Sieve
+from epcli.train.attention import use_written_out
+from epcli.train.sieve_trainer import Learner
+
+REFINED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LORA_SCALE = 2.0  # alpha / rank
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is trained, and how freely. Written with the result."""
+
+    sieve: bool = True
+    depth: int = DEPTH
+    refiner_rank: int = 32  # 0: in full
+    refiner_gain: float = 0.2  # of what a refiner layer adds, at the start; 1 is the decoder's own layer
+    lora_rank: int = 16  # of the decoder
+
+
+def add_low_rank(module: nn.Module, rank: int, targets: tuple[str, ...]) -> dict[str, nn.Parameter]:
+    """Put LoRA beside every named linear layer; returns its float32 parameters, `layers.N.….q_proj.{A,B}`."""
+    config = LoraConfig(r=rank, lora_alpha=round(LORA_SCALE * rank), target_modules=list(targets))
+    inject_adapter_in_model(config, module)
+    found: dict[str, nn.Parameter] = {}
+    for name, parameter in module.named_parameters():
+        if ".lora_" in name:  # layers.0.self_attn.q_proj.lora_A.default.weight
+            parameter.data = parameter.data.float()
+            layer, part = name.split(".lora_")
+            found[f"{layer}.{part[0]}"] = parameter
+    return found
+
+
+def add_sieve(
+    model: Any, shape: Shape, base: Callable[[str], Tensor], names: list[str]
+) -> dict[str, dict[str, nn.Parameter]]:
+    """Give `model` an untrained sieve; returns its parameters by group, named as in the files.
+
+    `base` and `names` are the base decoder's tensors: before LoRA, not quantized.
+    """
+    decoder = model.decoder
+    layers = starting_layers(base, names, shape.depth, shape.refiner_gain)
+    scorer = ScoreHead(decoder.config.hidden_size)
+    whole = {f"refiner.{name}": value.clone() for name, value in layers.items()}
+    whole |= {f"scorer.{name}": value for name, value in scorer.state_dict().items()}
+    sieve: Sieve = build_sieve(whole, decoder, "a new sieve").requires_grad_(False)
+    sieve.scorer.float()
+    refiner: dict[str, nn.Parameter]
+    if shape.refiner_rank:
+        refiner = add_low_rank(sieve.refiner, shape.refiner_rank, REFINED)
+        for name, parameter in sieve.refiner.named_parameters():
+            if "norm" in name:
+                parameter.data = parameter.data.float()
+                refiner[name] = parameter
+    else:
+        sieve.refiner.float()
+        refiner = dict(sieve.refiner.named_parameters())
+    model.sieve = sieve
+    return {"refiner": refiner, "scorer": dict(sieve.scorer.named_parameters())}
+
+
+def low_rank_of(shape: Shape) -> LowRank:
+    return LowRank(shape.depth, shape.refiner_rank, shape.refiner_gain, LORA_SCALE)
+
+
+def stored(groups: dict[str, dict[str, nn.Parameter]]) -> dict[str, Tensor]:
+    """The sieve's parameters as the files name them, bfloat16."""
+    return {
+        f"{group}.{name}": parameter.detach().to("cpu", torch.bfloat16).contiguous()
+        for group in ("refiner", "scorer")
+        for name, parameter in groups.get(group, {}).items()
+    }
+
+
+def take(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
+    """Begin from values of a file."""
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])
+
+
+def smol_learner(start: Path, shape: Shape, *, train_adapter: bool = True, threads: int | None = None) -> Learner:
+    """ep-smol from an adapter file, with or without a sieve in it, for training on.
+
+    A sieve that the file holds is trained further, if it has the shape; decoder LoRA keeps the file's rank. The model's
+    adapter is `learner.model.adapter`. Raises WeightsError.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    model: Any = EpSmol(torch.device("cpu"), torch.bfloat16, adapter=None)
+    adapter, lora, meta = load_adapter(start)
+    model.adapter = adapter.requires_grad_(train_adapter)
+    use_written_out(model.decoder.config)
+    plain = dict(model.decoder.state_dict())  # before LoRA is put beside it
+    groups = add_sieve(model, shape, plain.__getitem__, list(plain)) if shape.sieve else {}
+    rank = next(v for k, v in lora.items() if k.endswith(".A")).shape[0] if lora else shape.lora_rank
+    groups["decoder"] = add_low_rank(model.decoder, rank, LORA_TARGETS)
+    if lora:
+        take(groups["decoder"], lora)
+    groups["adapter"] = dict(adapter.named_parameters()) if train_adapter else {}
+    earlier = meta.get("refiner")
+    if shape.sieve and earlier == vars(low_rank_of(shape)):
+        values = load_file(start)
+        for group in ("refiner", "scorer"):
+            take(groups[group], {name: values[f"{group}.{name}"] for name in groups[group]})
+
+    def save(folder: Path, about: dict[str, Any]) -> Path:
+        tensors = {k: v.detach().bfloat16().contiguous() for k, v in adapter.state_dict().items()}
+        tensors |= {f"lora.{k}": v.detach().bfloat16().contiguous() for k, v in groups["decoder"].items()}
+        tensors |= stored(groups)
+        known = {**meta, "lora_scale": LORA_SCALE, "sieve_training": about}
+        known.pop("refiner", None)
+        if shape.sieve:
+            known["refiner"] = vars(low_rank_of(shape))
+        return write(folder / "adapter.safetensors", tensors, known)
+
+    return Learner(model, groups, save, (adapter,))
+
+
+def write(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> Path:
+    """A safetensors file with our metadata, at once or not at all."""
+    partial = path.with_suffix(".part")
+    save_file(tensors, partial, {"epcli": json.dumps(about)})
+    os.replace(partial, path)
+    return path
