@@ -197,7 +197,9 @@ def test_evidence_is_what_lies_in_the_modality_and_the_moment(profile, folder):
 def test_the_page_says_what_was_measured(folder):
     kept = {"evidence": {"total": 10, "kept": 8}}
     rows = [row(i, i <= 3, "none") for i in range(1, 5)] + [row(i, i <= 2, "cs2@0.2", **kept) for i in range(1, 5)]
-    rows += [row(i, i <= 1, "random@0.2") for i in range(1, 5)] + [row(1, False, "blind") | {"selector": "none"}]
+    rows += [row(i, i <= 1, "random@0.2") for i in range(1, 5)] + [
+        row(1, False, "blind") | {"selector": "cs2", "keep": 0.2}
+    ]
     rows += [{"setting": "none", "error": "gone"}]
     stage = {"media": 1.0, "sieve": 0.5}
     times = {
@@ -212,6 +214,7 @@ def test_the_page_says_what_was_measured(folder):
     assert "`none`, all tokens: **75.0%" in text
     assert "| `cs2` | 50.0% (" in text
     assert "| `cs2` | 66.7% (" in text  # of full tokens
+    assert "about another file, at 0.2: 0.0% (0-79%), 1 questions" in text
     assert "| `cs2` minus `random` | +25.0 (" in text
     assert "| `cs2` 0.2 | 20.0% | 20.0% | 80.0% |" in text
     assert "| none | 1.00 | 0.50 | 1.50 | 5.0 | 900 |" in text

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from epcli.config import resolve
+from epcli.config import Profile, resolve
 from epcli.errors import EpError, UsageError
 from epcli.evals import score, sweep
 from epcli.evals.bench import bench_clips
@@ -29,6 +29,7 @@ from epcli.evals.score import Row, accuracy, answered, kept_share
 from epcli.evals.sets import QuestionSet, read_set
 from epcli.evals.sweep import BLIND, KEEPS
 from epcli.evals.tables import interval, markdown, percent
+from epcli.pipeline import Session
 
 RESAMPLES = 2000
 FULL = "none"
@@ -137,8 +138,12 @@ def page(questions: QuestionSet, rows: Sequence[Row], times: Mapping[str, Any] |
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _cell(entry: Mapping[str, Any]) -> str:
-    return "-" if not entry["n"] else f"{percent(entry['accuracy'])} ({interval(entry['ci95'])})"
+def _cell(entry: Mapping[str, Any], usual: int | None = None) -> str:
+    """ "43.0% (36-50%)", and how many where that is not the usual number."""
+    if not entry["n"]:
+        return "-"
+    other = f", n {entry['n']}" if usual not in (None, entry["n"]) else ""
+    return f"{percent(entry['accuracy'])} ({interval(entry['ci95'])}{other})"
 
 
 def _grid(outcome: Outcome, cell: Callable[[str], str]) -> str:
@@ -151,11 +156,8 @@ def _accuracy(outcome: Outcome) -> str:
     full, blind = accuracy(outcome.rows(FULL)), accuracy(outcome.rows(BLIND))
     lines = [f"`none`, all tokens: **{_cell(full)}**, {full['n']} questions."]
     if blind["n"]:
-        lines.append(f"Blind, the same questions about another file: {_cell(blind)}, {blind['n']} questions.")
-    uneven = {name: len(rows) for name, rows in outcome.by_setting.items() if name != BLIND and len(rows) != full["n"]}
-    if uneven:
-        lines.append("Other numbers of questions: " + ", ".join(f"`{k}` {v}" for k, v in sorted(uneven.items())) + ".")
-    return " ".join(lines) + "\n\n" + _grid(outcome, lambda name: _cell(accuracy(outcome.rows(name))))
+        lines.append(f"Blind, about another file, at 0.2: {_cell(blind)}, {blind['n']} questions.")
+    return " ".join(lines) + "\n\n" + _grid(outcome, lambda name: _cell(accuracy(outcome.rows(name)), full["n"]))
 
 
 def _relative(outcome: Outcome) -> str:
@@ -281,6 +283,20 @@ def clips_to_time(questions: QuestionSet, count: int, seed: int = 0) -> list[Pat
     return random.Random(seed).sample(films, min(count, len(films)))
 
 
+def _look(questions: QuestionSet, profile: Profile, limit: int | None) -> None:
+    """Decode and encode the files that a sweep would ask about, into the feature cache."""
+    session = Session(profile)
+    groups = sweep.drawn(questions, limit)
+    for number, (first, *_) in enumerate(groups, 1):
+        try:
+            if first.sound is None:  # pairs are not cached
+                session.look(first.media)
+        except EpError as error:
+            print(f"\n{error}", file=sys.stderr)
+        print(f"\r{number} of {len(groups)} files", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+
+
 def main(
     questions: Annotated[Path, typer.Argument(metavar="SET", help="Question set, as `ep eval` takes it.")],
     out: Annotated[Path, typer.Option(help="JSONL of answers; started again, the command goes on from it.")],
@@ -295,6 +311,10 @@ def main(
     minutes: Annotated[float | None, typer.Option(help="Start no question after so long; 0: none.")] = None,
     limit: Annotated[int | None, typer.Option(help="Ask so many questions at most, of files drawn by a seed.")] = None,
     times: Annotated[int, typer.Option(help="Time the stages on so many clips, unless that was done; 0: none.")] = 1,
+    look_only: Annotated[
+        bool,
+        typer.Option("--look-only", help="Only fill the feature cache for a later run."),
+    ] = False,
     model: Annotated[str | None, typer.Option(help="As `ep ask --model`.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 40,
@@ -303,6 +323,9 @@ def main(
     flags = {"model": model, "threads": threads, "max_new_tokens": max_new_tokens}
     profile = resolve(flags).profile
     found = read_set(questions)
+    if look_only:
+        _look(found, profile, limit)
+        return
 
     def progress(done: int, total: int, failed: int) -> None:
         print(f"\r{done} of {total} questions, {failed} failed answers", end="", file=sys.stderr, flush=True)

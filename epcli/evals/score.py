@@ -179,6 +179,7 @@ def _ask_about(session: Any, members: Sequence[Item]) -> Iterable[Row]:
             if looked is None:
                 looked = session.look_pair(item.media, item.sound) if item.sound else session.look(item.media)
             report = session.ask(looked, item.question)
+            looked = looked.again()
         except Exception as error:  # one bad file must not end a run of hours
             yield {**row, "error": failure(error)}
             continue

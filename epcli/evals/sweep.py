@@ -32,7 +32,7 @@ from epcli.sieve.selectors import SELECTORS, Tools, narrow, select
 
 KEEPS = (1.0, 0.2, 0.1, 0.05, 0.02)
 SCORED_BY = {"cs2": "cs2", "cs2-per-modality": "cs2", "query-aware": "query-aware"}  # whose scores serve every ratio
-BLIND = "blind"  # the reference setting, about another file
+BLIND = "blind"  # about another file, with a fifth of its tokens
 FAIR = {"cs2": (*KEEPS,), "cs2-per-modality": KEEPS[1:], "random": KEEPS[1:], "uniform": KEEPS[1:]}
 MORE = {"query-aware": KEEPS[1:], "audio-guided": KEEPS[1:]}
 
@@ -52,11 +52,11 @@ class Setting:
         return self.selector if self.keep is None else f"{self.selector}@{self.keep:g}"
 
     @classmethod
-    def read(cls, text: str) -> Setting:
-        """Raises UsageError."""
+    def read(cls, text: str, judge: str = "cs2") -> Setting:
+        """`judge`: the selector of blind questions. Raises UsageError."""
         selector, _, keep = text.partition("@")
         if text == BLIND:
-            return cls("none", blind=True)
+            return cls(judge, 0.2, blind=True)
         if selector not in SELECTORS or bool(keep) == (selector == "none"):
             raise UsageError(
                 f"--settings: {text!r} is none of: none, {BLIND}, or SELECTOR@SHARE with one of {', '.join(SELECTORS)}"
@@ -69,12 +69,13 @@ class Setting:
 
 def read_settings(text: str, has_sieve: bool) -> list[Setting]:
     """ "main", "all", or a list such as "none,cs2@0.05,random@0.05". Without a trained sieve, cs2 is left out."""
+    judge = "cs2" if has_sieve else "query-aware"
     if text in ("main", "all"):
         table = FAIR | (MORE if text == "all" or not has_sieve else {})
         names = [f"{selector}@{keep:g}" for selector, keeps in table.items() for keep in keeps]
         names = [n for n in names if has_sieve or not n.startswith("cs2")]
-        return [Setting.read(name) for name in ("none", *names, BLIND)]
-    found = [Setting.read(part.strip()) for part in text.split(",") if part.strip()]
+        return [Setting.read(name, judge) for name in ("none", *names, BLIND)]
+    found = [Setting.read(part.strip(), judge) for part in text.split(",") if part.strip()]
     if not found or len({s.name for s in found}) < len(found):
         raise UsageError(f"--settings {text}: give main, all, or a list of different settings")
     return found
@@ -103,14 +104,12 @@ def sweep(
     session = Session(profile)
     model = session.load(Meter(session.device))
     wanted = read_settings(settings, model.sieve is not None)
-    groups = by_media([i for i in questions.items if not i.problem])
-    random.Random(seed).shuffle(groups)
-    chosen = [item for group in groups for item in group][:limit]
-    asked = {item.key for item in chosen}
+    groups = drawn(questions, limit, seed)
+    total = sum(map(len, groups))
     previous: Looked | None = None
     done = failed = 0
     for group in groups:
-        todo = [(i, [s for s in wanted if _key(i, s) not in ledger.rows]) for i in group if i.key in asked]
+        todo = [(i, [s for s in wanted if _key(i, s) not in ledger.rows]) for i in group]
         done += len(todo)
         todo = [(item, missing) for item, missing in todo if any(not s.blind for s in missing)]
         done -= len(todo)
@@ -128,9 +127,16 @@ def sweep(
                 ledger.add(row)
                 failed += "error" in row
             done += 1
-            on_question(done, len(chosen), failed)
+            on_question(done, total, failed)
         previous = looked or previous
     return list(ledger.rows.values())
+
+
+def drawn(questions: QuestionSet, limit: int | None, seed: int = 0) -> list[list[Item]]:
+    """`limit` questions or all, those about one file together, the files in an order drawn by a seed."""
+    groups = by_media([i for i in questions.items if not i.problem])
+    random.Random(seed).shuffle(groups)
+    return by_media([item for group in groups for item in group][:limit])
 
 
 def _key(item: Item, setting: Setting) -> str:
