@@ -309,7 +309,8 @@ class SieveTrainer:
         Returns for each ratio (`none`: no sieve, all tokens) exact, loss, kept shares, and exact by type of question.
         """
         assert self.held_out is not None
-        rng, items = random.Random(1234), []
+        rng = random.Random(1234)
+        items: list[Item] = []
         with self._computing(training=False), torch.random.fork_rng():
             while len(items) < self.recipe.evaluate_items:
                 items += self.held_out.draw(rng)
