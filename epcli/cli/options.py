@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from epcli.config import DEFAULTS, SETTINGS
+from epcli.errors import UsageError
 
 LOOK, ANSWER, TOKENS, MACHINE, OUTPUT = "What to look at", "Answer", "Tokens", "Machine", "Output"
 
@@ -41,3 +42,15 @@ def setting(name: str, panel: str, metavar: str = "") -> Any:
         rich_help_panel=panel,
         show_default=False,
     )
+
+
+def seconds(flag: str, time: str | None) -> float | None:
+    """A time given on the command line. Raises UsageError naming the flag."""
+    if time is None:
+        return None
+    from epcli.media.timecode import parse_time
+
+    try:
+        return parse_time(time)
+    except UsageError as error:
+        raise UsageError(f"{flag}: {error}") from error
