@@ -101,6 +101,13 @@ class FeatureCache:
         """Look for a file. Raises OSError if the file cannot be read."""
         return Slot(self, media, recipe)
 
+    def holds(self, media: Path, recipe: Recipe) -> bool:
+        """Whether there is an entry for a file, without reading it, and so without torch. Raises OSError."""
+        quick = content.quick(media)
+        if not any(file.name.startswith(quick) for file in self._files()):
+            return False
+        return (self.folder / _name(quick, {"content": content.sha256(media), **recipe.to_dict()})).exists()
+
     def entries(self) -> list[Entry]:
         """What is stored, the latest used first. Files that are no entries are left out."""
         found = [entry for file in self._files() if (entry := _entry(file))]
@@ -236,8 +243,7 @@ class Slot:
         return {"content": self._digest, **self._recipe.to_dict()}
 
     def _file(self) -> Path:
-        key = hashlib.sha256(json.dumps(self._about(), sort_keys=True).encode()).hexdigest()[:40]
-        return self._cache.folder / f"{self._quick}-{key}.safetensors"
+        return self._cache.folder / _name(self._quick, self._about())
 
     def _write(self, clip: ClipSummary, features: Features) -> str | None:
         from safetensors import SafetensorError
@@ -267,6 +273,12 @@ class Slot:
             temporary.unlink(missing_ok=True)
         self._cache.make_room()
         return None
+
+
+def _name(quick: str, about: dict[str, Any]) -> str:
+    """An entry's file name; NAME matches it."""
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:40]
+    return f"{quick}-{key}.safetensors"
 
 
 def default_folder() -> Path:

@@ -228,6 +228,25 @@ class Session:
                 self._model = open_model(self.profile)
         return self._model
 
+    def using(self, profile: Profile) -> Session:
+        """The same model under other settings: all may differ but model, device, dtype and quantize."""
+        other = Session(profile, self.on_stage)
+        other._model = self._model
+        return other
+
+    @property
+    def sampling(self) -> Sampling:
+        """How files are decoded under these settings."""
+        return registry.card(self.profile.model).sampling(self.profile)
+
+    def recipe(self, start_s: float | None = None, end_s: float | None = None) -> Recipe | None:
+        """What decides a file's features besides its content; None if the cache is off. Raises WeightsError."""
+        if not self.profile.cache:
+            return None
+        card = registry.card(self.profile.model)
+        towers = card.towers(self.device, choose_dtype(self.profile, self.device))
+        return Recipe(towers, self.sampling, (start_s, end_s), card.name)
+
     def look(self, media: Path, start_s: float | None = None, end_s: float | None = None) -> Looked:
         """Decode a file and run the towers, or find both done in the cache.
 
@@ -247,25 +266,33 @@ class Session:
             clip = _pair(picture, sound, sampling)
         return self.encode(Opened(picture, (None, None), sampling, clip, None, meter.seconds, meter.peak_rss, sound))
 
-    def open(self, media: Path, start_s: float | None = None, end_s: float | None = None) -> Opened:
+    def open(
+        self,
+        media: Path,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        decoded: tuple[Clip, float] | None = None,
+    ) -> Opened:
         """The first half of `look`: find a file in the cache, or decode it. Needs no model, so any thread may do it.
+
+        `decoded`: the file's clip by this session's `sampling`, and the seconds that decoding took elsewhere.
 
         Raises MediaError, UsageError (range), WeightsError or CapacityError.
         """
         check_file(media)
-        card, range_s = registry.card(self.profile.model), (start_s, end_s)
-        sampling = card.sampling(self.profile)
         clip, slot = None, None
         with Meter(torch.device("cpu"), self.on_stage) as meter, _capacity(media):
-            store = FeatureCache.of(self.profile)
-            if store is not None:
+            store, recipe = FeatureCache.of(self.profile), self.recipe(start_s, end_s)
+            if store is not None and recipe is not None:
                 with meter.stage("cache"), suppress(OSError):  # what is wrong with the file, reading it tells better
-                    towers = card.towers(self.device, choose_dtype(self.profile, self.device))
-                    slot = store.open(media, Recipe(towers, sampling, range_s, card.name))
+                    slot = store.open(media, recipe)
             if slot is None or slot.features is None:
-                with meter.stage("media"):
-                    clip = read(media, sampling, start_s, end_s)
-        return Opened(media, range_s, sampling, clip, slot, meter.seconds, meter.peak_rss)
+                if decoded is not None:
+                    clip, meter.seconds["media"] = decoded
+                else:
+                    with meter.stage("media"):
+                        clip = read(media, self.sampling, start_s, end_s)
+        return Opened(media, (start_s, end_s), self.sampling, clip, slot, meter.seconds, meter.peak_rss)
 
     def encode(self, opened: Opened) -> Looked:
         """The second half of `look`: run the towers, and store what they made. Raises WeightsError or CapacityError."""

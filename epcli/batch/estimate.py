@@ -47,7 +47,11 @@ class Estimate:
 
 
 def estimate(
-    jobs: Sequence[FileJobs], profile: Profile, range_s: tuple[float | None, float | None], out: Path
+    jobs: Sequence[FileJobs],
+    profile: Profile,
+    range_s: tuple[float | None, float | None],
+    out: Path,
+    retry_failed: bool = False,
 ) -> Estimate:
     """Look into every file that would be asked about. Raises UsageError or WeightsError for the model's sake."""
     known = states(out)
@@ -58,15 +62,13 @@ def estimate(
         made.jobs += len(found)
         made.done += found.count("done")
         made.failed += found.count("failed")
-        if asked := len(found) - found.count("done") - found.count("failed"):
+        if asked := len(found) - found.count("done") - (0 if retry_failed else found.count("failed")):
             made.to_ask += asked
             _add(made, each.media, asked, profile, range_s)
     return made
 
 
-def _add(
-    made: Estimate, media: Path, asked: int, profile: Profile, range_s: tuple[float | None, float | None]
-) -> None:
+def _add(made: Estimate, media: Path, asked: int, profile: Profile, range_s: tuple[float | None, float | None]) -> None:
     from epcli.plan import plan
 
     try:

@@ -13,12 +13,11 @@ from pathlib import Path
 
 from epcli.errors import MediaError, UsageError
 
-# What is taken for media in a folder unless --include says otherwise. Whether it is, its content decides when it is read.
-MEDIA_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .vob .ogv .flv .wmv .asf .mxf .ivf .3gp "
-    ".wav .mp3 .m4a .aac .flac .ogg .oga .opus .aif .aiff .caf .amr .au .ac3 .eac3 .wv .wma "
-    ".png .jpg .jpeg .webp .bmp .tif .tiff .gif .apng".split()
-)
+# What is taken for media in a folder unless --include says otherwise. Whether it is, its content decides later.
+_FILMS = "mp4 m4v mov mkv webm avi ts mts m2ts mpg mpeg vob ogv flv wmv asf mxf ivf 3gp"
+_SOUNDS = "wav mp3 m4a aac flac ogg oga opus aif aiff caf amr au ac3 eac3 wv wma"
+_PICTURES = "png jpg jpeg webp bmp tif tiff gif apng"
+MEDIA_SUFFIXES = frozenset(f".{each}" for kind in (_FILMS, _SOUNDS, _PICTURES) for each in kind.split())
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Search:
 
 
 def _matches(relative: str, patterns: Iterable[str]) -> bool:
-    """A pattern with a slash is about the path below the folder, one without about the name; `*` also crosses slashes."""
+    """A pattern with a slash is about the path below the folder, one without about the name; `*` crosses slashes."""
     name = relative.rpartition("/")[2]
     return any(fnmatch(relative if "/" in each else name, each.rstrip("/")) for each in patterns)
 

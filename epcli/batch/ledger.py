@@ -111,7 +111,7 @@ class Ledger:
             raise
 
     def _open(self, settings: dict[str, Any]) -> None:
-        for statement in _TABLES.split(";"):
+        for statement in _TABLES.split(";\n"):
             self._base.execute(statement)
         about = dict(self._base.execute("SELECT key, value FROM about"))
         if about and about.get("format") != str(FORMAT):

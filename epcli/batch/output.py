@@ -1,8 +1,8 @@
 """The output file: a copy of the ledger's rows as JSON Lines, CSV or Parquet.
 
-JSON Lines grow by a line a row. Before a run they are compared with the ledger, byte by byte: a line that was cut off or
-never written is completed, and a file that differs otherwise (rows of changed files were dropped, or someone edited it)
-is written anew. CSV and Parquet are written whole when a run ends. Whole files are written under another name and moved.
+JSON Lines grow by a line a row. Before a run they are compared with the ledger, byte by byte: a line that was cut off
+or never written is completed, and a file that differs otherwise (rows of changed files were dropped, or someone edited
+it) is written anew. CSV and Parquet are written when a run ends. A whole file is written under another name and moved.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class Batch:
     _queue: deque[Task] = field(default_factory=deque)
 
     def prepare(self) -> None:
-        """Enter the jobs, drop the rows of changed files, complete the output. Afterwards `tally` tells what is left."""
+        """Enter the jobs, drop the rows of changed files, complete the output. `tally` then tells what is left."""
         self.tally = Tally()
         self.ledger.add(self.jobs)
         for each in self.jobs:
@@ -178,6 +178,9 @@ class Batch:
             return
         self.output.append(line)
         failed = made["status"] == "failed"
+        self.tally.pending -= 1
+        self.tally.failed += failed
+        self.tally.done += not failed
         self.tally.failed_now += failed
         self.tally.answered_now += not failed
         self.on_row(made)

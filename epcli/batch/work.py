@@ -1,9 +1,9 @@
 """The worker: files and questions in, outcomes out. The local runner and the Ray runner both run `Worker.process`.
 
-It has two processes of its own. The reader decodes; it knows no model and is small. The model process holds the model and
-answers. While the model answers about one file the reader decodes the next, no further ahead, so that at most two clips
-are in memory. Either process is replaced when it crashes, is killed, or takes longer than the limit, and only the file
-that it was at fails.
+It has two processes of its own. The reader decodes; it knows no model and is small. The model process holds the model
+and answers. While the model answers about one file the reader decodes the next, no further ahead, so that at most two
+clips are in memory. Either process is replaced when it crashes, is killed, or takes longer than the limit, and only the
+file that it was at fails.
 
     take() ─▶ reader: hash, decode ─▶ clip in a temporary file ─▶ model process: towers, answers ─▶ Outcome
 """
@@ -265,14 +265,14 @@ class Worker:
         """Starts nothing yet.
 
         Args:
-            limit_s: most seconds for reading a file, for the towers, and for each answer. Loading the model does not count.
+            limit_s: most seconds for reading a file, for the towers, and for each answer; not for loading.
             range_s: the part of each file that is meant.
             overlap: decode the next file while the model answers; without it, afterwards.
             on_event: told "loading" and "ready".
         """
         self.profile, self.limit_s, self.range_s = profile, limit_s, range_s
         self._overlap, self._tell = overlap, on_event or (lambda event: None)
-        self._folder = Path(tempfile.mkdtemp(prefix="ep-batch-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="ep-batch-"))
         self._reader: Child | None = None
         self._model: Child | None = None
         self._ready: _Ready | None = None
@@ -283,7 +283,7 @@ class Worker:
         """End both processes. What they were at is lost."""
         self._drop_reader()
         self._drop_model()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def process(self, take: Callable[[], Task | None]) -> Iterator[Outcome]:
         """Work until `take` has nothing; one outcome a job, as soon as it is known.
@@ -303,15 +303,15 @@ class Worker:
     def _begin(self, task: Task | None) -> _Reading | None:
         if task is None:
             return None
-        ready = self._load()
+        ready = self.load()
         self._count += 1
-        clip = self._folder / f"{self._count}.clip"
+        clip = self.folder / f"{self._count}.clip"
         order = _Read(task.media, ready.sampling, self.range_s, ready.recipe, self.profile, clip)
         return self._send(task, order)
 
     def _send(self, task: Task, order: _Read) -> _Reading:
         if self._reader is None:
-            self._reader = Child(read_files, self._folder)
+            self._reader = Child(read_files, self.folder)
         self._reader.send(order)
         return _Reading(task, order, time.monotonic() + self.limit_s)
 
@@ -333,7 +333,7 @@ class Worker:
             if not again:
                 break
             reading = self._send(reading.task, reading.order)
-        return _Found(_stamp(media), None, 0, False, 0.0, failure)
+        return _Found(stamp_of(media), None, 0, False, 0.0, failure)
 
     def _drop_reader(self) -> None:
         if self._reader is not None:
@@ -382,7 +382,7 @@ class Worker:
 
     def _call(self, order: Any, media: Path) -> Any:
         """The model process's answer. Raises _Trouble."""
-        self._load()
+        self.load()
         assert self._model is not None
         self._model.send(order)
         try:
@@ -393,19 +393,20 @@ class Worker:
             raise _Trouble(Failure(self._overdue(media, what), EpError.exit_code), lost=True, memory=False) from None
         except Died as death:
             self._drop_model()
-            failure = Failure(f"{media.name}: ended the process that holds the model ({death})", CapacityError.exit_code)
+            what = f"{media.name}: ended the process that holds the model ({death})"
+            failure = Failure(what, CapacityError.exit_code if death.killed else EpError.exit_code)
             raise _Trouble(failure, lost=True, memory=death.killed, again=True) from None
         if isinstance(result, Failure):
             memory = result.exit_code == CapacityError.exit_code
             raise _Trouble(result, lost=memory, memory=memory)
         return result
 
-    def _load(self) -> _Ready:
+    def load(self) -> _Ready:
         """Start the model process if there is none. Raises EpError if the model cannot be loaded."""
         if self._model is not None and self._ready is not None:
             return self._ready
         self._tell("loading")
-        self._model = Child(answer, self._folder, self.profile, self.range_s)
+        self._model = Child(answer, self.folder, self.profile, self.range_s)
         try:
             ready = self._model.receive()
         except Died as death:
@@ -445,7 +446,8 @@ def smaller(profile: Profile, frames: int) -> tuple[Profile, str] | None:
     return (replace(profile, keep=share), f"--keep {share:g}") if share >= FEWEST_KEPT else None
 
 
-def _stamp(media: Path) -> tuple[int, ...]:
+def stamp_of(media: Path) -> tuple[int, ...]:
+    """What tells whether a file is still the same; NOT_THERE if it cannot be seen."""
     from epcli import content
 
     try:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from epcli import __version__
-from epcli.cli import ask, bench, doctor, eval, models, plan, profiles, train
+from epcli.cli import ask, batch, bench, doctor, eval, models, plan, profiles, train
 from epcli.cli.help import Command, Group
 from epcli.cli.options import DebugFlag
 from epcli.config import did_you_mean
@@ -66,6 +66,16 @@ app.command(
   ep ask talk.mkv "What is said?" --start 12:30 --end 13:00 --quiet
   echo "What is shown?" | ep ask photo.jpg - --json""",
 )(ask.ask)
+app.command(
+    cls=Command,
+    epilog="""Examples:
+
+\b
+  ep batch clips -Q "What is said?" -Q "Is there music?" --out answers.jsonl
+  ep batch clips --questions questions.csv --dry-run
+  ep batch --questions set.jsonl --out answers.parquet --retry-failed
+  ep batch inbox -Q "What happens?" --watch""",
+)(batch.batch)
 app.command(
     cls=Command,
     epilog="""Examples:

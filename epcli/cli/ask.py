@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, setting
+from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, seconds, setting
 from epcli.config import PROJECT_FILE, SETTINGS, Resolved, resolve
 from epcli.errors import UsageError
 
@@ -81,7 +81,7 @@ def ask(
     question = question.strip()
     if not question:
         raise UsageError("the question is empty: say what you want to know about the file")
-    start_s, end_s = _seconds("--start", start), _seconds("--end", end)
+    start_s, end_s = seconds("--start", start), seconds("--end", end)
     if end_s is not None and end_s <= (start_s or 0.0):
         raise UsageError(f"--end {end} is not after {f'--start {start}' if start else 'the beginning'}")
 
@@ -109,17 +109,6 @@ def ask(
     finally:
         screen.close()
     screen.report(report)
-
-
-def _seconds(flag: str, time: str | None) -> float | None:
-    if time is None:
-        return None
-    from epcli.media.timecode import parse_time
-
-    try:
-        return parse_time(time)
-    except UsageError as error:
-        raise UsageError(f"{flag}: {error}") from error
 
 
 _STAGES = {

@@ -18,7 +18,7 @@ from epcli.errors import EXIT_PARTIAL, EpError, UsageError
 
 if TYPE_CHECKING:
     from epcli.batch.jobs import FileJobs
-    from epcli.batch.run import Batch, Tally
+    from epcli.batch.run import Batch, Engine
 
 FILES, ASKING, RUN, MACHINES = "Which files", "What to ask", "The run", "More machines"
 
@@ -64,9 +64,7 @@ def batch(
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(
-            help="No files or folders like this.", metavar="GLOB", rich_help_panel=FILES, show_default=False
-        ),
+        typer.Option(help="No files or folders like this.", metavar="GLOB", rich_help_panel=FILES, show_default=False),
     ] = None,
     follow_links: Annotated[
         bool,
@@ -82,7 +80,8 @@ def batch(
         typer.Option(help="Only the first so many files.", metavar="COUNT", min=1, rich_help_panel=FILES),
     ] = None,
     shuffle: Annotated[
-        bool, typer.Option("--shuffle", help="Files by chance instead of by name; --seed decides.", rich_help_panel=FILES)
+        bool,
+        typer.Option("--shuffle", help="Files by chance, decided by --seed.", rich_help_panel=FILES),
     ] = False,
     start: Annotated[
         str | None,
@@ -128,6 +127,43 @@ def batch(
             rich_help_panel=RUN,
         ),
     ] = 900.0,
+    engine: Annotated[
+        str,
+        typer.Option(help="local, or ray: workers on a Ray cluster.", metavar="local|ray", rich_help_panel=MACHINES),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the cluster, host:6379 (default: the one on this machine, or a new one).",
+            metavar="ADDRESS",
+            rich_help_panel=MACHINES,
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="How many (default: as the GPUs allow; without GPUs one a machine).",
+            metavar="COUNT",
+            min=1,
+            rich_help_panel=MACHINES,
+            show_default=False,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of a GPU for each worker, 0.5 for two on one (default: 1 where there are GPUs).",
+            metavar="SHARE",
+            min=0,
+            rich_help_panel=MACHINES,
+            show_default=False,
+        ),
+    ] = None,
+    ship: Annotated[
+        bool,
+        typer.Option("--ship", help="Send the files to the workers; no shared storage.", rich_help_panel=MACHINES),
+    ] = False,
     profile: ProfileFlag = None,
     device: Annotated[str | None, setting("device", MACHINE)] = None,
     dtype: Annotated[str | None, setting("dtype", MACHINE)] = None,
@@ -194,15 +230,42 @@ def batch(
         raise EpError(f"{where}: no media files found; --include takes files of other names")
     screen = _Screen(quiet=quiet, json=json)
     if dry_run:
-        screen.plan(jobs, settings, range_s, out)
+        screen.plan(jobs, settings, range_s, out, retry_failed)
         return
+
+    if engine == "ray":
+
+        def start_engine() -> Engine:
+            from epcli.batch.ray_engine import RayEngine
+
+            return RayEngine(
+                settings,
+                limit_s=timeout,
+                range_s=range_s,
+                address=address,
+                workers=workers,
+                gpus=gpus_per_worker,
+                ship=ship,
+                on_event=screen.event,
+            )
+    elif engine != "local":
+        raise UsageError(f"--engine {engine}: there are local and ray")
+    elif address or workers or gpus_per_worker is not None or ship:
+        raise UsageError("--address, --workers, --gpus-per-worker and --ship go with --engine ray")
+    else:
+
+        def start_engine() -> Engine:
+            from epcli.batch.work import Worker
+
+            return Worker(settings, limit_s=timeout, range_s=range_s, on_event=screen.event)
 
     output = Output(out)
     if not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.absolute().parent}")
     with Ledger(out, batches.settings(settings, range_s), wait=wait) as ledger:
         work = batches.Batch(ledger, output, jobs, retry_failed=retry_failed, on_row=screen.row)
-        _go(work, settings, range_s, timeout, screen, _watcher(work, places, search, plan) if watch else None)
+        waiter = _watcher(work, places, search, plan) if watch else None
+        _go(work, start_engine, screen, waiter)
     if work.tally.failed:
         raise typer.Exit(EXIT_PARTIAL)
 
@@ -220,17 +283,13 @@ def _watcher(
 
 def _go(
     work: Batch,
-    settings: Profile,
-    range_s: tuple[float | None, float | None],
-    timeout: float,
+    start_engine: Callable[[], Engine],
     screen: _Screen,
     wait: Callable[[], bool] | None,
 ) -> None:
-    from epcli.batch.work import Worker
-
     work.prepare()
     with _terminable(), screen.progress(work):
-        engine = Worker(settings, limit_s=timeout, range_s=range_s, on_event=screen.event)
+        engine = start_engine()
         try:
             work.run(engine, wait or (lambda: False))
         finally:
@@ -304,16 +363,14 @@ class _Screen:
 
     def _advance(self, words: str) -> None:
         tally = self._work.tally
-        now = tally.answered_now + tally.failed_now
-        before = tally.done + tally.failed
-        failed = tally.failed + tally.failed_now
+        ended = tally.done + tally.failed
         elapsed = self._bar.tasks[0].elapsed or 0.0
         self._bar.update(
             self._row,
-            description=words + (f", {failed} failed" if failed else ""),
-            completed=before + now,
-            total=before + tally.pending,
-            rate=_rate(now, elapsed),
+            description=words + (f", {tally.failed} failed" if tally.failed else ""),
+            completed=ended,
+            total=ended + tally.pending,
+            rate=_rate(tally.answered_now + tally.failed_now, elapsed),
         )
 
     def _say(self, line: str) -> None:
@@ -344,11 +401,18 @@ class _Screen:
         if tally.failed:
             print(f"ep: {tally.failed} failed in all; --retry-failed asks them again", file=sys.stderr)
 
-    def plan(self, jobs: list[FileJobs], settings: Profile, range_s: tuple[float | None, float | None], out: Path) -> None:
+    def plan(
+        self,
+        jobs: list[FileJobs],
+        settings: Profile,
+        range_s: tuple[float | None, float | None],
+        out: Path,
+        retry_failed: bool,
+    ) -> None:
         """What would be done, and `ep plan`'s numbers for it, on stdout."""
         from epcli.batch.estimate import estimate
 
-        made = estimate(jobs, settings, range_s, out)
+        made = estimate(jobs, settings, range_s, out, retry_failed)
         for name, reason in made.unreadable:
             self._say(f"ep: {_relative(name)}: {reason.removeprefix(f'{Path(name).name}: ')}")
         if self._json:
@@ -363,7 +427,8 @@ def _describe(made: Any) -> Iterator[str]:
     from epcli.media.timecode import format_time
     from epcli.report.units import size
 
-    yield f"{made.files} files, {made.jobs} questions: {made.done} done, {made.failed} failed before, {made.to_ask} to ask"
+    before = f"{made.done} done, {made.failed} failed before"
+    yield f"{made.files} files, {made.jobs} questions: {before}, {made.to_ask} to ask"
     if made.unreadable:
         yield f"{len(made.unreadable)} of the files cannot be read and would fail"
     if not made.to_ask:
