@@ -19,3 +19,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(content, "memory", lambda: home / "hashes")
         patch.setenv("EP_CACHE_DIR", str(home / "features"))
         yield home
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long test_batch_soak.py goes on."""
+    parser.addoption("--soak-files", type=int, default=60, help="files of the soak test (500 for the whole of it)")
+    parser.addoption("--soak-kills", type=int, default=3, help="how often its process is killed (10)")
