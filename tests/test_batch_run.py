@@ -193,12 +193,10 @@ def test_a_folder_is_asked_once_and_only_what_changed_again(tmp_path: Path, envi
             assert row["answer"] == row["report"]["answer"]
             assert row["report"]["media"]["path"] == row["media"]
 
-    start = time.monotonic()
     again = ep(*command, "--json", cwd=tmp_path, env=environment)  # nothing to do: no model is loaded
     assert json.loads(again.stdout)["done"] == 6
     assert again.returncode == 3
     assert rows(out) == made
-    del start
 
     same = next(path for path in paths if path.name != bad)
     os.utime(same)  # touched, not changed

@@ -269,6 +269,8 @@ def states(out: Path) -> dict[tuple[bytes, str, str], str]:
     try:
         base = sqlite3.connect(f"{path_of(out).absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
         try:
+            if not base.execute("SELECT 1 FROM sqlite_master WHERE name = 'jobs'").fetchone():
+                return {}  # just being made
             found = base.execute("SELECT path, question, name, state FROM jobs JOIN files ON files.id = file")
             return {(path, question, name): state for path, question, name, state in found}
         finally:

@@ -11,6 +11,7 @@ writes ledger and output.
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import shutil
@@ -141,7 +142,7 @@ class RayEngine:
         self._ours = not ray.is_initialized()
         if self._ours:
             try:
-                ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             except Exception as error:  # Ray raises whatever its layers raise
                 where = address or "this machine"
                 raise UsageError(f"--engine ray: no cluster at {where} ({_first_line(error)})") from None

@@ -121,7 +121,7 @@ def batch(
     timeout: Annotated[
         float,
         typer.Option(
-            help="Most seconds for reading a file, looking at it, and each answer.",
+            help="Most seconds for reading a file, looking at it, and each answer (default: 900).",
             metavar="SECONDS",
             min=0.1,
             rich_help_panel=RUN,
@@ -129,7 +129,7 @@ def batch(
     ] = 900.0,
     engine: Annotated[
         str,
-        typer.Option(help="local, or ray: workers on a Ray cluster.", metavar="local|ray", rich_help_panel=MACHINES),
+        typer.Option(help="ray: on a Ray cluster (default: local).", metavar="local|ray", rich_help_panel=MACHINES),
     ] = "local",
     address: Annotated[
         str | None,
@@ -175,7 +175,7 @@ def batch(
         typer.Option(
             "--out",
             "-o",
-            help="Rows go here: .jsonl, .csv or .parquet.",
+            help="Rows go here: .jsonl, .csv or .parquet (default: results.jsonl).",
             metavar="FILE",
             rich_help_panel=OUTPUT,
         ),
