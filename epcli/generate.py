@@ -109,9 +109,11 @@ def run(
     temperature: float = 0.0,
     seed: int = 0,
     on_text: Callable[[str], None] | None = None,
+    cache: DynamicCache | None = None,
 ) -> tuple[Answer, float]:
     """Answer from a kept stream. Returns the answer and the seconds of prefill.
 
+    `cache`: an empty one to use, for a caller that wants the keys and values afterwards.
     Raises CapacityError if prompt and answer are longer than the decoder's context.
     """
     length = kept.embeds.shape[0]
@@ -120,7 +122,7 @@ def run(
             f"{length} prompt tokens and {max_new_tokens} of answer exceed the {model.context_tokens} that "
             f"{model.name} reads; shorten the range (--start/--end), lower --fps or --max-frames, or --keep fewer"
         )
-    cache = DynamicCache(config=model.decoder.config)
+    cache = DynamicCache(config=model.decoder.config) if cache is None else cache
     generator = torch.Generator().manual_seed(seed)
     speaker = _Speaker(model.tokenizer, on_text)
     reason = "length"
