@@ -21,25 +21,51 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from epcli.models.base import AVModel
-from epcli.records import Answer, KeptStream
+from epcli.records import Answer, KeptStream, Modality
+
+LAYERS = 1 / 3  # share of the decoder's layers that are read, the last ones
+MARKUP = 4  # tokens at the end of the prompt whose queries ask for nothing in particular
+RULE = "attention of the answer's tokens in the last third of the layers, less that of the markup before it"
+
+
+@torch.inference_mode()
+def find_evidence(model: AVModel, kept: KeptStream, answer: Answer, cache: DynamicCache) -> np.ndarray:
+    """(n,) float32: what each of the stream's sound and picture tokens gave to the answer; 0 for a dropped one.
+
+    Sums to 1; all 0 if there is nothing to tell, as for an answer without words. `cache` is the one that the answer was
+    made with; it is used up.
+    """
+    is_av = kept.stream.modality.cpu() != Modality.TEXT
+    places = kept.indices.cpu()
+    media = is_av[places]
+    carried = torch.zeros(len(is_av))
+    if answer.token_ids and media.any():
+        total = torch.zeros(int(media.sum()))
+        for layer, heed in attention(model, kept, answer, cache, MARKUP):
+            if layer >= len(model.decoder.layers) * (1 - LAYERS):
+                heed = heed[:, media.to(heed.device)].cpu()
+                total += (heed[MARKUP - 1 :] - heed[: MARKUP - 1].mean(0)).clamp(min=0).sum(0)
+        carried[places[media]] = total / total.sum().clamp(min=1e-12)
+    return carried[is_av].numpy()
 
 
 @torch.inference_mode()
 def attention(
     model: AVModel, kept: KeptStream, answer: Answer, cache: DynamicCache, before: int = 1
 ) -> Iterator[tuple[int, Tensor]]:
-    """Attention of the queries that chose each answer token, layer by layer, from the cache that the answer was made with.
+    """Attention of the queries that chose each answer token, layer by layer, over the cache that the answer left.
 
     Yields (layer, (Q, K) float32), K kept tokens, the mean over heads. The first `before` queries are those of the
     prompt's last tokens; the very last of these chose the answer's first token.
     """
     decoder, length = model.decoder, kept.embeds.shape[0]
-    cache.crop(length - before)
+    cache.crop(length - before - cache.get_seq_length())  # negative: how many to remove
     ids = torch.tensor([answer.token_ids[:-1]], dtype=torch.int64, device=kept.embeds.device)
     said = decoder.get_input_embeddings()(ids).to(kept.embeds.dtype)
     steps = kept.stream.next_position + torch.arange(ids.shape[1], device=ids.device)
@@ -62,7 +88,8 @@ def attention(
         for hook in hooks:
             hook.remove()
     for index, layer in enumerate(decoder.layers):
-        yield index, _mean_over_heads(layer.self_attn, *seen.pop(index), cache.layers[index].keys, length, before)
+        stored: Any = cache.layers[index]
+        yield index, _mean_over_heads(layer.self_attn, *seen.pop(index), stored.keys, length, before)
 
 
 def _mean_over_heads(

@@ -11,25 +11,41 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 import torch
+from transformers import DynamicCache
 
 from epcli import generate
 from epcli.cache import FeatureCache, Recipe, Slot
 from epcli.config import Profile
 from epcli.errors import CapacityError, UsageError
+from epcli.evidence import RULE, find_evidence
 from epcli.media.probe import check_file
 from epcli.media.read import read, still_with_sound
 from epcli.models import registry
 from epcli.models.base import AVModel
-from epcli.records import Answer, Clip, ClipSummary, Features, KeptStream, Modality, Report, Sampling, Turn
+from epcli.moments import media_tokens, moments
+from epcli.records import (
+    Answer,
+    Clip,
+    ClipSummary,
+    Features,
+    KeptStream,
+    MediaTokens,
+    Modality,
+    Report,
+    Sampling,
+    Turn,
+)
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import Tools, select
 
 DEFAULT_KEEP = 0.2  # of a selector named without a budget
 TRAINING_FREE = "query-aware"  # for a model without a trained sieve
-STAGES = ("load", "cache", "media", "vision", "audio", "sieve", "prefill", "decode")
+STAGES = ("load", "cache", "media", "vision", "audio", "sieve", "prefill", "decode", "evidence")
 HEARING = (
     "hear",
     "sound",
@@ -210,6 +226,15 @@ class Looked:
         return read(self.clip.info.path, self.sampling, *self.range_s)
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A question answered, with what its report was made from."""
+
+    report: Report
+    kept: KeptStream
+    evidence: np.ndarray | None  # (n,) float32, what each sound and picture token gave to the answer; sums to 1, or 0
+
+
 class Session:
     """A model and its settings, for one question or many. The model is loaded when first needed."""
 
@@ -326,17 +351,38 @@ class Session:
             opened.sound,
         )
 
+    def under(self, profile: Profile) -> Session:
+        """The same loaded model under other settings of answering; what was looked at here serves there too."""
+        other = Session(profile, self.on_stage)
+        other._model = self._model
+        return other
+
     def ask(
         self,
         looked: Looked,
         question: str,
         on_text: Callable[[str], None] | None = None,
         history: Sequence[Turn] = (),
+        *,
+        evidence: bool = False,
     ) -> Report:
         """Answer a question about a file that was looked at. Raises UsageError or CapacityError.
 
         `history`: earlier questions about it and their answers, the oldest first, which the model reads too.
+        `evidence`: the report also tells what carried the answer.
         """
+        return self.run(looked, question, on_text, history, with_evidence=evidence).report
+
+    def run(
+        self,
+        looked: Looked,
+        question: str,
+        on_text: Callable[[str], None] | None = None,
+        history: Sequence[Turn] = (),
+        *,
+        with_evidence: bool = True,
+    ) -> Asked:
+        """`ask`, and what was kept. `with_evidence`: also find what carried the answer, in a stage of its own."""
         check_question(question)
         profile, clip = self.profile, looked.clip
         with Meter(self.device, self.on_stage) as meter, _capacity(clip.info.path):
@@ -347,6 +393,7 @@ class Session:
             with meter.stage("sieve"):
                 tools = Tools(decoder=model.decoder, sieve=model.sieve, seed=profile.seed)
                 kept = select(selector, stream, budget, tools)
+            cache = DynamicCache(config=model.decoder.config)
             answer, prefill_s = generate.run(
                 model,
                 kept,
@@ -354,10 +401,18 @@ class Session:
                 temperature=profile.temperature,
                 seed=profile.seed,
                 on_text=on_text,
+                cache=cache,
             )
             meter.seconds["prefill"] += prefill_s
             meter.seconds["decode"] = answer.first_token_s - prefill_s + answer.decode_s
-        return _report(question, profile, looked, model, kept, answer, meter, selector, notes)
+            carried = None
+            if with_evidence:
+                with meter.stage("evidence"):
+                    carried = find_evidence(model, kept, answer, cache)
+        report = _report(question, profile, looked, model, kept, answer, meter, selector, notes)
+        if carried is not None:
+            report = replace(report, evidence=_evidence(media_tokens(kept.stream, clip), carried))
+        return Asked(report, kept, carried)
 
 
 def _pair(picture: Path, sound: Path, sampling: Sampling) -> Clip:
@@ -393,11 +448,12 @@ def ask(
     end_s: float | None = None,
     on_text: Callable[[str], None] | None = None,
     on_stage: Callable[[str], None] | None = None,
+    evidence: bool = False,
 ) -> Report:
     """Answer one question about one file. Raises EpError: UsageError, MediaError, WeightsError or CapacityError."""
     check_question(question)
     session = Session(profile, on_stage)
-    return session.ask(session.look(media, start_s, end_s), question, on_text)
+    return session.ask(session.look(media, start_s, end_s), question, on_text, evidence=evidence)
 
 
 def _report(
@@ -452,6 +508,16 @@ def _report(
         settings=asdict(profile),
         warnings=(*clip.warnings, *notes, *unanswerable(question, clip), *cut_short(answer)),
     )
+
+
+def _evidence(tokens: MediaTokens, carried: np.ndarray) -> dict[str, Any]:
+    """The report's account of what carried the answer."""
+    shares = {m.name.lower(): float(carried[tokens.modality == m].sum()) for m in (Modality.VIDEO, Modality.AUDIO)}
+    return {
+        "rule": RULE,
+        "shares": shares,
+        "moments": [asdict(moment) for moment in moments(tokens, carried)],
+    }
 
 
 def count_tokens(kept: KeptStream) -> dict[str, dict[str, int]]:

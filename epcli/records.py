@@ -188,6 +188,31 @@ class Answer:
     kv_cache_bytes: int  # at the end of decoding
 
 
+@dataclass(frozen=True, eq=False)
+class MediaTokens:
+    """The sound and picture tokens of a stream, in reading order, as a person would look for them in the file."""
+
+    modality: np.ndarray  # (n,) uint8, Modality.VIDEO or AUDIO
+    spans_s: np.ndarray  # (n, 2) float64 seconds of the file; a picture stands for the time halfway to its neighbours
+    cells: np.ndarray  # (n, 3) int16: frame, row, column of the grid; -1 for sound
+    boxes: np.ndarray  # (n, 4) int32 left, top, right, bottom in pixels of the displayed picture; -1 for sound
+    grid: tuple[int, int]  # rows and columns of a frame's token grid; (0, 0) without picture
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A stretch of the clip that carried an answer."""
+
+    modality: str  # "video" or "audio"
+    start_s: float  # seconds of the file
+    end_s: float
+    peak_s: float  # middle of the token with the most evidence
+    where: str | None  # "lower left"; None for sound, and where the whole picture counts
+    box: tuple[int, int, int, int] | None  # left, top, right, bottom in pixels of the displayed picture
+    share: float  # of the evidence in the whole clip
+    label: str  # "0:12–0:14 sound", "0:31 picture, lower left"
+
+
 @dataclass(frozen=True)
 class Report:
     """Everything one run measured. Views format this; they never measure. `to_dict` is the JSON of `ep ask --json`."""
@@ -208,6 +233,7 @@ class Report:
     cache: dict[str, str]
     settings: dict[str, Any]
     warnings: tuple[str, ...] = ()
+    evidence: dict[str, Any] | None = None  # shares by modality, and moments (asdict of Moment); None: not asked for
     schema: int = REPORT_SCHEMA
 
     def to_dict(self) -> dict[str, Any]:
@@ -215,3 +241,36 @@ class Report:
         body = asdict(self)
         body["warnings"] = list(self.warnings)
         return {"schema": body.pop("schema"), **body}
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One question, answered on what one selector kept. n media tokens."""
+
+    report: Report
+    kept: np.ndarray  # (n,) bool
+    scores: np.ndarray | None  # (n,) float32, higher is kept first; None if the selector does not score
+    evidence: np.ndarray  # (n,) float32, what each token gave to the answer; sums to 1, or 0 if nothing is known
+
+
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """What can be shown and played of a clip."""
+
+    frames: np.ndarray | None  # (G, H, W, 3) uint8 RGB, the picture of each frame grid
+    times_s: np.ndarray | None  # (G,) float64 seconds of the file
+    samples: np.ndarray | None  # (S,) float32 mono at SAMPLE_RATE
+    wave: np.ndarray | None  # (P, 2) float32 lowest and highest sample of each column
+    mel: np.ndarray | None  # (64, P) float32 in [0, 1], loudness of each band, low notes first
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """One file looked at, and questions answered on what selectors kept of it. Views format this."""
+
+    info: MediaInfo
+    range_s: tuple[float, float]  # seconds of the file
+    plan: dict[str, Any]  # what `ep plan` foresaw
+    tokens: MediaTokens  # the same for every run
+    preview: Preview
+    runs: tuple[Run, ...]  # at least one

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from epcli import __version__
-from epcli.cli import ask, batch, bench, doctor, eval, models, plan, profiles, train
+from epcli.cli import ask, batch, bench, doctor, eval, inspect, models, plan, profiles, train
 from epcli.cli.help import Command, Group
 from epcli.cli.options import DebugFlag
 from epcli.config import did_you_mean
@@ -66,6 +66,16 @@ app.command(
   ep ask talk.mkv "What is said?" --start 12:30 --end 13:00 --quiet
   echo "What is shown?" | ep ask photo.jpg - --json""",
 )(ask.ask)
+app.command(
+    cls=Command,
+    epilog="""Examples:
+
+\b
+  ep inspect clip.mp4 "Which instrument plays first?" --keep 0.1 --show-kept-tokens
+  ep inspect clip.mp4 "What plays first?" "What is on the left?" --keep 0.1 --html kept.html
+  ep inspect clip.mp4 "What plays?" --keep 0.1 --compare cs2,uniform,random
+  ep inspect clip.mp4 "What plays?" --keep 0.1 --png kept.png --video kept.mp4""",
+)(inspect.inspect)
 app.command(
     cls=Command,
     epilog="""Examples:

@@ -63,6 +63,10 @@ def ask(
     cache: Annotated[bool | None, setting("cache", MACHINE)] = None,
     cache_gb: Annotated[str | None, setting("cache_gb", MACHINE, "GB")] = None,
     cache_dir: Annotated[str | None, setting("cache_dir", MACHINE, "FOLDER")] = None,
+    evidence: Annotated[
+        bool,
+        typer.Option("--evidence", help="Also tell the moments that carried the answer.", rich_help_panel=OUTPUT),
+    ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)
     ] = False,
@@ -105,6 +109,7 @@ def ask(
             end_s=end_s,
             on_text=screen.text,
             on_stage=screen.stage,
+            evidence=evidence,
         )
     finally:
         screen.close()
@@ -119,6 +124,7 @@ _STAGES = {
     "audio": "listening",
     "sieve": "choosing tokens",
     "prefill": "thinking",
+    "evidence": "looking for evidence",
 }
 
 

@@ -13,6 +13,8 @@ from epcli.media.timecode import format_time
 from epcli.records import Report
 from epcli.report.units import size
 
+STYLES = {"video": "cyan", "audio": "yellow"}
+
 
 def print_report(report: Report, console: Console | None = None) -> None:
     """Warnings, one line each, then the figures; on stderr unless a console is given."""
@@ -32,7 +34,18 @@ def render(report: Report) -> RenderableType:
     """The figures: what was looked at, tokens by modality, speed and memory, and beside them seconds by stage."""
     columns = Table.grid(padding=(0, 6, 0, 0))
     columns.add_row(Group(_tokens(report), "", _speed(report)), _stages(report))
-    return Group("", _heading(report), "", columns)
+    return Group("", _heading(report), "", columns, *evidence_lines(report))
+
+
+def evidence_lines(report: Report) -> list[Text]:
+    """What carried the answer, a moment a line; nothing if that was not asked for."""
+    if report.evidence is None:
+        return []
+    lines = [
+        Text.assemble(f"   {moment['share']:4.0%}  ", (moment["label"], STYLES[moment["modality"]]))
+        for moment in report.evidence["moments"]
+    ]
+    return [Text("\n what carried the answer"), *(lines or [Text("   nothing stands out", style="dim")])]
 
 
 def _heading(report: Report) -> Text:

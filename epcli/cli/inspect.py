@@ -1,0 +1,181 @@
+"""`ep inspect`: what was kept of a file, and why the answer."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from epcli.cli.ask import _Screen, _seconds
+from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, setting
+from epcli.config import SETTINGS, resolve
+from epcli.errors import UsageError
+from epcli.files import check_output
+from epcli.report.units import size
+
+if TYPE_CHECKING:
+    from epcli.records import Inspection
+
+
+def inspect(
+    context: typer.Context,
+    media: Annotated[Path, typer.Argument(help="Video, sound or picture file.", metavar="MEDIA", show_default=False)],
+    questions: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="What to ask; several are shown side by side (default: what happens in the clip).",
+            metavar="QUESTION...",
+            show_default=False,
+        ),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(help="Begin here (default: the beginning).", metavar="TIME", rich_help_panel=LOOK),
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option(help="Stop here (default: the end).", metavar="TIME", rich_help_panel=LOOK)
+    ] = None,
+    fps: Annotated[str | None, setting("fps", LOOK, "NUMBER")] = None,
+    max_frames: Annotated[str | None, setting("max_frames", LOOK, "COUNT")] = None,
+    no_video: Annotated[
+        bool, typer.Option("--no-video", help="Do not look at the picture.", rich_help_panel=LOOK)
+    ] = False,
+    no_audio: Annotated[
+        bool, typer.Option("--no-audio", help="Do not listen to the sound.", rich_help_panel=LOOK)
+    ] = False,
+    audio_track: Annotated[str | None, setting("audio_track", LOOK, "INDEX")] = None,
+    model: Annotated[str | None, setting("model", ANSWER, "NAME")] = None,
+    system: Annotated[str | None, setting("system", ANSWER, "TEXT")] = None,
+    max_new_tokens: Annotated[str | None, setting("max_new_tokens", ANSWER, "COUNT")] = None,
+    keep: Annotated[str | None, setting("keep", TOKENS, "SHARE|auto")] = None,
+    budget: Annotated[str | None, setting("budget", TOKENS, "COUNT")] = None,
+    selector: Annotated[str | None, setting("selector", TOKENS, "NAME")] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            help="Selectors to put side by side, as in cs2,uniform,random.",
+            metavar="NAME,NAME...",
+            rich_help_panel=TOKENS,
+            show_default=False,
+        ),
+    ] = None,
+    show_kept_tokens: Annotated[
+        bool,
+        typer.Option(
+            "--show-kept-tokens",
+            help="Also draw the kept cells of the frames that matter most.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write one self-contained page here: frames, sound and every keep share.",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    no_media: Annotated[
+        bool,
+        typer.Option("--no-media", help="Leave pictures and sound out of the page.", rich_help_panel=OUTPUT),
+    ] = False,
+    png: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a contact sheet of the frames with what was kept.",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    video: Annotated[
+        Path | None,
+        typer.Option(
+            "--video",
+            help="Write the clip with what was dropped dimmed, as MP4.",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    profile: ProfileFlag = None,
+    seed: Annotated[str | None, setting("seed", ANSWER, "NUMBER")] = None,
+    device: Annotated[str | None, setting("device", MACHINE)] = None,
+    dtype: Annotated[str | None, setting("dtype", MACHINE)] = None,
+    quantize: Annotated[str | None, setting("quantize", MACHINE)] = None,
+    threads: Annotated[str | None, setting("threads", MACHINE, "COUNT")] = None,
+    cache: Annotated[bool | None, setting("cache", MACHINE)] = None,
+    cache_gb: Annotated[str | None, setting("cache_gb", MACHINE, "GB")] = None,
+    cache_dir: Annotated[str | None, setting("cache_dir", MACHINE, "FOLDER")] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object with each kept token.", rich_help_panel=OUTPUT)
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing; for --html, --png, --video.", rich_help_panel=OUTPUT)
+    ] = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Show which sound and picture tokens were kept of a file, and what carried the answer.
+
+    Asks the question as `ep ask` does. Without --keep the model's own share is kept.
+    """
+    flags = {name: context.params.get(name) for name in SETTINGS if name not in ("video", "audio")}
+    flags |= {"video": False if no_video else None, "audio": False if no_audio else None}
+    resolved = resolve(flags, profile)
+    questions = [question.strip() for question in questions or []]
+    if not all(questions):
+        raise UsageError("a question is empty: say what you want to know about the file")
+    start_s, end_s = _seconds("--start", start), _seconds("--end", end)
+    if end_s is not None and end_s <= (start_s or 0.0):
+        raise UsageError(f"--end {end} is not after {f'--start {start}' if start else 'the beginning'}")
+    if compare is not None and selector is not None:
+        raise UsageError("--compare and --selector both name selectors: give one of them")
+    selectors = [name.strip() for name in compare.split(",")] if compare is not None else []
+    if compare is not None and not all(selectors):
+        raise UsageError(f"--compare {compare!r}: name selectors with commas between them, as in cs2,uniform,random")
+    if no_media and html is None:
+        raise UsageError("--no-media is about the page that --html writes: give --html too")
+
+    from epcli.media.probe import check_file
+    from epcli.models import registry
+
+    registry.card(resolved.profile.model)
+    check_file(media)
+    for path, flag, suffix in ((html, "--html", ""), (png, "--png", ".png"), (video, "--video", ".mp4")):
+        if path is not None:
+            check_output(path, flag, suffix=suffix, source=media)
+
+    screen = _Screen(quiet=quiet, json=True)
+    if not json:
+        screen.say_where_settings_come_from(resolved)
+    try:
+        from epcli import inspection  # the model libraries load here
+
+        found = inspection.inspect(
+            media, questions, resolved.profile, selectors, start_s=start_s, end_s=end_s, on_stage=screen.stage
+        )
+    finally:
+        screen.close()
+    if json:
+        from epcli.report.inspect_json import to_json
+
+        print(to_json(found))
+    elif not quiet:
+        _show(found, show_kept_tokens)
+
+
+def _show(found: Inspection, grids: bool) -> None:
+    from rich.console import Console
+
+    from epcli.report.inspect_console import print_inspection
+
+    console = Console(highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
+    print_inspection(found, console, grids=grids)
+
+
+def _wrote(path: Path) -> None:
+    print(f"ep: wrote {path} ({size(path.stat().st_size)})", file=sys.stderr)

@@ -1,0 +1,119 @@
+"""Numbers that several views of an inspection show: each is worked out here and nowhere else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from epcli.records import Inspection, MediaTokens, Modality, Run
+
+WORDS = {"video": "picture", "audio": "sound"}
+MODALITIES = (Modality.VIDEO, Modality.AUDIO)
+
+
+def modalities(tokens: MediaTokens) -> list[Modality]:
+    """Those that the clip has."""
+    return [modality for modality in MODALITIES if (tokens.modality == modality).any()]
+
+
+def share_over_time(
+    tokens: MediaTokens, kept: np.ndarray, modality: Modality, range_s: tuple[float, float], columns: int
+) -> np.ndarray:
+    """(columns,) float64: of the tokens of each stretch of time, by their time in it, the share kept; NaN without any.
+
+    A still picture has no time: all its columns are the same.
+    """
+    start, end = range_s
+    of = tokens.modality == modality
+    if end <= start:
+        return np.full(columns, kept[of].mean() if of.any() else math.nan)
+    edges = np.linspace(start, end, columns + 1)
+    begin, stop = tokens.spans_s[of].T
+    inside = np.minimum(stop[:, None], edges[1:]) - np.maximum(begin[:, None], edges[:-1])
+    inside = inside.clip(0)
+    total = inside.sum(0)
+    with np.errstate(invalid="ignore"):
+        return np.where(total > 1e-9, (inside * kept[of, None]).sum(0) / total, math.nan)
+
+
+def kept_by_frame(tokens: MediaTokens, values: np.ndarray) -> np.ndarray:
+    """(n,) values of the tokens -> (G,) their sum over the cells of each frame; (0,) without picture."""
+    picture = tokens.modality == Modality.VIDEO
+    return np.bincount(tokens.cells[picture, 0].astype(np.int64), values[picture]) if picture.any() else np.zeros(0)
+
+
+def frame_grid(tokens: MediaTokens, values: np.ndarray, frame: int) -> np.ndarray:
+    """(rows, columns) the values of a frame's cells."""
+    places = np.flatnonzero((tokens.modality == Modality.VIDEO) & (tokens.cells[:, 0] == frame))
+    grid = np.zeros(tokens.grid, values.dtype)
+    grid[tokens.cells[places, 1], tokens.cells[places, 2]] = values[places]
+    return grid
+
+
+def decisive_frames(tokens: MediaTokens, run: Run, most: int) -> list[int]:
+    """The frames that matter most, in order of time: with most evidence, else with most kept cells."""
+    weights = kept_by_frame(tokens, run.evidence)
+    if not weights.any():
+        weights = kept_by_frame(tokens, run.kept.astype(float))
+    best = np.argsort(-weights, kind="stable")[:most]
+    return sorted(int(frame) for frame in best if weights[frame] > 0)
+
+
+def overlap(run: Run, other: Run) -> float:
+    """Of the tokens that `run` kept, the share that `other` kept too."""
+    return float((run.kept & other.kept).sum() / max(run.kept.sum(), 1))
+
+
+def run_names(runs: Sequence[Run]) -> list[str]:
+    """What tells the runs apart: the question where there are several, the selector where there are several."""
+    questions = {run.report.question for run in runs}
+    selectors = {run.report.selector for run in runs}
+    names = []
+    for run in runs:
+        parts = [run.report.question] * (len(questions) > 1) + [run.report.selector] * (len(selectors) > 1)
+        names.append(" · ".join(parts) or run.report.question)
+    return names
+
+
+def streams(inspection: Inspection) -> list[dict[str, Any]]:
+    """The streams of the file: what it is, codec and shape."""
+    info = inspection.info
+    found: list[dict[str, Any]] = []
+    if info.has_video:
+        found.append(
+            {
+                "kind": "picture",
+                "codec": info.video_codec,
+                "width": info.width,
+                "height": info.height,
+                "frame_rate": None if info.is_image else info.frame_rate,
+            }
+        )
+    found += [
+        {
+            "kind": "sound",
+            "codec": track.codec,
+            "channels": track.channels,
+            "sample_rate": track.sample_rate,
+            "language": track.language,
+            "title": track.title,
+        }
+        for track in info.audio_tracks
+    ]
+    return found
+
+
+def stream_words(stream: dict[str, Any]) -> str:
+    """One stream in a line: "h264, 640 x 360, 25 frames a second"."""
+    facts = [stream["codec"]]
+    if stream["kind"] == "picture":
+        facts.append(f"{stream['width']} x {stream['height']}")
+        if stream["frame_rate"]:
+            facts.append(f"{stream['frame_rate']:.4g} frames a second")
+    else:
+        channels = {1: "mono", 2: "stereo"}.get(stream["channels"], f"{stream['channels']} channels")
+        facts += [channels, f"{stream['sample_rate'] / 1000:g} kHz", stream["language"], stream["title"]]
+    return ", ".join(fact for fact in facts if fact)
