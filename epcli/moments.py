@@ -7,7 +7,7 @@ import numpy as np
 from epcli.media.timecode import format_time
 from epcli.records import ClipSummary, MediaTokens, Modality, Moment, TokenStream
 
-MASS = 0.6  # a moment is made of the tokens that hold this share of their modality's evidence
+STANDS_OUT = 0.3  # share of its modality's peak that a sound's, a frame's or a cell's evidence needs
 MOST = 5  # moments told
 LEAST = 0.05  # share of all evidence that a moment needs to be told
 SOUND_GAP_S = 0.4  # sound closer than this is one moment
@@ -61,7 +61,7 @@ def _of_sound(tokens: MediaTokens, evidence: np.ndarray) -> list[Moment]:
     sums = np.concatenate([[0.0], weights.cumsum()])
     low, high = (np.searchsorted(middle, middle + side * SMOOTH_S / 2 * 1.001) for side in (-1, 1))
     level = sums[high] - sums[low]
-    chosen = np.flatnonzero(_top(level, MASS * level.sum()))
+    chosen = np.flatnonzero(level >= STANDS_OUT * level.max())
     runs = np.split(chosen, np.flatnonzero(spans[chosen[1:], 0] - spans[chosen[:-1], 1] > SOUND_GAP_S) + 1)
     made = []
     for run in runs:
@@ -79,7 +79,7 @@ def _of_picture(tokens: MediaTokens, evidence: np.ndarray) -> list[Moment]:
         return []
     frame = tokens.cells[places, 0].astype(np.int64)
     profile = np.bincount(frame, evidence[places])
-    chosen = np.flatnonzero(_top(profile, MASS * profile.sum()))
+    chosen = np.flatnonzero(profile >= STANDS_OUT * profile.max())
     made = []
     for run in np.split(chosen, np.flatnonzero(np.diff(chosen) > 1) + 1):
         inside = places[(frame >= run[0]) & (frame <= run[-1])]
@@ -100,7 +100,7 @@ def _place(
     rows, columns = tokens.grid
     cells = tokens.cells[places].astype(np.int64)
     grid = np.bincount(cells[:, 1] * columns + cells[:, 2], weights, rows * columns)
-    chosen = np.flatnonzero(_top(grid, MASS * grid.sum()))
+    chosen = np.flatnonzero(grid >= STANDS_OUT * grid.max())
     row, column = chosen // columns, chosen % columns
     if (np.ptp(row) + 1) * (np.ptp(column) + 1) > rows * columns / 2:
         return None, None
@@ -119,15 +119,6 @@ def place_words(x: float, y: float) -> str:
     if across and down:
         return f"{down} {across}"
     return across or {"upper": "top", "lower": "bottom"}.get(down, "middle")
-
-
-def _top(values: np.ndarray, mass: float) -> np.ndarray:
-    """(n,) bool: the fewest values that sum to `mass`; the earlier of equal ones."""
-    order = np.argsort(-values, kind="stable")
-    count = int(np.searchsorted(values[order].cumsum(), mass - 1e-9)) + 1
-    chosen = np.zeros(len(values), bool)
-    chosen[order[:count]] = True
-    return chosen
 
 
 def _range(start_s: float, end_s: float) -> str:

@@ -13,7 +13,7 @@ from epcli.cli.ask import _Screen, _seconds
 from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, setting
 from epcli.config import SETTINGS, resolve
 from epcli.errors import UsageError
-from epcli.files import check_output
+from epcli.files import check_output, whole
 from epcli.report.units import size
 
 if TYPE_CHECKING:
@@ -160,6 +160,12 @@ def inspect(
         )
     finally:
         screen.close()
+    if html is not None:
+        from epcli.report.html import to_html
+
+        with whole(html) as partial:
+            partial.write_text(to_html(found, media=not no_media), encoding="utf-8")
+        _wrote(html)
     if json:
         from epcli.report.inspect_json import to_json
 

@@ -77,3 +77,25 @@ def _all(first: np.ndarray | None, rest: Iterable[np.ndarray]) -> Iterable[np.nd
     if first is not None:
         yield first
         yield from rest
+
+
+def compressed_sound(samples: np.ndarray, *, rate: int = SAMPLE_RATE) -> tuple[bytes, str]:
+    """(S,) float32 mono in [-1, 1] -> a small file that any browser plays, and its MIME type. Raises MediaError.
+
+    MP3 at an even bit rate, so that a player finds any moment; AAC where ffmpeg cannot write MP3.
+    """
+    bit_rate = "32k" if len(samples) <= 900 * rate else "16k"
+    with tempfile.TemporaryDirectory() as scratch:
+        wave = Path(scratch) / "sound.wav"
+        soundfile.write(wave, samples, rate, subtype="FLOAT")
+        for file, codec, kind in (("sound.mp3", "libmp3lame", "audio/mpeg"), ("sound.m4a", "aac", "audio/mp4")):
+            target = Path(scratch) / file
+            options = {"acodec": codec, "audio_bitrate": bit_rate}
+            try:
+                encode(ffmpeg.output(ffmpeg.input(str(wave)), "file:" + str(target), **options), target)
+            except MediaError:
+                if codec == "aac":
+                    raise
+                continue
+            return target.read_bytes(), kind
+    raise AssertionError("not reached")

@@ -1,0 +1,254 @@
+"""An inspection as one self-contained page: `ep inspect --html`.
+
+Nothing of the clip or the model is ever markup: all of it is JSON in a block that the browser does not run, with every
+<, > and & escaped, and the script puts it on the page as text. The Content-Security-Policy lets only this page's own
+script and style run, by their hashes, and no address be loaded.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from epcli import __version__
+from epcli.config import DEFAULTS
+from epcli.media.timecode import format_time
+from epcli.media.write import compressed_sound
+from epcli.records import SAMPLE_RATE, Inspection, Modality, Run
+from epcli.report import figures
+
+PAGE = Path(__file__).parent / "page"
+FRAME_BYTES = 5_500_000  # of all frames together, at most
+FRAME_LADDER = ((480, 78), (400, 72), (320, 66), (256, 60), (192, 55), (144, 50))  # width in pixels, JPEG quality
+CHOSEN_BY = {
+    "cs2": "They are those that the trained sieve scored highest for this question.",
+    "query-aware": "They are those that the question looked at most.",
+    "random": "They were drawn by lot.",
+    "uniform": "They lie at even steps, whatever the question.",
+    "audio-guided": "They lie where the sound is eventful and the picture changes.",
+}
+
+
+def to_html(inspection: Inspection, *, media: bool = True) -> str:
+    """The page. `media`: with pictures, sound, waveform and spectrogram. Raises MediaError if sound cannot be coded."""
+    css, js = ((PAGE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    policy = "; ".join(
+        (
+            "default-src 'none'",
+            "img-src data:",
+            "media-src data:",
+            f"script-src '{_hash(js)}'",
+            f"style-src '{_hash(css)}'",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
+    parts = {
+        "csp": policy,
+        "title": html.escape(_text(inspection.info.path.name)),
+        "css": css,
+        "plain": _plain(inspection),
+        "data": embed(page_data(inspection, media=media)),
+        "js": js,
+    }
+    page = (PAGE / "page.html").read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], page)
+
+
+def embed(data: Any) -> str:
+    """JSON that can stand inside <script>: no letter in it can end the block or begin a comment."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))  # ASCII only
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _text(text: str) -> str:
+    """Text that UTF-8 can hold: a file's name may be any bytes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def page_data(inspection: Inspection, *, media: bool = True) -> dict[str, Any]:
+    """What the page's script is given; arrays are base64 of their little-endian bytes."""
+    info, tokens, preview = inspection.info, inspection.tokens, inspection.preview
+    start, end = inspection.range_s
+    samples = preview.samples if media else None
+    mel = preview.mel if media else None
+    return {
+        "name": _text(info.path.name),
+        "facts": [
+            *([f"{format_time(start)}–{format_time(end)} of {format_time(info.duration_s)}"] if end > start else []),
+            *(f"{stream['kind']} {figures.stream_words(stream)}" for stream in figures.streams(inspection)),
+        ],
+        "range": [start, end],
+        "width": info.width,
+        "height": info.height,
+        "grid": {"rows": tokens.grid[0], "columns": tokens.grid[1]},
+        "frames": _frames(inspection, media),
+        "tokens": {
+            "modality": _pack(tokens.modality, "u1"),
+            "start": _pack(tokens.spans_s[:, 0], "<f4"),
+            "end": _pack(tokens.spans_s[:, 1], "<f4"),
+            "frame": _pack(tokens.cells[:, 0], "<i2"),
+            "row": _pack(tokens.cells[:, 1], "<i2"),
+            "column": _pack(tokens.cells[:, 2], "<i2"),
+        },
+        "sound": None if samples is None else _uri(*compressed_sound(samples)),
+        "sound_end": start if samples is None else start + len(samples) / SAMPLE_RATE,
+        "wave": None if samples is None or preview.wave is None else _pack(_level(preview.wave), "i1"),
+        "mel": None if mel is None else _uri(_png(mel), "image/png"),
+        "planned": inspection.plan["peak_bytes"],
+        "runs": [
+            _run(inspection, run, name)
+            for run, name in zip(inspection.runs, figures.run_names(inspection.runs), strict=True)
+        ],
+        "made": f"Made by ep {__version__}. This page holds everything it shows and loads nothing.",
+    }
+
+
+def _run(inspection: Inspection, run: Run, name: str) -> dict[str, Any]:
+    report = run.report
+    evidence = report.evidence
+    return {
+        "name": _text(name),
+        "question": _text(report.question),
+        "answer": _text(report.answer),
+        "selector": report.selector,
+        "chosen_by": CHOSEN_BY.get(report.selector, f"The selector {report.selector} chose them."),
+        "kept": _pack(run.kept, "u1"),
+        "scores": None if run.scores is None else _pack(run.scores, "<f4"),
+        "no_scores": _no_scores(report.selector),
+        "evidence": _pack(run.evidence, "<f4"),
+        "moments": None if evidence is None else evidence["moments"],
+        "rule": None if evidence is None else evidence["rule"],
+        "text": report.tokens["text"],
+        "timings": list(report.timings_s.items()),
+        "memory": report.memory["peak_device_bytes"] or report.memory["peak_rss_bytes"] or 0,
+        "warnings": [_text(warning) for warning in report.warnings],
+        "settings": [[key, "–" if value is None else _text(str(value))] for key, value in _settings(run).items()],
+        "command": _text(command(inspection, run)),
+    }
+
+
+def _no_scores(selector: str) -> str:
+    if selector == "none":
+        return "Everything was read, so there is nothing to choose; ask again with --keep 0.1."
+    return f"The selector {selector} gives no scores, so other shares cannot be worked out here."
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """Those of the report, without folders of the machine that it was made on: the page may be mailed."""
+    shown = {key: value for key, value in run.report.settings.items() if not key.startswith("cache")}
+    return {**shown, "model": Path(str(shown.get("model", run.report.model))).name}
+
+
+def command(inspection: Inspection, run: Run) -> str:
+    """The command line that makes the run again, in the folder of the file."""
+    words = ["ep", "inspect", _argument(inspection.info.path.name), run.report.question]
+    settings = {**_settings(run), "selector": run.report.selector}
+    for key, value in settings.items():
+        if key in DEFAULTS and value != DEFAULTS[key]:
+            flag = "--" + key.replace("_", "-")
+            words += [f"--no-{key}"] if value is False else [flag] if value is True else [flag, str(value)]
+    start, end = inspection.range_s
+    if start > 0:
+        words += ["--start", f"{start:g}"]
+    if end and end < inspection.info.duration_s - 0.05:
+        words += ["--end", f"{end:g}"]
+    return shlex.join(words)
+
+
+def _argument(name: str) -> str:
+    return f"./{name}" if name.startswith("-") else name
+
+
+def _pack(values: np.ndarray, kind: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, np.dtype(kind)).tobytes()).decode()
+
+
+def _level(wave: np.ndarray) -> np.ndarray:
+    """(P, 2) int8 of which the loudest is 127."""
+    return np.round(wave / max(float(np.abs(wave).max()), 1e-6) * 127)
+
+
+def _uri(data: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _png(mel: np.ndarray) -> bytes:
+    """(bands, P) in [0, 1] -> a picture of opacity only, high notes on top: the page gives it its colour."""
+    from PIL import Image
+
+    alpha = np.round(mel[::-1] ** 1.5 * 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(np.stack([np.zeros_like(alpha), alpha], -1), "LA").save(file, "png", optimize=True)
+    return file.getvalue()
+
+
+def _frames(inspection: Inspection, media: bool) -> list[dict[str, Any]]:
+    tokens, preview = inspection.tokens, inspection.preview
+    if preview.frames is None or preview.times_s is None:
+        return []
+    picture = tokens.modality == Modality.VIDEO
+    start = np.zeros(len(preview.frames))
+    start[tokens.cells[picture, 0]] = tokens.spans_s[picture, 0]
+    coded = _coded(preview.frames, inspection.info.width / max(inspection.info.height, 1)) if media else None
+    return [
+        {
+            "time": round(float(time), 3),
+            "start": round(float(start[index]), 3),
+            "src": None if coded is None else _uri(coded(index), "image/jpeg"),
+        }
+        for index, time in enumerate(preview.times_s)
+    ]
+
+
+def _coded(frames: np.ndarray, aspect: float) -> Callable[[int], bytes]:
+    """JPEG of a frame by number, in its displayed shape, at a size at which all frames together stay small."""
+    from PIL import Image
+
+    def jpeg(index: int, width: int, quality: int) -> bytes:
+        file = io.BytesIO()
+        size = (width, max(1, round(width / aspect)))
+        Image.fromarray(frames[index]).resize(size, Image.Resampling.LANCZOS).save(file, "jpeg", quality=quality)
+        return file.getvalue()
+
+    some = range(0, len(frames), max(1, len(frames) // 8))
+    for width, quality in FRAME_LADDER:
+        mean = sum(len(jpeg(index, width, quality)) for index in some) / len(some)
+        if mean * len(frames) <= FRAME_BYTES:
+            break
+    return lambda index: jpeg(index, width, quality)
+
+
+def _plain(inspection: Inspection) -> str:
+    """The page for a reader without scripts."""
+    rows = []
+    for run in inspection.runs:
+        report = run.report
+        counts = ", ".join(
+            f"{figures.WORDS[m.name.lower()]}: {report.tokens[m.name.lower()]['kept']:,} of "
+            f"{report.tokens[m.name.lower()]['total']:,} pieces read"
+            for m in figures.modalities(inspection.tokens)
+        )
+        moments = "".join(
+            f"<li>{moment['share']:.0%} {html.escape(moment['label'])}</li>"
+            for moment in (report.evidence or {"moments": []})["moments"]
+        )
+        rows.append(
+            f"<h2>{html.escape(_text(report.question))}</h2><p>{html.escape(_text(report.answer))}</p>"
+            f"<p>{counts}</p><ul>{moments}</ul>"
+        )
+    return f"<h1>{html.escape(_text(inspection.info.path.name))}</h1>{''.join(rows)}"

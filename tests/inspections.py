@@ -1,0 +1,143 @@
+"""A made-up inspection with known contents, for the views: no model, no file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from epcli.config import Profile
+from epcli.moments import moments
+from epcli.records import (
+    SAMPLE_RATE,
+    AudioTrack,
+    Inspection,
+    MediaInfo,
+    MediaTokens,
+    Modality,
+    Preview,
+    Report,
+    Run,
+)
+from epcli.sieve.select import keep_count
+
+HOSTILE = "<img src=x onerror=alert(1)><!--.mp4"  # a file may be called anything
+
+
+def media_tokens(seconds: int = 8, rows: int = 4, columns: int = 7, width: int = 640, height: int = 360) -> MediaTokens:
+    """A frame a second, and sound tokens of 0.125 s, in chunks of two seconds."""
+    rows_ = []
+    for chunk in range(0, seconds, 2):
+        rows_ += [
+            (Modality.VIDEO, float(f), f + 1.0, f, y, x)
+            for f in range(chunk, min(chunk + 2, seconds))
+            for y in range(rows)
+            for x in range(columns)
+        ]
+        rows_ += [
+            (Modality.AUDIO, a * 0.125, (a + 1) * 0.125, -1, -1, -1)
+            for a in range(chunk * 8, min(chunk + 2, seconds) * 8)
+        ]
+    table = np.array(rows_, float)
+    cells = table[:, 3:].astype(np.int16)
+    boxes = np.full((len(table), 4), -1, np.int32)
+    picture = table[:, 0] == Modality.VIDEO
+    y, x = cells[picture, 1].astype(int), cells[picture, 2].astype(int)
+    boxes[picture] = np.stack(
+        [x * width // columns, y * height // rows, (x + 1) * width // columns, (y + 1) * height // rows], 1
+    )
+    return MediaTokens(table[:, 0].astype(np.uint8), table[:, 1:3], cells, boxes, (rows, columns))
+
+
+def run(tokens: MediaTokens, question: str, answer: str, selector: str, keep: float, scores: np.ndarray) -> Run:
+    """What the keep share leaves of these scores, ties to the earlier; the evidence is where the scores are high."""
+    n = len(scores)
+    order = np.argsort(-scores, kind="stable")[: keep_count(n, keep)]
+    kept = np.zeros(n, bool)
+    kept[order] = True
+    weights = np.where(kept, np.exp(scores - scores.max()), 0).astype(np.float32)
+    weights /= weights.sum()
+    counts = {
+        m.name.lower(): {
+            "total": int((tokens.modality == m).sum()),
+            "kept": int(kept[tokens.modality == m].sum()),
+        }
+        for m in (Modality.VIDEO, Modality.AUDIO)
+    }
+    stages = {"load": 0.7, "media": 1.1, "vision": 0.8, "audio": 0.3, "sieve": 0.05, "prefill": 0.4, "decode": 0.5}
+    report = Report(
+        question=question,
+        answer=answer,
+        model="ep-smol",
+        selector=selector,
+        device="cpu",
+        dtype="bfloat16",
+        media={
+            "path": HOSTILE,
+            "duration_s": 8.0,
+            "has_video": True,
+            "has_audio": True,
+            "frames": 8,
+            "range_s": [0.0, 8.0],
+        },
+        tokens={
+            **counts,
+            "text": {"total": 36, "kept": 36},
+            "keep_ratio": float(kept.mean()),
+            "requested": {"keep": keep, "budget": None},
+        },
+        timings_s={**stages, "evidence": 0.02, "total": sum(stages.values()) + 0.02},
+        speed={"first_token_s": 2.5, "decode_tokens_per_s": 11.0},
+        generated_tokens=6,
+        finish_reason="stop",
+        memory={"peak_rss_bytes": 1_200_000_000, "peak_device_bytes": None, "kv_cache_bytes": 900_000},
+        cache={"features": "off"},
+        settings=asdict(Profile(keep=keep)),
+        evidence={
+            "rule": "made up",
+            "shares": {"video": 0.5, "audio": 0.5},
+            "moments": [asdict(moment) for moment in moments(tokens, weights)],
+        },
+    )
+    return Run(report, kept, scores if selector in ("cs2", "query-aware") else None, weights)
+
+
+def inspection(name: str = HOSTILE, selectors: tuple[str, ...] = ("query-aware",), keep: float = 0.1) -> Inspection:
+    """Eight seconds: a bright square on the left at 2–4 s, a tone at 5–6 s; two questions, one about each."""
+    tokens = media_tokens()
+    draw = np.random.default_rng(5)
+    middle = tokens.spans_s.mean(1)
+    noise = draw.normal(0, 0.4, len(middle))
+    seen = (tokens.modality == Modality.VIDEO) & (middle > 2) & (middle < 4) & (tokens.cells[:, 2] < 3)
+    heard = (tokens.modality == Modality.AUDIO) & (middle > 5) & (middle < 6)
+    asked = [
+        ("What is on the left?", "A square <b>is</b> on the left.", seen),
+        ("What do you hear?", "A tone & nothing else.", heard),
+    ]
+    runs = tuple(
+        run(tokens, question, answer, selector, keep, np.round((where * 3 + noise) * 8).astype(np.float32) / 8)
+        for question, answer, where in asked
+        for selector in selectors
+    )
+    frames = np.full((8, 256, 448, 3), (70, 110, 160), np.uint8)
+    frames += np.linspace(0, 60, 448).astype(np.uint8)[None, None, :, None]
+    frames[2:4, 80:180, 40:150] = (250, 220, 90)
+    frames[:, 150:210, 320:400] = (60, 160, 90)
+    time = np.arange(8 * SAMPLE_RATE) / SAMPLE_RATE
+    samples = (0.02 * draw.normal(size=len(time)) + 0.5 * np.sin(2760 * time) * ((time > 5) & (time < 6))).astype("f4")
+    from epcli.inspection import spectrogram, waveform
+
+    info = MediaInfo(
+        Path("films") / name,
+        "mov",
+        8.0,
+        False,
+        640,
+        360,
+        25.0,
+        "h264",
+        (AudioTrack(0, "aac", 2, 44_100, "eng", "</script><img src=x onerror=alert(2)>"),),
+    )
+    preview = Preview(frames, np.arange(8) + 0.5, samples, waveform(samples), spectrogram(samples))
+    return Inspection(info, (0.0, 8.0), {"peak_bytes": 1_500_000_000}, tokens, preview, runs)
