@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from epcli.cli.ask import _Screen, _seconds
-from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, setting
+from epcli.cli.ask import _Screen
+from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, seconds, setting
 from epcli.config import SETTINGS, resolve
 from epcli.errors import UsageError
 from epcli.files import check_output, whole
@@ -129,7 +129,7 @@ def inspect(
     questions = [question.strip() for question in questions or []]
     if not all(questions):
         raise UsageError("a question is empty: say what you want to know about the file")
-    start_s, end_s = _seconds("--start", start), _seconds("--end", end)
+    start_s, end_s = seconds("--start", start), seconds("--end", end)
     if end_s is not None and end_s <= (start_s or 0.0):
         raise UsageError(f"--end {end} is not after {f'--start {start}' if start else 'the beginning'}")
     if compare is not None and selector is not None:
