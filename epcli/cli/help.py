@@ -26,7 +26,7 @@ class _Sections:
             )
             sections.setdefault(heading, []).append((_names(parameter), parameter.help or ""))
         if isinstance(self, TyperGroup):
-            names = self.list_commands(ctx)
+            names = [name for name in self.list_commands(ctx) if not self.get_command(ctx, name).hidden]
             sections = {_COMMANDS: [(name, _first_line(self.get_command(ctx, name))) for name in names], **sections}
         sections[_OPTIONS] = sections.pop(_OPTIONS)
         width = min(_WIDEST_NAME, max(len(name) for rows in sections.values() for name, _ in rows))
