@@ -2,8 +2,9 @@
 
     flag > environment (EP_KEEP) > project file (./ep.yaml) > user file > profile (--profile NAME|PATH) > default
 
-Where no profile is named, the hardware decides (hardware.py). `resolve` walks that line and remembers who said what. The flags' help, docs/configuration.md and the comments of
-profiles/default.yaml are all made from the fields below. Every mistake is a UsageError naming the source and the key.
+Where no profile is named, the hardware decides (hardware.py). `resolve` walks that line and remembers who said what.
+The flags' help, docs/configuration.md and the comments of profiles/default.yaml are all made from the fields below.
+Every mistake is a UsageError naming the source and the key.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class Profile:
         None,
         "How the tokens to keep are chosen; none: no sieve, the plain model reads them all",
         str,
-        choices=("cs2", "query-aware", "audio-guided", "uniform", "random", "none"),
+        choices=("cs2", "query-aware", "audio-guided", "uniform", "random", "cs2-per-modality", "none"),
         null="the model's own selector",
     )
     keep: float | str | None = _setting(
@@ -200,7 +201,7 @@ def resolve(
 
     Args:
         flags: values given on the command line, by setting; None means not given. Texts are parsed.
-        profile: name of a shipped profile or path of a YAML file; None asks EP_PROFILE and the files, then the hardware.
+        profile: name of a shipped profile or path of a YAML file; None asks EP_PROFILE, the files, then the hardware.
         environment: os.environ unless given; its PATH finds nvidia-smi.
         folder: where ep.yaml is looked for, the working folder unless given.
 

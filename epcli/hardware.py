@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 CPU, NEUTRAL = "cpu", "default"
-USABLE = 0.9  # of its nominal GB that a card must show: error correction and the driver take some (a 16 GB T4 shows 15.4)
+USABLE = 0.9  # of its nominal GB that a card must show; error correction takes some (a 16 GB T4 shows 15)
 ASK_S = 10  # a driver that has to wake up first takes seconds
 
 

@@ -84,7 +84,8 @@ def show(
     """
     resolved = config.resolve(profile=name)
     typer.echo(f"# profile {resolved.profile_name}: {_short(resolved.profile_path)}")
-    typer.echo(f"# chosen because: {resolved.why}" if resolved.automatic else f"# named by {resolved.why}")
+    if name is None:
+        typer.echo(f"# chosen because: {resolved.why}" if resolved.automatic else f"# named by {resolved.why}")
     lines = {key: f"{key}: {_yaml(value)}" for key, value in asdict(resolved.profile).items()}
     width = max(map(len, lines.values()))
     for key, line in lines.items():
