@@ -232,7 +232,7 @@ def test_validate_says_ok_to_what_can_be_used(tmp_path: Path, environment: dict[
     for arguments, said in [
         (["mine.yaml"], "ok: mine.yaml, 2 settings\n"),
         (["ep.yaml"], "ok: ep.yaml, 1 setting\n"),
-        ([], "ok: profile ./mine.yaml and what is set on top of it\n"),
+        ([], "ok: profile mine.yaml and what is set on top of it\n"),
         (["gpu-8gb"], f"ok: {config.find_profile('gpu-8gb')}, 5 settings\n"),
     ]:
         run = ep("profiles", "validate", *arguments, cwd=tmp_path, env=environment | {"HOME": str(tmp_path)})
