@@ -144,10 +144,11 @@ def test_a_file_that_cannot_be_read_fails_alone(profile, folder, tmp_path):
         (False, "cs2@0.2"), (False, "none"), (True, "cs2@0.2"), (True, "none")
     ]  # fmt: skip
     assert results.Outcome.of(rows).failed == 2
+    assert sweep.sweep(read_set(root), profile, "none", tmp_path / "o.jsonl", minutes=0) == rows, "only read"
 
 
 def test_no_time_asks_nothing(profile, folder, tmp_path):
-    assert sweep.sweep(read_set(folder), profile, "none", tmp_path / "o.jsonl", minutes=0) == []
+    assert sweep.sweep(read_set(folder), profile, "none", tmp_path / "o.jsonl", minutes=1e-9) == []
 
 
 # --- Figures --------------------------------------------------------------------------------------
@@ -220,6 +221,15 @@ def test_the_page_says_what_was_measured(folder):
     assert "| none | 1.00 | 0.50 | 1.50 | 5.0 | 900 |" in text
     assert "| hear | 4 | 75% |" in text
     assert "$ python -m x" in text
+
+
+def test_the_longest_films_are_timed(folder, tmp_path):
+    media_samples.film(tmp_path / "long.mp4", duration=4)
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    rows = [{"media": name, "question": "?", "accept": ""} for name in ("a.mp4", "long.mp4", "b.mp4")]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [path.name for path in results.clips_to_time(read_set(tmp_path), 1)] == ["long.mp4"]
 
 
 def test_a_card_is_filled_between_its_marks(tmp_path):

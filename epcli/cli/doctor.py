@@ -164,5 +164,4 @@ def _folder(name: str, folder: Path) -> Finding:
 def _settings() -> list[Finding]:
     resolved = config.resolve()
     changed = sorted({s for s in resolved.sources.values() if s != "default" and str(resolved.profile_path) not in s})
-    chosen = f"settings: profile {resolved.profile_name} ({resolved.why})"
-    return [Finding(True, chosen + "".join(f", {s}" for s in changed))]
+    return [Finding(True, f"settings: profile {resolved.profile_name}" + "".join(f", {s}" for s in changed))]

@@ -29,6 +29,7 @@ from epcli.evals.score import Row, accuracy, answered, kept_share
 from epcli.evals.sets import QuestionSet, read_set
 from epcli.evals.sweep import BLIND, KEEPS
 from epcli.evals.tables import interval, markdown, percent
+from epcli.media.probe import probe
 from epcli.pipeline import Session
 
 RESAMPLES = 2000
@@ -278,9 +279,10 @@ def filled(text: str, block: str, path: Path) -> str:
 
 
 def clips_to_time(questions: QuestionSet, count: int, seed: int = 0) -> list[Path]:
-    """A few of the set's films, drawn by a seed."""
+    """The longest of twelve films of the set, drawn by a seed: pruning is for long ones."""
     films = sorted({i.media for i in questions.items if i.sound is None and i.media.suffix == ".mp4"})
-    return random.Random(seed).sample(films, min(count, len(films)))
+    some = random.Random(seed).sample(films, min(12, len(films)))
+    return sorted(some, key=lambda path: -probe(path).duration_s)[:count]
 
 
 def _look(questions: QuestionSet, profile: Profile, limit: int | None) -> None:
@@ -308,7 +310,9 @@ def main(
     settings: Annotated[
         str, typer.Option(help="main (cs2, fixed budgets, random, uniform), all, or none,cs2@0.05,…")
     ] = "all",
-    minutes: Annotated[float | None, typer.Option(help="Start no question after so long; 0: none.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Start no question after so long; 0: only write the pages.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Ask so many questions at most, of files drawn by a seed.")] = None,
     times: Annotated[int, typer.Option(help="Time the stages on so many clips, unless that was done; 0: none.")] = 1,
     look_only: Annotated[
@@ -333,7 +337,7 @@ def main(
     rows = sweep.sweep(found, profile, settings, out, limit=limit, minutes=minutes, on_question=progress)
     print(file=sys.stderr)
     measured = out.with_suffix(".times.json")
-    if times and not measured.exists():
+    if times and minutes != 0 and not measured.exists():
         keeps = [None, *KEEPS] if any(r["selector"] == "cs2" for r in rows) else [None, *KEEPS[1:]]
         measured.write_text(json.dumps(bench_clips(clips_to_time(found, times), keeps, 3, profile), indent=2))
     clock = json.loads(measured.read_text()) if measured.exists() else None

@@ -67,33 +67,31 @@ class Ledger:
         self.rows: dict[str, Row] = {}
         if path is None:
             return
+        self.rows = {row["key"]: row for row in self.lines(path, run) if "error" not in row}
         try:
-            text = path.read_text(encoding="utf-8") if path.exists() else ""
-            for line in text.splitlines():
-                try:
-                    row = json.loads(line)
-                except ValueError:  # the line at which an earlier run was killed
-                    continue
-                self._check(path, row)
-                if "error" not in row:
-                    self.rows[row["key"]] = row
             partial = path.with_name(f".{path.name}.part")
             partial.write_text("".join(_line(row) for row in self.rows.values()), encoding="utf-8")
             partial.replace(path)
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}; give another file for the results") from None
+
+    @classmethod
+    def lines(cls, path: Path, run: Run) -> list[Row]:
+        """What the file holds, failures too; nothing if there is none. Raises UsageError as above."""
+        try:
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not a text file"
             raise UsageError(f"{path}: {reason}; give another file for the results") from None
-
-    def _check(self, path: Path, row: Any) -> None:
-        if isinstance(row, dict) and row.get("run") == self.run.fingerprint and "key" in row:
-            return
-        if not isinstance(row, dict) or "run" not in row:
-            raise UsageError(f"{path}: holds something else than results of `ep eval`; give another --out")
-        differ = [
-            f"{name} {row.get(name)}, now {value}" for name, value in self.run.about.items() if row.get(name) != value
-        ]
-        why = "; ".join(differ) or "the questions, the weights or a setting have changed"
-        raise UsageError(f"{path}: holds the answers of another run ({why}); give another --out, or delete it")
+        found = []
+        for line in text.splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:  # the line at which an earlier run was killed
+                continue
+            _check(path, row, run)
+            found.append(row)
+        return found
 
     def add(self, row: Row) -> Row:
         """Append a line, with what it belongs to, and return it."""
@@ -103,6 +101,16 @@ class Ledger:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(whole))
         return whole
+
+
+def _check(path: Path, row: Any, run: Run) -> None:
+    if isinstance(row, dict) and row.get("run") == run.fingerprint and "key" in row:
+        return
+    if not isinstance(row, dict) or "run" not in row:
+        raise UsageError(f"{path}: holds something else than results of `ep eval`; give another --out")
+    differ = [f"{name} {row.get(name)}, now {value}" for name, value in run.about.items() if row.get(name) != value]
+    why = "; ".join(differ) or "the questions, the weights or a setting have changed"
+    raise UsageError(f"{path}: holds the answers of another run ({why}); give another --out, or delete it")
 
 
 def _line(row: Row) -> str:

@@ -94,13 +94,15 @@ def sweep(
 ) -> list[Row]:
     """Ask the questions under every setting; a line for each of both. Returns all lines.
 
-    `limit`: only so many questions, of files as drawn. `minutes`: start no question after so long. Settings of an
-    earlier run with the same `out` may be other ones. Raises as `score.score`.
+    `limit`: only so many questions, of files as drawn. `minutes`: start no question after so long; 0 reads what is
+    there. Settings of an earlier run with the same `out` may be other ones. Raises as `score.score`.
     """
     start = time.monotonic()
     profile = replace(profile, selector=None, keep=None, budget=None)
-    run = Run.of(questions, profile)
-    ledger = Ledger(out, Run({"set": questions.name, "model": profile.model}, run.fingerprint))
+    run = Run({"set": questions.name, "model": profile.model}, Run.of(questions, profile).fingerprint)
+    if minutes == 0:
+        return Ledger.lines(out, run)
+    ledger = Ledger(out, run)
     session = Session(profile)
     model = session.load(Meter(session.device))
     wanted = read_settings(settings, model.sieve is not None)
@@ -203,10 +205,11 @@ def evidence_mask(stream: TokenStream, item: Item) -> Tensor | None:
     if not item.evidence:
         return None
     modality, spans = stream.modality.cpu(), stream.spans_s.cpu().nan_to_num(-1.0)
+    middle = spans.mean(1)  # at a cut, a token belongs to what its middle shows
     mask = torch.zeros(len(modality), dtype=torch.bool)
     for kind, begin, end in item.evidence:
         which = Modality.VIDEO if kind == "video" else Modality.AUDIO
-        mask |= (modality == which) & (spans[:, 0] < end) & (spans[:, 1] > begin)
+        mask |= (modality == which) & (middle >= begin) & (middle < end)
     return mask
 
 

@@ -67,7 +67,8 @@ def read_set(path: Path, format: str | None = None, media: Path | None = None) -
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise UsageError(f"{annotation}: question {twice} is there twice")
-    return QuestionSet(annotation.name if path.is_file() else path.resolve().name, found.title, items)
+    name = annotation.name if path.is_file() else path.resolve().name
+    return QuestionSet(own.name_of(annotation) or name, found.title, items)
 
 
 def _annotation(path: Path, formats: list[Format]) -> tuple[Path, list[Row], Format]:

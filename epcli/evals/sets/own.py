@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,15 @@ def load(rows: list[Row], finder: Finder, annotation: Path) -> Iterator[Item]:
             needs=str(row.get("needs") or ""),
             evidence=evidence,
         )
+
+
+def name_of(annotation: Path) -> str | None:
+    """Name and version of a generated benchmark, told in benchmark.json beside its questions.jsonl."""
+    try:
+        about = json.loads((annotation.parent / "benchmark.json").read_text(encoding="utf-8"))
+        return f"{about['name']} v{about['version']}" if annotation.name == "questions.jsonl" else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 FORMAT = Format("jsonl", "JSONL of our own", ("questions.jsonl",), frozenset({"media", "question"}), load)
