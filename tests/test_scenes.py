@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,16 +15,31 @@ import soundfile
 import torch
 
 from epcli.media.read import read
+from epcli.models.ep_smol import COLOURS
 from epcli.records import SAMPLE_RATE, Sampling
+from epcli.train import scenes
 from epcli.train.film import write_film
-from epcli.train.pools import NOTHING, UNSURE, cell_labels, sound_labels
+from epcli.train.pools import NOTHING, UNSURE, cell_labels, moved, sound_labels, tint_labels
 from epcli.train.questions import ask
-from epcli.train.scenes import Heard, Library, Script, new_view, picture_colour, render, render_sound, write_script
+from epcli.train.scenes import (
+    Heard,
+    Library,
+    Script,
+    Seen,
+    View,
+    new_view,
+    picture_colour,
+    render,
+    render_sound,
+    write_long_script,
+    write_script,
+)
 
 NAMES = [
     ("dog", "a", "animal"), ("cat", "a", "animal"), ("cow", "a", "animal"), ("owl", "an", "animal"),
     ("piano", "a", "instrument"), ("flute", "a", "instrument"), ("harp", "a", "instrument"),
     ("tuba", "a", "instrument"), ("banjo", "a", "instrument"), ("gloves", "", "clothing"), ("car", "a", "vehicle"),
+    *((name, "a", "animal") for name in ("pig", "hen", "fox", "bee", "frog", "goat", "wolf", "lion", "bear", "sheep")),
 ]  # fmt: skip
 
 
@@ -48,6 +65,44 @@ def folder(tmp_path_factory):
         (root / "speech" / f"{split}.jsonl").write_text(line + "\n")
     (root / "catalog.json").write_text(json.dumps({"things": things}))
     return root
+
+
+def test_long_scenes_ask_for_times_and_moments_and_say_where_the_evidence_is(folder):
+    lib, rng = Library(folder, "train"), random.Random(1)
+    kinds = set()
+    for _ in range(300):
+        script = write_long_script(lib, rng, 40.0)
+        assert script.duration_s <= 50
+        for part, following in itertools.pairwise(script.sounds):
+            assert part.end_s <= following.start_s + 0.02
+        for q in ask(script, lib, rng):
+            kinds.add(q.type)
+            assert q.judge(q.answer), q
+            for evidence in q.evidence:
+                assert 0 <= evidence.start_s < evidence.end_s <= script.duration_s + 0.1
+                assert evidence.modality == "audio" or script.views
+    assert {"when", "see when", "see briefly", "hear at", "see while", "where"} <= kinds
+
+
+def test_an_object_that_changes_sides_is_asked_for_its_way(folder):
+    lib, rng = Library(folder, "train"), random.Random(1)
+    dog = next(t for t in lib.seen if t.name == "dog")
+    there = View(0, 3, "blue", (Seen(dog, "on the left", dog.pictures[0], 0.5, False, "red"),))
+    after = replace(moved(there), start_s=3, end_s=6)
+    questions = {q.type: q for q in ask(Script(6, (there, after), (), (320, 192), 0), lib, rng)}
+    assert questions["move"].judge("The dog moves from the left to the right.")
+    assert not questions["move"].judge("It goes from the right to the left.")
+    assert questions["where last"].judge("It is on the right.")
+    assert "where" not in questions
+
+
+def test_cells_are_labelled_with_the_colour_of_what_they_show(folder):
+    lib = Library(folder, "train")
+    dog = next(t for t in lib.seen if t.name == "dog")
+    view = View(0, 1, "blue", (Seen(dog, "on the left", dog.pictures[0], 0.5, False, "red"),))
+    tints = tint_labels(torch.tensor([[0, NOTHING], [UNSURE, NOTHING]]), view)
+    assert tints.tolist() == [[COLOURS.index("red"), COLOURS.index("blue")], [UNSURE, COLOURS.index("blue")]]
+    assert tuple(scenes.COLOURS) == COLOURS
 
 
 def test_every_true_answer_is_judged_true_by_its_own_pattern(folder):

@@ -6,13 +6,14 @@
               └▶ Whisper decoder: spoken word pieces, laid onto the token in which they are spoken
 
 A projected token starts as "what it is called": p(name | feature) times the language model's own embeddings of the
-names the adapter was trained on, plus a free two-layer correction, plus where and when it is.
+names the adapter was trained on, and for picture tokens p(colour | feature) times those of the colours, plus the words
+for where and when it is, plus a free two-layer correction.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ AUDIO_STEP_S = 0.12  # 3 position steps; 8.3 tokens a second
 WHISPER_FRAMES = 6  # of 20 ms, a token
 VIDEO_WIDTH, AUDIO_WIDTH = 1280, 1024 + 384 + 1
 PLACE_WIDTH = 32
+COLOURS = (
+    "red", "green", "blue", "yellow", "white", "black", "orange", "purple", "pink", "gray", "brown",
+)  # fmt: skip
+SECONDS = 120  # of a clip that have a word of their own; later ones have only their position
 TUNED_BLOCKS = 11  # the vision tower's blocks from here on, and its head, are trained too
 LORA_TARGETS = ("q_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 
@@ -170,6 +175,9 @@ class Adapter(nn.Module):
         self.seen, self.heard = seen, heard
         self.video = Projector(VIDEO_WIDTH, len(seen), 1000, VIDEO_WIDTH, width, one_of=True)
         self.audio = Projector(AUDIO_WIDTH, len(heard), 521, 1024, width, one_of=False)
+        self.tint = nn.Linear(VIDEO_WIDTH, len(COLOURS) + 1)  # the last logit is "no colour with a name"
+        self.tint_names = nn.Parameter(torch.zeros(len(COLOURS), width))
+        self.seconds = nn.Parameter(torch.zeros(SECONDS, width))
         self.word_gain = nn.Parameter(torch.ones(()))
         self.markers = nn.Parameter(torch.zeros(4, width))  # video begin, audio begin, audio end, video end
 
@@ -195,6 +203,13 @@ class Adapter(nn.Module):
 
         self.take_classifiers()
         with torch.no_grad():
+            self.tint_names.copy_(0.5 * vectors(COLOURS))
+            digits = torch.stack([table[tokenizer(str(n), add_special_tokens=False).input_ids[0]] for n in range(10)])
+            digits = digits - 0.8 * mean
+            digits = digits / digits.norm(dim=1, keepdim=True) * scale
+            number = torch.arange(SECONDS)
+            self.seconds.copy_(0.35 * (digits[number % 10] + 0.6 * digits[number // 10 % 10] * (number >= 10)[:, None]))
+            self._start_places(vectors)
             for projector, names, classes in (
                 (self.video, self.seen, imagenet_names()),
                 (self.audio, self.heard, towers.yamnet.class_names),
@@ -204,18 +219,57 @@ class Adapter(nn.Module):
             for row, text in enumerate(("video", "sound", "sound", "video")):
                 self.markers[row] = table[tokenizer(" " + text, add_special_tokens=False).input_ids[0]]
 
+    def _start_places(self, vectors: Callable[[Sequence[str]], Tensor]) -> None:
+        """Start `place` as the linear map of place features that comes nearest to the words for where and when."""
+        share = (torch.arange(24) + 0.5) / 24
+        time, y, x = (axis.flatten() for axis in torch.meshgrid(share, share[::3], share[::3], indexing="ij"))
+        first, last, left, right, top, bottom, middle = vectors(
+            ["first", "last", "left", "right", "top", "bottom", "middle"]
+        )
+        when = 0.3 * ((time < 0.3)[:, None] * first + (time > 0.7)[:, None] * last)
+        edge = ((x - 0.5).abs() > 0.15) | ((y - 0.5).abs() > 0.2)
+        where = (x < 0.38)[:, None] * left + (x > 0.62)[:, None] * right
+        where = where + (y < 0.33)[:, None] * top + (y > 0.67)[:, None] * bottom + (~edge)[:, None] * middle
+        for projector, words, coordinates in (
+            (self.video, when + 0.4 * where, (y, x)),
+            (self.audio, when, ()),
+        ):
+            # clips of several lengths, so that the absolute time explains nothing
+            basis = torch.cat(
+                [place_features(time * length, length, *coordinates) for length in (5.0, 9.0, 17.0, 40.0)]
+            )
+            basis = F.pad(basis, (0, 1), value=1.0)
+            damped = basis.T @ basis + 1.0 * torch.eye(basis.shape[1])
+            solved = torch.linalg.solve(damped, basis.T @ words.repeat(4, 1))
+            projector.place.weight.copy_(solved[:-1].T)
+            projector.place.bias.copy_(solved[-1])
+
+    def tints(self, grid: Tensor, noise: float = 0.0) -> Tensor:
+        """(…, F) cells -> (…, C): how much each colour is theirs."""
+        logits = self.tint(self.video.norm(grid))
+        if noise:
+            logits = logits + noise * torch.randn_like(logits)
+        return logits.softmax(-1)[..., :-1]
+
+    def clock(self, times_s: Tensor) -> Tensor:
+        """(…,) seconds -> (…, D): the words for the second; nothing from SECONDS on."""
+        second = times_s.long()
+        return F.embedding(second.clamp(0, SECONDS - 1), self.seconds) * (second < SECONDS)[..., None]
+
     def embed_video(self, video: VideoFeatures, duration_s: float, noise: float = 0.0) -> Tensor:
         """(N, 2r, 2c, F) cells -> (N, r, c, D): four cells a token, their probabilities and features averaged."""
         grid = video.grid.float()
-        p = _pool(self.video.probabilities(grid, noise))
-        pooled = _pool(grid)
+        p, tints = pool_cells(self.video.probabilities(grid, noise)), pool_cells(self.tints(grid, noise))
+        pooled = pool_cells(grid)
         n, rows, cols = pooled.shape[:3]
-        return self.video(p, pooled, video_places(video.times_s, duration_s, n, rows, cols))
+        out = self.video(p, pooled, video_places(video.times_s, duration_s, n, rows, cols))
+        return out + tints @ self.tint_names + self.clock(video.times_s)[:, None, None]
 
     def embed_audio(self, audio: AudioFeatures, duration_s: float, embeddings: Tensor, noise: float = 0.0) -> Tensor:
         """(A, F) -> (A, D), spoken word pieces added where they are spoken."""
         tokens = audio.tokens.float()
         out = self.audio(self.audio.probabilities(tokens, noise), tokens, audio_places(len(tokens), duration_s))
+        out = out + self.clock(audio_times(len(tokens)))
         if audio.words is not None:
             spoken = audio.words >= 0
             words = F.embedding(audio.words.clamp(min=0), embeddings).float() * spoken[:, None]
@@ -223,7 +277,7 @@ class Adapter(nn.Module):
         return out
 
 
-def _pool(grid: Tensor) -> Tensor:
+def pool_cells(grid: Tensor) -> Tensor:
     """(N, 2r, 2c, C) -> (N, r, c, C) means of 2 x 2."""
     n, rows, cols, c = grid.shape
     return grid.view(n, rows // 2, 2, cols // 2, 2, c).mean((2, 4))
@@ -237,9 +291,14 @@ def video_places(times_s: Tensor, duration_s: float, n: int, rows: int, cols: in
     return place_features(t, duration_s, y, x)
 
 
+def audio_times(tokens: int) -> Tensor:
+    """(A,) seconds at the middle of each sound token."""
+    return (torch.arange(tokens) + 0.5) * AUDIO_STEP_S
+
+
 def audio_places(tokens: int, duration_s: float) -> Tensor:
     """(A, PLACE_WIDTH)."""
-    return place_features((torch.arange(tokens) + 0.5) * AUDIO_STEP_S, duration_s)
+    return place_features(audio_times(tokens), duration_s)
 
 
 def load_adapter(path: Path) -> tuple[Adapter, dict[str, Tensor], dict[str, Any]]:

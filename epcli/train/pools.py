@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from epcli.models.ep_smol import AUDIO_STEP_S, Towers
+from epcli.models.ep_smol import AUDIO_STEP_S, COLOURS, Towers
 from epcli.records import AudioFeatures, Clip, Features, MediaInfo, VideoFeatures
 from epcli.train.scenes import (
     SIZES,
@@ -27,12 +27,15 @@ from epcli.train.scenes import (
     Seen,
     Thing,
     View,
+    ViewMaker,
     draw_view,
     frame_times,
     new_view,
     render_sound,
     things_heard,
+    write_long_views,
     write_sounds,
+    write_timeline,
     write_views,
 )
 
@@ -58,6 +61,30 @@ def cell_labels(size: tuple[int, int], boxes: Sequence[Box], numbers: Sequence[i
     return labels
 
 
+def tint_labels(labels: Tensor, view: View) -> Tensor:
+    """(rows, cols) cells labelled with the number of their object -> the number of their colour, NOTHING or UNSURE.
+
+    A cell without an object has the background's colour.
+    """
+
+    def number(colour: str | None) -> int:
+        return COLOURS.index(colour) if colour else NOTHING
+
+    tints = torch.where(labels == NOTHING, number(view.background), labels.clamp(max=UNSURE))
+    for i, seen in enumerate(view.objects):
+        tints[labels == i] = number(seen.colour)
+    return tints
+
+
+def moved(view: View) -> View | None:
+    """The same picture with its one object on the opposite side; None if there are more, or no opposite."""
+    places = {"on the left": "on the right", "at the top": "at the bottom"}
+    places |= {there: here for here, there in places.items()}
+    if len(view.objects) != 1 or view.objects[0].place not in places:
+        return None
+    return replace(view, objects=(replace(view.objects[0], place=places[view.objects[0].place]),))
+
+
 @dataclass
 class ViewPool:
     """Encoded views, by picture size. `where[key]` gives the size and row of a view."""
@@ -66,6 +93,8 @@ class ViewPool:
     where: list[tuple[tuple[int, int], int]]
     grids: dict[tuple[int, int], Tensor]  # (n, rows, cols, 1280) float16
     labels: dict[tuple[int, int], Tensor]  # (n, rows, cols) int64, index into Library.seen_names
+    tints: dict[tuple[int, int], Tensor]  # (n, rows, cols) int64, index into COLOURS
+    partner: dict[int, int]  # key of a view -> key of the same view with its object moved to the other side
 
     def of(self, size: tuple[int, int]) -> list[View]:
         return [v for v in self.views if self.where[v.key][0] == size]
@@ -101,6 +130,9 @@ def _view_json(view: View) -> dict:
     return {"background": view.background, "objects": objects}
 
 
+MOVING = 0.35  # of the views that can move also come moved
+
+
 def _heard_json(part: Heard) -> list:
     return [part.start_s, part.end_s, [t.name for t in part.things], part.speech]
 
@@ -120,13 +152,21 @@ def make_views(
         mine, order = order[: max(1, round(count * share))], order[round(count * share) :]
         for i in range(0, len(mine), 8):
             drawn = []
+            pending: list[tuple[View, int | None, int]] = []  # the view, the view that it is moved from, its seed
             for wanted in mine[i : i + 8]:
-                view = new_view(lib, rng, 0.0, 0.0, wanted, [])
-                frame, boxes = draw_view(view, size, nr)
+                view, look = new_view(lib, rng, 0.0, 0.0, wanted, []), int(nr.integers(1 << 30))
+                pending.append((view, None, look))
+                if (other := moved(view)) is not None and rng.random() < MOVING:
+                    pending.append((other, len(entries) + len(pending) - 1, look))
+            for view, origin, look in pending:
+                frame, boxes = draw_view(view, size, np.random.default_rng(look))
                 drawn.append(frame)
-                entries.append({**_view_json(view), "size": size})
-                labels = cell_labels(size, boxes, [number[o.thing.name] for o in view.objects])
+                entries.append({**_view_json(view), "size": size, "moved_from": origin})
+                which = cell_labels(size, boxes, range(len(view.objects)))
+                names = torch.tensor([number[o.thing.name] for o in view.objects])
+                labels = torch.where(which >= 0, names[which.clamp(min=0)], which)
                 tensors.setdefault(f"labels.{size[0]}x{size[1]}", []).append(labels[None])
+                tensors.setdefault(f"tints.{size[0]}x{size[1]}", []).append(tint_labels(which, view)[None])
             info = MediaInfo(Path("view"), "scene", 1.0, False, *size, 1.0, "scene", ())
             clip = Clip(info, (0.0, 1.0), np.stack(drawn), np.zeros(len(drawn)), None)
             features = towers.video(clip)
@@ -169,6 +209,7 @@ def load_views(lib: Library, folder: Path) -> ViewPool:
     things = {t.name: t for t in lib.things}
     tensors = load_file(folder / "views.safetensors")
     views, where = [], []
+    partner: dict[int, int] = {}
     rows: dict[tuple[int, int], int] = {}
     for key, entry in enumerate(json.loads((folder / "views.json").read_text())):
         size = (entry["size"][0], entry["size"][1])
@@ -176,11 +217,15 @@ def load_views(lib: Library, folder: Path) -> ViewPool:
         views.append(View(0.0, 0.0, entry["background"], objects, key))
         where.append((size, rows.setdefault(size, 0)))
         rows[size] += 1
+        if entry["moved_from"] is not None:
+            partner |= {key: entry["moved_from"], entry["moved_from"]: key}
     return ViewPool(
         views,
         where,
         {s: tensors[f"grid.{s[0]}x{s[1]}"] for s in rows},
         {s: tensors[f"labels.{s[0]}x{s[1]}"] for s in rows},
+        {s: tensors[f"tints.{s[0]}x{s[1]}"] for s in rows},
+        partner,
     )
 
 
@@ -203,6 +248,7 @@ class Scene:
     features: Features
     video_labels: Tensor | None  # (N, rows, cols) of cells
     audio_labels: Tensor | None  # (A, K)
+    tint_labels: Tensor | None  # (N, rows, cols) of cells
 
 
 class SceneMaker:
@@ -212,15 +258,15 @@ class SceneMaker:
         self.lib, self.pool, self.tracks = lib, views, tracks
         self.number = {name: i for i, name in enumerate(lib.heard_names)}
         self.by_size = {size: views.of(size) for size in views.grids}
+        self.moving = {size: [v for v in members if v.key in views.partner] for size, members in self.by_size.items()}
         self.showing: dict[tuple[tuple[int, int], str], list[View]] = {}
         for size, members in self.by_size.items():
             for view in members:
                 for o in view.objects:
                     self.showing.setdefault((size, o.thing.name), []).append(view)
+        self.quiet = [i for i, (_, parts) in enumerate(tracks.tracks) if not any(p.things or p.speech for p in parts)]
 
-    def _pick(
-        self, rng: random.Random, size: tuple[int, int]
-    ) -> Callable[[float, float, Thing | None, Sequence[Thing]], View]:
+    def _pick(self, rng: random.Random, size: tuple[int, int]) -> ViewMaker:
         def make(start: float, end: float, wanted: Thing | None, avoid: Sequence[Thing]) -> View:
             pool = self.showing.get((size, wanted.name), []) if wanted else []
             for _ in range(40):
@@ -232,25 +278,77 @@ class SceneMaker:
 
         return make
 
-    def draw(self, rng: random.Random, fps: float = 1.0) -> Scene:
-        """One scene; a tenth without picture, a sixth without sound."""
+    def _sounds(self, index: int) -> tuple[float, tuple[Heard, ...], AudioFeatures, Tensor]:
+        duration, parts = self.tracks.tracks[index]
+        return duration, parts, self.tracks.features[index], self.tracks.labels(index, self.number)
+
+    def _long_sounds(
+        self, rng: random.Random, longest_s: float
+    ) -> tuple[float, tuple[Heard, ...], AudioFeatures, Tensor]:
+        """Several tracks one after another, with silence between them."""
+        tokens: list[Tensor] = []
+        words: list[Tensor] = []
+        labels: list[Tensor] = []
+
+        def track(avoid: Sequence[Thing]) -> tuple[float, tuple[Heard, ...]]:
+            for _ in range(40):
+                index = rng.randrange(len(self.tracks.tracks))
+                _, parts, features, names = self._sounds(index)
+                found = things_heard(parts)
+                if (found or any(p.speech for p in parts)) and all(self.lib.differ(t, a) for t in found for a in avoid):
+                    break
+            assert features.words is not None
+            tokens.append(features.tokens)
+            words.append(features.words)
+            labels.append(names)
+            return len(features.tokens) * AUDIO_STEP_S, parts
+
+        def gap(length_s: float) -> float:
+            need = max(1, round(length_s / AUDIO_STEP_S))
+            features = self.tracks.features[rng.choice(self.quiet)].tokens
+            tokens.append(features[torch.arange(need) % len(features)])
+            words.append(torch.full((need,), -1))
+            labels.append(torch.zeros(need, len(self.number)))
+            return need * AUDIO_STEP_S
+
+        duration, parts = write_timeline(rng, longest_s, track, gap)
+        return duration, parts, AudioFeatures(torch.cat(tokens), AUDIO_STEP_S, torch.cat(words)), torch.cat(labels)
+
+    def draw(self, rng: random.Random, longest_s: float = 0.0, most_frames: int = 24) -> Scene:
+        """One scene; a tenth without picture, a sixth without sound.
+
+        With `longest_s`, a long one of 8 seconds up to that: several events, long still or silent stretches.
+        """
         kind = rng.random()
-        index = rng.randrange(len(self.tracks.tracks))
-        duration, sounds = self.tracks.tracks[index]
-        audio: AudioFeatures | None = self.tracks.features[index]
-        audio_labels: Tensor | None = self.tracks.labels(index, self.number)
+        sounds: tuple[Heard, ...]
+        audio: AudioFeatures | None
+        audio_labels: Tensor | None
+        if longest_s and self.quiet:
+            duration, sounds, audio, audio_labels = self._long_sounds(rng, longest_s)
+        else:
+            duration, sounds, audio, audio_labels = self._sounds(rng.randrange(len(self.tracks.tracks)))
         if kind < 0.16:
             sounds, audio, audio_labels = (), None, None
-            duration = min(duration, 6.0)
+            duration = min(duration, longest_s or 6.0)
         views: tuple[View, ...] = ()
-        video = video_labels = None
+        video = video_labels = tints = None
         size = rng.choice(SIZES)
         if kind < 0.9:
-            views = write_views(rng, duration, sounds, things_heard(sounds), self._pick(rng, size))
+            if self.moving[size] and rng.random() < 0.08:
+                view = rng.choice(self.moving[size])
+                cut = round(rng.uniform(0.35, 0.65) * duration, 2)
+                views = (
+                    replace(view, start_s=0.0, end_s=cut),
+                    replace(self.pool.views[self.pool.partner[view.key]], start_s=cut, end_s=duration),
+                )
+            elif longest_s:
+                views = write_long_views(rng, duration, sounds, self._pick(rng, size))
+            else:
+                views = write_views(rng, duration, sounds, things_heard(sounds), self._pick(rng, size))
             script = Script(duration, views, sounds, size, 0)
-            times = frame_times(duration, fps)
+            times = frame_times(duration, min(1.0, most_frames / duration))
             rows = [self.pool.where[script.view_at(float(t)).key][1] for t in times]  # type: ignore[union-attr]
             video = VideoFeatures(self.pool.grids[size][rows], torch.from_numpy(times), duration / len(times))
-            video_labels = self.pool.labels[size][rows]
+            video_labels, tints = self.pool.labels[size][rows], self.pool.tints[size][rows]
         script = Script(duration, views, sounds, size, 0)
-        return Scene(script, Features(duration, video, audio), video_labels, audio_labels)
+        return Scene(script, Features(duration, video, audio), video_labels, audio_labels, tints)

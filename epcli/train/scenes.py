@@ -12,7 +12,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -47,7 +47,7 @@ PLACES: dict[str, tuple[float, float]] = {
     "in the bottom left": (0.25, 0.73),
     "in the bottom right": (0.75, 0.73),
 }
-SIZES = [(320, 192), (320, 192), (320, 192), (256, 256), (192, 320)]  # width, height in pixels
+SIZES = [(320, 192), (320, 192), (448, 256), (256, 256), (192, 320)]  # width, height in pixels
 LAYOUTS: list[list[str]] = [
     *([p] for p in PLACES),
     *([["in the middle"]] * 3),
@@ -330,6 +330,67 @@ def write_views(
     return tuple(views)
 
 
+def write_timeline(
+    rng: random.Random,
+    longest_s: float,
+    track: Callable[[Sequence[Thing]], tuple[float, tuple[Heard, ...]]],
+    gap: Callable[[float], float],
+) -> tuple[float, tuple[Heard, ...]]:
+    """The sound of a long scene, 8 s to about `longest_s`: events with silence between them, or one in a long silence.
+
+    `track(avoid)` gives the next event's length and parts, of things that differ from `avoid`; `gap(seconds)` a silence
+    and its true length.
+    """
+    wanted = rng.uniform(8.0, max(8.0, longest_s - 2.0))
+    events = rng.choices([1, 2, 3, 4], [35, 30, 22, 13])[0]
+    parts: list[Heard] = []
+    at = 0.0
+
+    def rest(seconds: float) -> None:
+        nonlocal at
+        length = gap(seconds)
+        parts.append(Heard(round(at, 2), round(at + length, 2)))
+        at += length
+
+    for left in range(events, 0, -1):
+        spare = max(wanted - at - 5.0 * left, 0.0)
+        pause = rng.uniform(0, 2 * spare / (left + 1)) if rng.random() < 0.85 else 0.0
+        if pause > 0.6:
+            rest(pause)
+        length, event = track(things_heard(parts))
+        parts += [replace(p, start_s=round(at + p.start_s, 2), end_s=round(at + p.end_s, 2)) for p in event]
+        at += length
+        if at > longest_s - 3:
+            break
+    if wanted - at > 0.6:
+        rest(wanted - at)
+    return round(at, 2), tuple(parts)
+
+
+def write_long_views(rng: random.Random, duration: float, sounds: Sequence[Heard], make: ViewMaker) -> tuple[View, ...]:
+    """What is seen during a long scene: one still, several views, or one that lasts a moment only."""
+    heard = things_heard(sounds)
+    kind = rng.choices(["still", "moment", "several"], [18, 40, 42])[0]
+    if kind == "still":
+        cuts = [0.0, duration]
+    elif kind == "moment":
+        begin = rng.uniform(1.5, duration - 4.0)
+        cuts = [0.0, round(begin, 2), round(begin + rng.uniform(1.2, 2.5), 2), duration]
+    else:
+        cuts = _cuts(duration, rng.randint(2, 4 if duration < 20 else 5), rng, shortest=2.0)
+    views: list[View] = []
+    used: list[Thing] = []
+    for i, (a, b) in enumerate(itertools.pairwise(cuts)):
+        if kind == "moment" and i == 2:  # the same as before the moment
+            views.append(replace(views[0], start_s=a, end_s=b))
+            continue
+        free = [t for t in heard if t.pictures and t.name not in {u.name for u in used}]
+        wanted = rng.choice(free) if free and rng.random() < 0.5 else None
+        views.append(make(a, b, wanted, [*heard, *used]))
+        used += [o.thing for o in views[-1].objects]
+    return tuple(views)
+
+
 def new_view(
     lib: Library, rng: random.Random, start: float, end: float, wanted: Thing | None, avoid: Sequence[Thing]
 ) -> View:
@@ -358,6 +419,25 @@ def write_script(lib: Library, rng: random.Random, shortest_s: float = 3.0, long
     if kind < 0.86:
         views = write_views(rng, duration, sounds, things_heard(sounds), partial(new_view, lib, rng))
     return Script(duration, views, sounds, rng.choice(SIZES), rng.randrange(1 << 30))
+
+
+def write_long_script(lib: Library, rng: random.Random, longest_s: float = 60.0) -> Script:
+    """A long scene: several events, long still or silent stretches, a moment. A tenth is without picture, or sound."""
+
+    def track(avoid: Sequence[Thing]) -> tuple[float, tuple[Heard, ...]]:
+        for _ in range(40):
+            length, parts = write_sounds(lib, rng, 1.6, 7.0)
+            found = things_heard(parts)
+            if (found or any(p.speech for p in parts)) and all(lib.differ(t, a) for t in found for a in avoid):
+                break
+        return length, parts
+
+    kind = rng.random()
+    duration, sounds = write_timeline(rng, longest_s, track, lambda seconds: seconds)
+    views: tuple[View, ...] = ()
+    if kind < 0.9:
+        views = write_long_views(rng, duration, sounds, partial(new_view, lib, rng))
+    return Script(duration, views, () if kind < 0.1 else sounds, rng.choice(SIZES), rng.randrange(1 << 30))
 
 
 # --- rendering --------------------------------------------------------------------------------------------------------

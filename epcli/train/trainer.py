@@ -27,11 +27,14 @@ from epcli.errors import UsageError
 from epcli.models import stream as layout
 from epcli.models.ep_smol import (
     AUDIO_STEP_S,
+    COLOURS,
     LORA_TARGETS,
     Adapter,
     EpSmol,
     audio_places,
+    audio_times,
     media_layout,
+    pool_cells,
     prompt_ids,
     video_places,
 )
@@ -71,6 +74,7 @@ class Example:
     pairs: Sequence[tuple[str, str, str]]  # type, question, answer
     video_labels: Tensor | None = None
     audio_labels: Tensor | None = None
+    tint_labels: Tensor | None = None  # (N, rows, cols) int64 index into COLOURS, negative for none
 
 
 class Source(Protocol):
@@ -79,25 +83,33 @@ class Source(Protocol):
     def draw(self, rng: random.Random) -> Example: ...
 
 
+def one_hot(labels: Tensor, count: int) -> Tensor:
+    """(…,) int64 -> (…, count) float32, all 0 where the label is negative."""
+    return F.one_hot(labels.clamp(min=-1) + 1, count + 1)[..., 1:].float()
+
+
 def proxy_layout(adapter: Adapter, example: Example, start: int, table: Tensor, generator: torch.Generator) -> Segment:
     """The clip's tokens as their true names with a random certainty, no tower features: reading before looking."""
     features, video, audio = example.features, None, None
     if features.video is not None and example.video_labels is not None:
-        cells = F.one_hot(example.video_labels.clamp(min=-1) + 1, len(adapter.seen) + 1)[..., 1:].float()
-        n, rows, cols, k = cells.shape
-        p = cells.view(n, rows // 2, 2, cols // 2, 2, k).mean((2, 4))
+        p = pool_cells(one_hot(example.video_labels, len(adapter.seen)))
+        n, rows, cols, k = p.shape
         sure = 0.4 + 0.6 * torch.rand(p.shape[:3], generator=generator)[..., None]
         stray = F.one_hot(torch.randint(k, p.shape[:3], generator=generator), k).float()
         p = p * sure + stray * (1 - sure) * 0.5
-        places = video_places(features.video.times_s, features.duration_s, n, rows // 2, cols // 2)
-        video = layout.VideoTokens(adapter.video(p, None, places), features.video.times_s, features.video.step_s)
+        places = video_places(features.video.times_s, features.duration_s, n, rows, cols)
+        embeds = adapter.video(p, None, places) + adapter.clock(features.video.times_s)[:, None, None]
+        if example.tint_labels is not None:
+            tints = pool_cells(one_hot(example.tint_labels, len(COLOURS)))
+            embeds = embeds + tints * (0.5 + 0.5 * sure) @ adapter.tint_names
+        video = layout.VideoTokens(embeds, features.video.times_s, features.video.step_s)
     if features.audio is not None and example.audio_labels is not None:
         p = example.audio_labels
         sure = 0.4 + 0.6 * torch.rand(len(p), 1, generator=generator)
         stray = F.one_hot(torch.randint(p.shape[1], (len(p),), generator=generator), p.shape[1]).float()
         p = p * sure + stray * (1 - sure) * 0.4
         p = p / (p.sum(-1, keepdim=True) + 0.1)
-        embeds = adapter.audio(p, None, audio_places(len(p), features.duration_s))
+        embeds = adapter.audio(p, None, audio_places(len(p), features.duration_s)) + adapter.clock(audio_times(len(p)))
         words = features.audio.words
         if words is not None:
             spoken = (words >= 0)[:, None]
