@@ -1,4 +1,4 @@
-"""Warm-up without the language model: each projector's head learns to name what a feature shows or sounds."""
+"""Warm-up without the language model: each head learns to name what a feature shows, its colour, or what sounds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from epcli.models.ep_smol import Adapter, Projector, SoundHead
+from epcli.models.ep_smol import COLOURS, Adapter, Projector, SoundHead
 from epcli.train.pools import NOTHING, UNSURE, TrackPool, ViewPool
 
 
@@ -22,6 +22,34 @@ def view_cells(pool: ViewPool, generator: torch.Generator, background: float = 0
         features.append(flat[use])
         labels.append(label[use])
     return torch.cat(features), torch.cat(labels)
+
+
+def tint_cells(pool: ViewPool, generator: torch.Generator, share: float = 0.3) -> tuple[Tensor, Tensor]:
+    """(M, 1280) features and (M,) colours, NOTHING for none with a name, of a share of all cells."""
+    features, labels = [], []
+    for size, grid in pool.grids.items():
+        flat, label = grid.flatten(0, 2), pool.tints[size].flatten()
+        use = (label != UNSURE) & (torch.rand(len(label), generator=generator) < share)
+        features.append(flat[use])
+        labels.append(label[use])
+    return torch.cat(features), torch.cat(labels)
+
+
+def fit_tint(adapter: Adapter, features: Tensor, labels: Tensor, epochs: int, *, batch: int = 2048) -> None:
+    """Train the colour head on the features as the naming head's norm leaves them."""
+    optimizer = torch.optim.AdamW(adapter.tint.parameters(), lr=3e-3, weight_decay=0.01)
+    generator = torch.Generator().manual_seed(1)
+    for epoch in range(epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-3 * (1 - epoch / epochs)
+        for rows in torch.randperm(len(features), generator=generator).split(batch):
+            with torch.no_grad():
+                x = adapter.video.norm(features[rows].float())
+            target = torch.where(labels[rows] == NOTHING, len(COLOURS), labels[rows])
+            loss = F.cross_entropy(adapter.tint(F.dropout(x, 0.2)), target)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 
 
 def track_tokens(pool: TrackPool, number: dict[str, int]) -> tuple[Tensor, Tensor]:
@@ -84,15 +112,21 @@ def measure(adapter: Adapter, views: ViewPool, tracks: TrackPool) -> dict[str, f
     x, z = track_tokens(tracks, heard)
     one = z.sum(1) == 1
     audio = (adapter.audio.probabilities(x[one].float()).argmax(-1) == z[one].argmax(-1)).float().mean()
-    return {"cells": float(video), "sounds": float(audio)}
+    x, y = tint_cells(views, generator)
+    named = y >= 0
+    colour = (adapter.tints(x[named].float()).argmax(-1) == y[named]).float().mean()
+    return {"cells": float(video), "sounds": float(audio), "colours": float(colour)}
 
 
 def warm_up(adapter: Adapter, views: ViewPool, tracks: TrackPool, say: Callable[[str], None], epochs: int = 8) -> None:
-    """Fit both heads."""
+    """Fit all heads."""
     heard = {name: i for i, name in enumerate(adapter.heard)}
     x, y = view_cells(views, torch.Generator().manual_seed(0))
     say(f"naming {len(x)} cells")
     fit(adapter.video, x, y, epochs)
+    x, y = tint_cells(views, torch.Generator().manual_seed(0))
+    say(f"colours of {len(x)} cells")
+    fit_tint(adapter, x, y, max(2, epochs // 2))
     x, z = track_tokens(tracks, heard)
     say(f"naming {len(x)} sound tokens")
     fit(adapter.audio, x, z, epochs)

@@ -22,25 +22,37 @@ from safetensors.torch import load_file, save_file
 from epcli.models.ep_smol import AUDIO_STEP_S, Adapter, EpSmol, Towers
 from epcli.records import AudioFeatures, Features, VideoFeatures
 from epcli.train import heads
-from epcli.train.pools import SceneMaker, cell_labels, load_tracks, load_views, make_tracks, make_views, sound_labels
+from epcli.train.pools import (
+    SceneMaker,
+    cell_labels,
+    load_tracks,
+    load_views,
+    make_tracks,
+    make_views,
+    sound_labels,
+    tint_labels,
+)
 from epcli.train.questions import ask
-from epcli.train.scenes import Library, boxes_of, frame_times, write_script
+from epcli.train.scenes import Library, boxes_of, frame_times, write_long_script, write_script
 from epcli.train.trainer import Example, Recipe, Trainer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 
+LONG = 0.35  # share of scenes that last longer than a single event
+
+
 class SceneSource:
     """Scenes from pools, with their questions."""
 
-    def __init__(self, library: Path, pools: Path, split: str) -> None:
-        self.lib = Library(library, split)
+    def __init__(self, library: Path, pools: Path, split: str, long: float = LONG, longest_s: float = 24.0) -> None:
+        self.lib, self.long, self.longest_s = Library(library, split), long, longest_s
         self.maker = SceneMaker(self.lib, load_views(self.lib, pools / split), load_tracks(self.lib, pools / split))
 
     def draw(self, rng: random.Random) -> Example:
-        scene = self.maker.draw(rng)
+        scene = self.maker.draw(rng, self.longest_s if rng.random() < self.long else 0.0)
         pairs = [(q.type, q.question, q.answer) for q in ask(scene.script, self.lib, rng)]
-        return Example(scene.features, pairs, scene.video_labels, scene.audio_labels)
+        return Example(scene.features, pairs, scene.video_labels, scene.audio_labels, scene.tint_labels)
 
 
 class ProxySource:
@@ -52,18 +64,25 @@ class ProxySource:
         self.heard = {name: i for i, name in enumerate(self.lib.heard_names)}
 
     def draw(self, rng: random.Random) -> Example:
-        script = write_script(self.lib, rng)
-        video = audio = video_labels = audio_labels = None
+        script = write_long_script(self.lib, rng, 24.0) if rng.random() < LONG else write_script(self.lib, rng)
+        video = audio = video_labels = audio_labels = tints = None
         if script.views:
             times = frame_times(script.duration_s, 1.0)
             nr = np.random.default_rng(script.seed)
-            drawn = {
-                v.start_s: cell_labels(
-                    script.size, boxes_of(v, script.size, nr), [self.seen[o.thing.name] for o in v.objects]
+            names, colours = [], []
+            drawn: dict[float, tuple[torch.Tensor, torch.Tensor]] = {}
+            for v in script.views:
+                which = cell_labels(script.size, boxes_of(v, script.size, nr), range(len(v.objects)))
+                numbers = torch.tensor([self.seen[o.thing.name] for o in v.objects])
+                drawn[v.start_s] = (
+                    torch.where(which >= 0, numbers[which.clamp(min=0)], which),
+                    tint_labels(which, v),
                 )
-                for v in script.views
-            }
-            video_labels = torch.stack([drawn[script.view_at(float(t)).start_s] for t in times])  # type: ignore[union-attr]
+            for t in times:
+                name, colour = drawn[script.view_at(float(t)).start_s]  # type: ignore[union-attr]
+                names.append(name)
+                colours.append(colour)
+            video_labels, tints = torch.stack(names), torch.stack(colours)
             video = VideoFeatures(torch.empty(0), torch.from_numpy(times), script.duration_s / len(times))
         if script.sounds:
             tokens = int(np.ceil(script.duration_s / AUDIO_STEP_S))
@@ -79,7 +98,7 @@ class ProxySource:
                         words[at] = piece
             audio = AudioFeatures(torch.empty(0), AUDIO_STEP_S, words)
         pairs = [(q.type, q.question, q.answer) for q in ask(script, self.lib, rng)]
-        return Example(Features(script.duration_s, video, audio), pairs, video_labels, audio_labels)
+        return Example(Features(script.duration_s, video, audio), pairs, video_labels, audio_labels, tints)
 
 
 @app.command()
@@ -146,7 +165,9 @@ def train(
     minutes: float = 60.0,
     lr: float = 1e-3,
     lora_lr: float = 1e-3,
-    start_from: Annotated[Path | None, typer.Option(help="Checkpoint of `read`, for a run that begins.")] = None,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Checkpoint of `read` to begin from, or an adapter file.")
+    ] = None,
     threads: int = 2,
 ) -> None:
     """Train adapter and LoRA on scenes from RUN's pools, going on from RUN/checkpoint.pt if there is one.
@@ -155,8 +176,7 @@ def train(
     """
     torch.set_num_threads(threads)
     library = Path(json.loads((run / "library.json").read_text()))
-    start, end = (0.35, 0.12) if start_from else (0.8, 0.15)
-    recipe = replace(Recipe(), minutes=minutes, lr=lr, lora_lr=lora_lr, proxy=(start, end))
+    recipe = replace(Recipe(), minutes=minutes, lr=lr, lora_lr=lora_lr)
     model = EpSmol(torch.device("cpu"), torch.bfloat16, adapter=None)
     source, held = SceneSource(library, run, "train"), SceneSource(library, run, "heldout")
     adapter = Adapter(source.lib.seen_names, source.lib.heard_names, 576)
@@ -164,7 +184,11 @@ def train(
     adapter.take_classifiers()
     trainer = Trainer(model, adapter, source, held, recipe, run, typer.echo)
     if not trainer.resume() and start_from:
-        trainer.start_from(start_from)
+        if start_from.suffix == ".safetensors":
+            tensors = load_file(start_from)
+            trainer.take_lora({k.removeprefix("lora."): v for k, v in tensors.items() if k.startswith("lora.")})
+        else:
+            trainer.start_from(start_from)
     trainer.run()
 
 

@@ -48,7 +48,8 @@ class Recipe:
     """How to train. Learning rates are peaks of one cosine over `minutes`."""
 
     minutes: float = 60.0  # of training, evaluation and loading not counted
-    tokens: int = 640  # a packed row holds at least one scene and stops growing here
+    tokens: int = 320  # a packed row holds at least one scene and stops growing here
+    rows: int = 2  # a step: attention's cost grows with a row's square, so two short rows are cheaper than a long one
     questions: int = 4  # asked of each scene
     lr: float = 1e-3
     lora_lr: float = 1e-3
@@ -58,7 +59,7 @@ class Recipe:
         1.0,
     )  # each scene keeps a random share of its tokens: cheaper, and readies for a sieve
     proxy: tuple[float, float] = (
-        1.0,
+        0.5,
         0.15,
     )  # share of scenes whose tokens are true names, at the start and from half-way
     noise: float = 0.7  # standard deviation added to the heads' logits
@@ -235,19 +236,20 @@ class Trainer:
             factor = min(1.0, (self.step + 1) / 40) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.progress)))
             for group in self.optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
-            row, types = self.row(self.source, self.rng, training=True)
-            value, _, _ = self.forward(row)
-            if not torch.isfinite(value):
-                raise UsageError(
-                    f"{self.folder}: the loss became {value.item()} at step {self.step}; lower the learning rate"
-                )
             self.optimizer.zero_grad()
-            value.backward()
+            for _ in range(self.recipe.rows):
+                row, types = self.row(self.source, self.rng, training=True)
+                value, _, _ = self.forward(row)
+                if not torch.isfinite(value):
+                    raise UsageError(
+                        f"{self.folder}: the loss became {value.item()} at step {self.step}; lower the learning rate"
+                    )
+                (value / self.recipe.rows).backward()
+                self.answers += len(types)
+                recent.append(value.item())
             torch.nn.utils.clip_grad_norm_([*self.adapter.parameters(), *self.lora.values()], 1.0)
             self.optimizer.step()
             self.step += 1
-            self.answers += len(types)
-            recent.append(value.item())
             self.spent_s += time.perf_counter() - began
             if self.step % 20 == 0:
                 mean = sum(recent) / len(recent)
