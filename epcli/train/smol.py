@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import typer
 from safetensors.torch import load_file, save_file
 
@@ -172,9 +174,13 @@ def train(
 ) -> None:
     """Train adapter and LoRA on scenes from RUN's pools, going on from RUN/checkpoint.pt if there is one.
 
+    On two cores: torchrun --nproc-per-node 2 -m epcli.train.smol train RUN --threads 1
+
     Checkpoints go to RUN, the result to RUN/adapter.safetensors.
     """
     torch.set_num_threads(threads)
+    if dist.is_torchelastic_launched():
+        dist.init_process_group("gloo", timeout=timedelta(hours=1))
     library = Path(json.loads((run / "library.json").read_text()))
     recipe = replace(Recipe(), minutes=minutes, lr=lr, lora_lr=lora_lr)
     model = EpSmol(torch.device("cpu"), torch.bfloat16, adapter=None)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor
@@ -173,6 +174,9 @@ class Trainer:
         self.step, self.spent_s, self.answers = 0, 0.0, 0
         self.table: Tensor = model.decoder.get_input_embeddings().weight
         self.head_length = len(prompt_ids(model.tokenizer, "", None)[0])
+        # Under torchrun each process draws its own rows and the gradients are averaged: on a few CPU cores two
+        # processes of one thread do more than one of two threads.
+        self.rank, self.ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
     @property
     def progress(self) -> float:
@@ -230,27 +234,36 @@ class Trainer:
         """Train until `recipe.minutes` are spent. Raises UsageError if the loss stops being a number."""
         self.folder.mkdir(parents=True, exist_ok=True)
         saved = evaluated = self.spent_s
+        parameters = [*self.adapter.parameters(), *self.lora.values()]
+        if self.rank:
+            self.rng = random.Random(f"{self.rng.random()} {self.rank}")
+            self.generator.manual_seed(self.rng.randrange(1 << 30))
         recent: list[float] = []
+        rows = max(1, self.recipe.rows // self.ranks)
         while self.progress < 1:
             began = time.perf_counter()
             factor = min(1.0, (self.step + 1) / 40) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.progress)))
             for group in self.optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
             self.optimizer.zero_grad()
-            for _ in range(self.recipe.rows):
+            for _ in range(rows):
                 row, types = self.row(self.source, self.rng, training=True)
                 value, _, _ = self.forward(row)
                 if not torch.isfinite(value):
                     raise UsageError(
                         f"{self.folder}: the loss became {value.item()} at step {self.step}; lower the learning rate"
                     )
-                (value / self.recipe.rows).backward()
+                (value / rows).backward()
                 self.answers += len(types)
                 recent.append(value.item())
-            torch.nn.utils.clip_grad_norm_([*self.adapter.parameters(), *self.lora.values()], 1.0)
+            if self.ranks > 1:
+                average_gradients(parameters)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             self.optimizer.step()
             self.step += 1
-            self.spent_s += time.perf_counter() - began
+            self.spent_s = agree(self.spent_s + time.perf_counter() - began)
+            if self.rank:
+                continue
             if self.step % 20 == 0:
                 mean = sum(recent) / len(recent)
                 recent.clear()
@@ -258,7 +271,7 @@ class Trainer:
                     {
                         "step": self.step,
                         "minutes": round(self.spent_s / 60, 2),
-                        "answers": self.answers,
+                        "answers": self.answers * self.ranks,
                         "loss": round(mean, 4),
                     }
                 )
@@ -268,8 +281,9 @@ class Trainer:
             if self.held_out is not None and (self.spent_s - evaluated > evaluate_every_s or self.progress >= 1):
                 self._log({"step": self.step, "minutes": round(self.spent_s / 60, 2), "held_out": self.evaluate()})
                 evaluated = self.spent_s
-        self.checkpoint()
-        self.save(self.folder / "adapter.safetensors")
+        if self.rank == 0:
+            self.checkpoint()
+            self.save(self.folder / "adapter.safetensors")
 
     @torch.inference_mode()
     def evaluate(self, rows: int = 40) -> dict[str, float]:
@@ -378,6 +392,25 @@ class Trainer:
         partial = path.with_suffix(".part")
         save_file(tensors, partial, {"epcli": json.dumps(meta)})
         os.replace(partial, path)
+
+
+def average_gradients(parameters: Sequence[Tensor]) -> None:
+    """The mean of all processes' gradients, in each of them."""
+    there = [p for p in parameters if p.requires_grad]
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in there])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for p, part in zip(there, flat.split([p.numel() for p in there]), strict=True):
+        p.grad = part.view_as(p)
+
+
+def agree(seconds: float) -> float:
+    """The first process's clock, in all of them: the schedule must be one."""
+    if not dist.is_initialized():
+        return seconds
+    clock = torch.tensor(seconds, dtype=torch.float64)
+    dist.broadcast(clock, 0)
+    return float(clock)
 
 
 RARE = {
