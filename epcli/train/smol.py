@@ -11,19 +11,17 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import typer
 from safetensors.torch import load_file, save_file
 
 from epcli.models.ep_smol import AUDIO_STEP_S, Adapter, EpSmol, Towers
 from epcli.records import AudioFeatures, Features, VideoFeatures
-from epcli.train import heads
+from epcli.train import heads, parallel
 from epcli.train.pools import (
     SceneMaker,
     cell_labels,
@@ -179,8 +177,7 @@ def train(
     Checkpoints go to RUN, the result to RUN/adapter.safetensors.
     """
     torch.set_num_threads(threads)
-    if dist.is_torchelastic_launched():
-        dist.init_process_group("gloo", timeout=timedelta(hours=1))
+    parallel.start()
     library = Path(json.loads((run / "library.json").read_text()))
     recipe = replace(Recipe(), minutes=minutes, lr=lr, lora_lr=lora_lr)
     model = EpSmol(torch.device("cpu"), torch.bfloat16, adapter=None)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor
@@ -41,6 +40,7 @@ from epcli.models.ep_smol import (
 )
 from epcli.models.stream import Segment
 from epcli.records import POSITION_STEP_S, Features, Modality
+from epcli.train import parallel
 from epcli.train.packing import Pack, attention_bias, loss, pack
 
 
@@ -174,9 +174,7 @@ class Trainer:
         self.step, self.spent_s, self.answers = 0, 0.0, 0
         self.table: Tensor = model.decoder.get_input_embeddings().weight
         self.head_length = len(prompt_ids(model.tokenizer, "", None)[0])
-        # Under torchrun each process draws its own rows and the gradients are averaged: on a few CPU cores two
-        # processes of one thread do more than one of two threads.
-        self.rank, self.ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.rank, self.ranks = parallel.place()
 
     @property
     def progress(self) -> float:
@@ -256,12 +254,11 @@ class Trainer:
                 (value / rows).backward()
                 self.answers += len(types)
                 recent.append(value.item())
-            if self.ranks > 1:
-                average_gradients(parameters)
+            parallel.average_gradients(parameters)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             self.optimizer.step()
             self.step += 1
-            self.spent_s = agree(self.spent_s + time.perf_counter() - began)
+            self.spent_s = parallel.agree(self.spent_s + time.perf_counter() - began)
             if self.rank:
                 continue
             if self.step % 20 == 0:
@@ -392,25 +389,6 @@ class Trainer:
         partial = path.with_suffix(".part")
         save_file(tensors, partial, {"epcli": json.dumps(meta)})
         os.replace(partial, path)
-
-
-def average_gradients(parameters: Sequence[Tensor]) -> None:
-    """The mean of all processes' gradients, in each of them."""
-    there = [p for p in parameters if p.requires_grad]
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in there])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for p, part in zip(there, flat.split([p.numel() for p in there]), strict=True):
-        p.grad = part.view_as(p)
-
-
-def agree(seconds: float) -> float:
-    """The first process's clock, in all of them: the schedule must be one."""
-    if not dist.is_initialized():
-        return seconds
-    clock = torch.tensor(seconds, dtype=torch.float64)
-    dist.broadcast(clock, 0)
-    return float(clock)
 
 
 RARE = {
