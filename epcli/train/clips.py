@@ -42,6 +42,7 @@ def scripts(folder: Path) -> dict[str, Script]:
     cow, cow_sound = shelf.sound("cow", "gcompris")
     line = next(s for s in shelf.lib.speech if s["text"] == "please check the number and dial again")
     both = (shelf.seen("piano", "on the left", "noto"), shelf.seen("violin", "on the right", "noto"))
+    tree, cat = shelf.seen("tree", "on the left", "noto"), shelf.seen("cat", "on the right", "noto", 0.6)
     farm = (shelf.seen("cow", "on the left", "noto"), shelf.seen("dog", "on the right", "noto"))
     return {
         "duet.mp4": Script(
@@ -64,6 +65,17 @@ def scripts(folder: Path) -> dict[str, Script]:
             (Heard(0.4, 5.6, (), (), line["text"], folder / line["file"]),),
             SIZE,
             3,
+        ),
+        "moment.mp4": Script(  # forty seconds in which hardly anything happens: a cat at 0:14, a dog's bark at 0:31
+            40.0,
+            (
+                View(0, 14, "green", (tree,)),
+                View(14, 16, "green", (cat,)),
+                View(16, 40, "green", (tree,)),
+            ),
+            (Heard(0, 31), Heard(31, 33.5, (dog,), (dog_sound,)), Heard(33.5, 40)),
+            SIZE,
+            5,
         ),
         "silent.mp4": Script(
             6.0,

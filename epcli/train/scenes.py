@@ -139,6 +139,11 @@ class View:
     objects: tuple[Seen, ...]
     key: int = -1  # row of a feature pool that holds this view already encoded
 
+    @property
+    def look(self) -> tuple[str, tuple[Seen, ...]]:
+        """What is drawn: views of one look are one picture."""
+        return self.background, self.objects
+
 
 @dataclass(frozen=True)
 class Heard:
@@ -559,12 +564,13 @@ def render(script: Script, fps: float = 1.0) -> tuple[Clip, list[list[tuple[int,
     frames = times = None
     boxes: list[list[tuple[int, int, int, int]]] = []
     if script.views:
-        drawn = {}
+        drawn: dict[tuple[str, tuple[Seen, ...]], tuple[np.ndarray, list[tuple[int, int, int, int]]]] = {}
         for view in script.views:
-            drawn[view.start_s], where = draw_view(view, script.size, nr)
-            boxes.append(where)
+            if view.look not in drawn:
+                drawn[view.look] = draw_view(view, script.size, nr)
+            boxes.append(drawn[view.look][1])
         times = frame_times(script.duration_s, fps)
-        frames = np.stack([drawn[script.view_at(float(t)).start_s] for t in times])  # type: ignore[union-attr]
+        frames = np.stack([drawn[script.view_at(float(t)).look][0] for t in times])  # type: ignore[union-attr]
     width, height = script.size if script.views else (0, 0)
     info = MediaInfo(
         Path("scene"), "scene", script.duration_s, False, width, height, fps, "scene" if script.views else None, ()

@@ -1,0 +1,74 @@
+"""Items for the sieve's trainer: scenes from pools with their questions, and the tokens that hold each answer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from epcli.models.ep_smol import media_layout, prompt_ids
+from epcli.records import Modality, TokenStream
+from epcli.train.items import Item, smol_items
+from epcli.train.pools import NOTHING, Scene, SceneMaker
+from epcli.train.questions import Evidence, ask
+from epcli.train.scenes import Library
+from epcli.train.trainer import choose
+
+
+def evidence_tokens(stream: TokenStream, evidence: Sequence[Evidence], scene: Scene, number: dict[str, int]) -> Tensor:
+    """(E, L) bool: for each piece of evidence that any token holds, the tokens that hold it."""
+    start, end = stream.spans_s.unbind(-1)
+    shown = None
+    if scene.video_labels is not None:
+        frame, row, col = stream.cells.long().unbind(-1)
+        n, rows, cols = scene.video_labels.shape
+        cells = scene.video_labels.view(n, rows // 2, 2, cols // 2, 2).permute(0, 1, 3, 2, 4).flatten(3)
+        shown = cells[frame.clamp(min=0), row.clamp(min=0), col.clamp(min=0)]  # (L, 4) names of the token's cells
+    found = []
+    for piece in evidence:
+        # by the middle of a token's time: at a cut it belongs to what it shows
+        middle = (start + end) / 2
+        kind = Modality.VIDEO if piece.modality == "video" else Modality.AUDIO
+        holds = (stream.modality == kind) & (middle >= piece.start_s) & (middle < piece.end_s)
+        if shown is not None and kind == Modality.VIDEO:
+            holds &= (shown == number[piece.thing]).any(-1) if piece.thing else (shown == NOTHING).all(-1)
+        if holds.any():
+            found.append(holds)
+    return torch.stack(found) if found else torch.zeros(0, len(start), dtype=torch.bool)
+
+
+class Moments:
+    """Draws a scene, most often a long one, and some of its questions, which share the tokens of the clip."""
+
+    def __init__(
+        self,
+        lib: Library,
+        maker: SceneMaker,
+        model: Any,
+        *,
+        noise: float,
+        questions: int = 3,
+        long: float = 0.6,
+        longest_s: float = 26.0,
+        most_frames: int = 16,
+    ) -> None:
+        self.lib, self.maker, self.model = lib, maker, model
+        self.noise, self.questions = noise, questions
+        self.long, self.longest_s, self.most_frames = long, longest_s, most_frames
+        self.number = {name: i for i, name in enumerate(lib.seen_names)}
+        self.head = len(prompt_ids(model.tokenizer, "", None)[0])
+
+    def draw(self, rng: random.Random) -> list[Item]:
+        scene = self.maker.draw(rng, self.longest_s if rng.random() < self.long else 0.0, self.most_frames)
+        asked = {(q.type, q.question, q.answer): q for q in ask(scene.script, self.lib, rng)}
+        chosen = choose(list(asked), self.questions, rng)
+        table = self.model.decoder.get_input_embeddings().weight
+        media = media_layout(self.model.adapter, table, scene.features, self.head, self.noise)
+        items = smol_items(self.model, media, [(*key, None) for key in chosen])
+        return [
+            Item(i.stream, i.answer, evidence_tokens(i.stream, asked[key].evidence, scene, self.number), i.type)
+            for i, key in zip(items, chosen, strict=True)
+        ]
