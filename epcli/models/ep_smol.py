@@ -189,7 +189,12 @@ class Adapter(nn.Module):
             projector.prior_bias.copy_(classifier.bias)
 
     def start_from(self, towers: Towers, embeddings: Tensor, tokenizer: Any) -> None:
-        """Start each name at the mean of its word pieces' embeddings, less most of the vocabulary's mean."""
+        """Start each name at its word pieces' embeddings, less most of the vocabulary's mean.
+
+        The first piece counts most: it is what an answer begins with, and copying it is something that the language
+        model knows how to do. With plain means, names of one piece were read and others not ("a tubstick" for a
+        joystick beside a tuba).
+        """
         table = embeddings.detach().float()
         mean, scale = table.mean(0), table.norm(dim=1).mean()
 
@@ -197,7 +202,10 @@ class Adapter(nn.Module):
             rows = []
             for name in names:
                 pieces = tokenizer(" " + name, add_special_tokens=False).input_ids
-                vector = table[pieces].mean(0) - 0.8 * mean
+                first, rest = table[pieces[0]], table[pieces[1:]]
+                vector = first - 0.8 * mean
+                if len(pieces) > 1:
+                    vector = vector + 0.4 * (rest.mean(0) - 0.8 * mean)
                 rows.append(vector / vector.norm() * scale)
             return torch.stack(rows)
 

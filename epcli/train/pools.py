@@ -315,7 +315,7 @@ class SceneMaker:
         return duration, parts, AudioFeatures(torch.cat(tokens), AUDIO_STEP_S, torch.cat(words)), torch.cat(labels)
 
     def draw(self, rng: random.Random, longest_s: float = 0.0, most_frames: int = 24) -> Scene:
-        """One scene; a tenth without picture, a sixth without sound.
+        """One scene; one of sixteen without picture, one of twelve without sound.
 
         With `longest_s`, a long one of 8 seconds up to that: several events, long still or silent stretches.
         """
@@ -327,13 +327,13 @@ class SceneMaker:
             duration, sounds, audio, audio_labels = self._long_sounds(rng, longest_s)
         else:
             duration, sounds, audio, audio_labels = self._sounds(rng.randrange(len(self.tracks.tracks)))
-        if kind < 0.16:
+        if kind < 0.08:
             sounds, audio, audio_labels = (), None, None
             duration = min(duration, longest_s or 6.0)
         views: tuple[View, ...] = ()
         video = video_labels = tints = None
         size = rng.choice(SIZES)
-        if kind < 0.9:
+        if kind < 0.94:
             if self.moving[size] and rng.random() < 0.08:
                 view = rng.choice(self.moving[size])
                 cut = round(rng.uniform(0.35, 0.65) * duration, 2)

@@ -41,6 +41,7 @@ from epcli.models.ep_smol import (
 from epcli.models.stream import Segment
 from epcli.records import POSITION_STEP_S, Features, Modality
 from epcli.train import parallel
+from epcli.train.attention import use_written_out
 from epcli.train.packing import Pack, attention_bias, loss, pack
 
 
@@ -60,8 +61,8 @@ class Recipe:
         1.0,
     )  # each scene keeps a random share of its tokens: cheaper, and readies for a sieve
     proxy: tuple[float, float] = (
-        0.5,
-        0.15,
+        0.3,
+        0.1,
     )  # share of scenes whose tokens are true names, at the start and from half-way
     noise: float = 0.7  # standard deviation added to the heads' logits
     checkpoint_s: float = 180.0
@@ -159,6 +160,7 @@ class Trainer:
         self.recipe, self.folder, self.say = recipe, folder, say
         torch.manual_seed(recipe.seed)
         config = LoraConfig(r=recipe.lora_rank, lora_alpha=2 * recipe.lora_rank, target_modules=list(LORA_TARGETS))
+        use_written_out(model.decoder.config)
         peft_model: Any = get_peft_model(model.decoder, config)
         self.decoder = peft_model.base_model.model
         self.lora: dict[str, Any] = {n: p for n, p in self.decoder.named_parameters() if p.requires_grad}
@@ -392,13 +394,15 @@ class Trainer:
 
 
 RARE = {
-    "describe": 0.5,
-    "sound?": 0.5,
-    "silent": 0.5,
-    "speech?": 0.6,
-    "hear?": 0.7,
-    "see?": 0.7,
-    "together?": 0.6,
+    "describe": 0.4,
+    "sound?": 0.25,
+    "silent": 0.25,
+    "speech?": 0.4,
+    "hear?": 0.5,
+    "see?": 0.5,
+    "together?": 0.4,
+    "count": 0.6,
+    "visible": 0.7,
     "hear at": 0.8,
 }
 
