@@ -22,7 +22,8 @@ class Item:
 
     stream: TokenStream  # the prompt; its embeds may carry gradients, which several items of a clip may share
     answer: Tensor  # (A,) int64 token ids, the last one ends the answer
-    relevant: Tensor | None = None  # (L,) bool, media tokens that hold the evidence; None: not known
+    # (L,) bool, media tokens that hold the evidence, or (E, L), those of each piece of it; None: not known
+    relevant: Tensor | None = None
     type: str = "own"  # of the question, for the tables
 
 

@@ -61,6 +61,7 @@ class Moments:
         self.number = {name: i for i, name in enumerate(lib.seen_names)}
         self.head = len(prompt_ids(model.tokenizer, "", None)[0])
 
+    @torch.autocast("cpu", enabled=False)  # features are float16, the adapter computes in float32
     def draw(self, rng: random.Random) -> list[Item]:
         scene = self.maker.draw(rng, self.longest_s if rng.random() < self.long else 0.0, self.most_frames)
         asked = {(q.type, q.question, q.answer): q for q in ask(scene.script, self.lib, rng)}

@@ -37,6 +37,7 @@ from epcli.models.base import AVModel
 from epcli.records import Modality
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import Tools, select
+from epcli.train import parallel
 from epcli.train.items import Item, Source
 
 
@@ -120,12 +121,14 @@ def read_item(model: AVModel, item: Item, embeds: Tensor, keep: float, selector:
 def relevance_losses(scores: Tensor, is_av: Tensor, relevant: Tensor) -> tuple[Tensor, Tensor]:
     """How far the scores are from the evidence: (any, all).
 
-    `any`: -log of the softmax mass that the relevant tokens have together; one of them suffices. `all`: the mean of
-    each one's -log share; small only if all of them lead. `scores` (L,), `is_av` and `relevant` (L,) bool.
+    `any`: -log of the softmax mass that a piece's tokens have together, the mean of all pieces; one token of each
+    suffices. `all`: the mean of each relevant token's -log share; small only if all of them lead.
+    `scores` (L,), `is_av` (L,) bool, `relevant` (L,) or (E, L) bool.
     """
     shares = scores[is_av].log_softmax(-1)
-    wanted = shares[relevant[is_av]]
-    return -wanted.logsumexp(-1), -wanted.mean()
+    pieces = relevant.reshape(-1, relevant.shape[-1])[:, is_av]
+    some = -shares.masked_fill(~pieces, -torch.inf).logsumexp(-1).mean()
+    return some, -shares[pieces.any(0)].mean()
 
 
 class SieveTrainer:
@@ -156,6 +159,7 @@ class SieveTrainer:
         self.rng = random.Random(recipe.seed)
         torch.manual_seed(recipe.seed)
         self.step, self.spent_s, self.questions = 0, 0.0, 0
+        self.rank, self.ranks = parallel.place()
         self.recent: dict[str, list[float]] = defaultdict(list)
 
     @property
@@ -208,7 +212,7 @@ class SieveTrainer:
             pool, count = scores[is_av], Budget(ratio=0.1).count(int(is_av.sum()))
             best = torch.zeros_like(pool, dtype=torch.bool)
             best[pool.topk(count).indices] = True
-            wanted = relevant[is_av]
+            wanted = relevant.reshape(-1, relevant.shape[-1]).any(0)[is_av]
             hits = (best & wanted).sum() / wanted.sum().clamp(max=count)
             self.recent["evidence_in_tenth"].append(float(hits))
         return self.recipe.relevance_any * some + self.recipe.relevance_all * every
@@ -254,7 +258,7 @@ class SieveTrainer:
         warming = progress < recipe.relevance_only and self.model.sieve is not None
         self.optimizer.zero_grad()
         done, draws = 0, 0
-        while done < recipe.items:
+        while done < max(1, recipe.items // self.ranks):
             done += self._accumulate(self.source.draw(self.rng), warming)
             draws += 1
             if draws >= 100 * recipe.items and not done:
@@ -263,10 +267,14 @@ class SieveTrainer:
         for parameter in parameters:
             assert parameter.grad is not None
             parameter.grad.div_(done)
+        if self.ranks > 1:  # all processes must name the same parameters
+            learning = ("refiner", "scorer") if warming else self.learner.groups
+            parameters = [p for name in learning for p in self.learner.groups[name].values() if p.requires_grad]
+            parallel.average_gradients(parameters)
         self.recent["gradient"].append(float(nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)))
         self.optimizer.step()
         self.step += 1
-        self.questions += done
+        self.questions += done * self.ranks
 
     @contextmanager
     def _computing(self, training: bool) -> Iterator[None]:
@@ -285,11 +293,17 @@ class SieveTrainer:
         """Train to the end; returns the model that was written. Raises UsageError if the loss is no number."""
         self.folder.mkdir(parents=True, exist_ok=True)
         saved = evaluated = self.spent_s
+        if self.rank:  # other data than the first process draws
+            self.rng = random.Random(f"{self.rng.random()} {self.rank}")
+            torch.manual_seed(self.rng.randrange(1 << 30))
         while self.progress < 1:
             began = time.perf_counter()
             with self._computing(training=True):
                 self._advance()
-            self.spent_s += time.perf_counter() - began
+            self.spent_s = parallel.agree(self.spent_s + time.perf_counter() - began)
+            if self.rank:
+                self.recent.clear()
+                continue
             if self.step % 10 == 0 or self.progress >= 1:
                 self._log_recent()
             if self.held_out is not None and (self.spent_s - evaluated >= self.recipe.evaluate_s or self.progress >= 1):
@@ -298,7 +312,7 @@ class SieveTrainer:
             if self.spent_s - saved >= self.recipe.checkpoint_s and self.progress < 1:
                 self.checkpoint()
                 saved = self.spent_s
-        return self.checkpoint()
+        return self.folder if self.rank else self.checkpoint()
 
     # --- measuring -----------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ python -m epcli.train.sources --out LIBRARY      pictures, sounds and their name
 python -m epcli.train.smol pools LIBRARY RUN     encode views and sound tracks
 python -m epcli.train.smol heads RUN             teach the projectors the names
 python -m epcli.train.smol train RUN             train adapter and LoRA with the language model
+python -m epcli.train.smol sieve RUN             train the sieve with them
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from safetensors.torch import load_file, save_file
 from epcli.models.ep_smol import AUDIO_STEP_S, Adapter, EpSmol, Towers
 from epcli.records import AudioFeatures, Features, VideoFeatures
 from epcli.train import heads, parallel
+from epcli.train.learners import Shape, smol_learner
+from epcli.train.moments import Moments
 from epcli.train.pools import (
     SceneMaker,
     cell_labels,
@@ -34,6 +37,7 @@ from epcli.train.pools import (
 )
 from epcli.train.questions import ask
 from epcli.train.scenes import Library, boxes_of, frame_times, write_long_script, write_script
+from epcli.train.sieve_trainer import SieveRecipe, SieveTrainer
 from epcli.train.trainer import Example, Recipe, Trainer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -192,6 +196,37 @@ def train(
             trainer.take_lora({k.removeprefix("lora."): v for k, v in tensors.items() if k.startswith("lora.")})
         else:
             trainer.start_from(start_from)
+    trainer.run()
+
+
+@app.command()
+def sieve(
+    run: Path,
+    minutes: float = 40.0,
+    warm_up: Annotated[float, typer.Option(help="First share of the run, for refiner and score head alone.")] = 0.2,
+    start: Annotated[
+        Path | None, typer.Option(help="Adapter to begin with (default: RUN/adapter.safetensors).")
+    ] = None,
+    threads: int = 2,
+) -> None:
+    """Train sieve, adapter and LoRA together on scenes from RUN's pools, into RUN/sieve; an earlier run goes on."""
+    torch.set_num_threads(threads)
+    parallel.start()
+    library = Path(json.loads((run / "library.json").read_text()))
+    learner = smol_learner(start or run / "adapter.safetensors", Shape())
+    scenes, held = (
+        Moments(source.lib, source.maker, learner.model, noise=noise)
+        for source, noise in ((SceneSource(library, run, "train"), 0.7), (SceneSource(library, run, "heldout"), 0.0))
+    )
+    recipe = SieveRecipe(
+        minutes=minutes,
+        relevance_any=0.5,
+        relevance_all=0.1,
+        relevance_only=warm_up,
+        lr={"adapter": 1e-4, "decoder": 2e-4, "refiner": 1e-3, "scorer": 1e-3},
+    )
+    trainer = SieveTrainer(learner, scenes, held, recipe, run / "sieve", typer.echo)
+    trainer.resume()
     trainer.run()
 
 
