@@ -57,6 +57,9 @@ PLACE_WIDTH = 32
 COLOURS = (
     "red", "green", "blue", "yellow", "white", "black", "orange", "purple", "pink", "gray", "brown",
 )  # fmt: skip
+TENS = (
+    "zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "hundred", "eleven",
+)  # fmt: skip
 SECONDS = 120  # of a clip that have a word of their own; later ones have only their position
 TUNED_BLOCKS = 11  # the vision tower's blocks from here on, and its head, are trained too
 LORA_TARGETS = ("q_proj", "v_proj", "o_proj", "up_proj", "down_proj")
@@ -201,7 +204,7 @@ class Adapter(nn.Module):
         def vectors(names: Sequence[str]) -> Tensor:
             rows = []
             for name in names:
-                pieces = tokenizer(" " + name, add_special_tokens=False).input_ids
+                pieces = tokenizer(name if name.isdigit() else " " + name, add_special_tokens=False).input_ids
                 first, rest = table[pieces[0]], table[pieces[1:]]
                 vector = first - 0.8 * mean
                 if len(pieces) > 1:
@@ -209,15 +212,20 @@ class Adapter(nn.Module):
                 rows.append(vector / vector.norm() * scale)
             return torch.stack(rows)
 
+        def contrast(words: Sequence[str]) -> Tensor:
+            """What tells the words of one kind apart: left and right, or two digits, have almost the same embedding."""
+            apart = vectors(words)
+            apart = apart - apart.mean(0)
+            return apart / apart.norm(dim=1, keepdim=True) * scale
+
         self.take_classifiers()
         with torch.no_grad():
-            self.tint_names.copy_(0.5 * vectors(COLOURS))
-            digits = torch.stack([table[tokenizer(str(n), add_special_tokens=False).input_ids[0]] for n in range(10)])
-            digits = digits - 0.8 * mean
-            digits = digits / digits.norm(dim=1, keepdim=True) * scale
+            self.tint_names.copy_(0.7 * contrast(COLOURS))
+            # A second is its last digit, and a word for its tens: two digits of one kind could not be told apart.
+            digits, tens = contrast([str(n) for n in range(10)]), contrast(TENS)
             number = torch.arange(SECONDS)
-            self.seconds.copy_(0.35 * (digits[number % 10] + 0.6 * digits[number // 10 % 10] * (number >= 10)[:, None]))
-            self._start_places(vectors)
+            self.seconds.copy_(0.5 * (digits[number % 10] + tens[number // 10] * (number >= 10)[:, None]))
+            self._start_places(contrast)
             for projector, names, classes in (
                 (self.video, self.seen, imagenet_names()),
                 (self.audio, self.heard, towers.yamnet.class_names),
@@ -227,19 +235,18 @@ class Adapter(nn.Module):
             for row, text in enumerate(("video", "sound", "sound", "video")):
                 self.markers[row] = table[tokenizer(" " + text, add_special_tokens=False).input_ids[0]]
 
-    def _start_places(self, vectors: Callable[[Sequence[str]], Tensor]) -> None:
+    def _start_places(self, contrast: Callable[[Sequence[str]], Tensor]) -> None:
         """Start `place` as the linear map of place features that comes nearest to the words for where and when."""
         share = (torch.arange(24) + 0.5) / 24
         time, y, x = (axis.flatten() for axis in torch.meshgrid(share, share[::3], share[::3], indexing="ij"))
-        first, last, left, right, top, bottom, middle = vectors(
-            ["first", "last", "left", "right", "top", "bottom", "middle"]
-        )
+        first, last = contrast(["first", "last"])
+        left, right, top, bottom, middle = contrast(["left", "right", "top", "bottom", "middle"])
         when = 0.3 * ((time < 0.3)[:, None] * first + (time > 0.7)[:, None] * last)
         edge = ((x - 0.5).abs() > 0.15) | ((y - 0.5).abs() > 0.2)
         where = (x < 0.38)[:, None] * left + (x > 0.62)[:, None] * right
         where = where + (y < 0.33)[:, None] * top + (y > 0.67)[:, None] * bottom + (~edge)[:, None] * middle
         for projector, words, coordinates in (
-            (self.video, when + 0.4 * where, (y, x)),
+            (self.video, when + 0.8 * where, (y, x)),
             (self.audio, when, ()),
         ):
             # clips of several lengths, so that the absolute time explains nothing

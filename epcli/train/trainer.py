@@ -404,6 +404,9 @@ RARE = {
     "count": 0.6,
     "visible": 0.7,
     "hear at": 0.8,
+    "where": 1.4,
+    "colour": 2.0,
+    "colour of": 1.5,
 }
 
 
