@@ -7,6 +7,7 @@ fit. Kept tokens are chosen anew for each question.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ HELP = """\
 /keep 0.05         share of the sound and picture tokens to keep, or auto, or none
 /budget 500        most sound and picture tokens to keep, or none
 /selector NAME     how they are chosen:
-                   {selectors}
+{selectors}
 /history on|off    whether the model reads what was said before; clear forgets it
 /evidence          when in the file the last answer's tokens are
 /inspect FILE      a page that shows what was kept for the last answer
@@ -84,7 +85,7 @@ class Chat:
         if name in ASKED:
             return self._set(name, value)
         commands = {
-            "help": lambda value: HELP.format(selectors=", ".join(SELECTORS)),
+            "help": lambda value: _help(),
             "history": self._history,
             "range": self._range,
             "evidence": self._evidence,
@@ -145,6 +146,11 @@ class Chat:
 
     def _inspect(self, value: str) -> str:
         raise EpError("/inspect: this version cannot show it")
+
+
+def _help() -> str:
+    names = textwrap.fill(", ".join(SELECTORS), 76, initial_indent=" " * 19, subsequent_indent=" " * 19)
+    return HELP.format(selectors=names)
 
 
 def _parse_range(text: str) -> tuple[float | None, float | None]:

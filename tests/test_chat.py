@@ -266,13 +266,14 @@ def test_on_a_terminal_an_interrupt_stops_the_answer_only(command: list[str], tm
     long = [*command, "--max-new-tokens", "4000", "--temperature", "2", "--no-history"]
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
     terminal = Terminal(long, environment)
-    terminal.wait_for("> ")
+    ready, taken = "\x1b[?2004h", "\x1b[?2004l"  # what a prompt switches on, and off when a line is typed
+    terminal.wait_for(ready)
     terminal.type("What is seen?\r")
-    terminal.wait_for("\r\n")
-    time.sleep(2)
+    terminal.wait_for(taken)
+    time.sleep(2)  # in the middle of the answer, or before it
     terminal.type("\x03")
     terminal.wait_for("stopped")
-    terminal.wait_for("> ")
+    terminal.wait_for(ready)
     terminal.type("/keep 0.5\r")
     terminal.wait_for("keep: 0.5")
     terminal.type("\x04")
