@@ -13,9 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from epcli.config import SETTINGS, did_you_mean
-from epcli.errors import CapacityError, EpError, UsageError
+from epcli.errors import CapacityError, UsageError
+from epcli.files import check_output, whole
 from epcli.media.timecode import format_time, parse_time
-from epcli.pipeline import Looked, Session
+from epcli.pipeline import Asked, Looked, Session
+from epcli.plan import plan
 from epcli.records import Report, Turn
 from epcli.sieve.selectors import SELECTORS
 
@@ -28,8 +30,8 @@ HELP = """\
 /selector NAME     how they are chosen:
 {selectors}
 /history on|off    whether the model reads what was said before; clear forgets it
-/evidence          when in the file the last answer's tokens are
-/inspect FILE      a page that shows what was kept for the last answer
+/evidence          the moments that carried the last answer
+/inspect FILE.html a page that shows what was kept for the last answer
 /system, /max-new-tokens, /temperature, /seed   as the flags of `ep ask`
 /help, /quit       this list; the end (Ctrl-D too; Ctrl-C stops an answer)"""
 
@@ -47,7 +49,7 @@ class Chat:
         """Looks at the file. Raises as `Session.look`."""
         self.session, self.media, self.history = session, media, history
         self.turns: list[Turn] = []
-        self.last: Report | None = None
+        self.last: Asked | None = None
         self.looked: Looked = session.look(media, start_s, end_s)
 
     def ask(self, question: str, on_text: Callable[[str], None] | None = None) -> tuple[Report, list[str]]:
@@ -62,7 +64,7 @@ class Chat:
 
         while True:
             try:
-                report = self.session.ask(self.looked, question, say, turns)
+                asked = self.session.run(self.looked, question, say, turns)
                 break
             except CapacityError:
                 if began or not turns:
@@ -71,10 +73,10 @@ class Chat:
         if self.history and len(turns) < len(self.turns):
             notes.append(f"the prompt became too long: only {len(turns)} of {len(self.turns)} turns were read")
         if self.history:
-            self.turns = [*turns, Turn(question, report.answer)]
-        self.last = report
+            self.turns = [*turns, Turn(question, asked.report.answer)]
+        self.last = asked
         self.looked = self.looked.again()
-        return report, notes
+        return asked.report, notes
 
     def command(self, line: str) -> str:
         """Do what a line that begins with a slash says; returns what to tell. Raises Quit or EpError."""
@@ -142,10 +144,27 @@ class Chat:
         return self.about()
 
     def _evidence(self, value: str) -> str:
-        raise EpError("/evidence: this version cannot show it")
+        from epcli.report.console import evidence_lines
+
+        return "\n".join(line.plain.strip("\n") for line in evidence_lines(self._answered("/evidence").report))
 
     def _inspect(self, value: str) -> str:
-        raise EpError("/inspect: this version cannot show it")
+        from epcli import inspection
+        from epcli.report.html import to_html
+
+        asked, path = self._answered("/inspect"), Path(value or f"{self.media.stem}-kept.html").expanduser()
+        check_output(path, "/inspect", source=self.media)
+        start_s, end_s = self.looked.range_s
+        planned = plan(self.media, self.session.profile, start_s=start_s, end_s=end_s)
+        page = to_html(inspection.shown(self.looked, [asked], planned))
+        with whole(path) as partial:
+            partial.write_text(page, encoding="utf-8")
+        return f"wrote {path}"
+
+    def _answered(self, command: str) -> Asked:
+        if self.last is None:
+            raise UsageError(f"{command}: nothing has been asked yet; it is about the last answer")
+        return self.last
 
 
 def _help() -> str:

@@ -361,12 +361,6 @@ class Session:
             opened.sound,
         )
 
-    def under(self, profile: Profile) -> Session:
-        """The same loaded model under other settings of answering; what was looked at here serves there too."""
-        other = Session(profile, self.on_stage)
-        other._model = self._model
-        return other
-
     def ask(
         self,
         looked: Looked,
@@ -504,7 +498,7 @@ def _report(
         },
         timings_s={**seconds, "total": sum(seconds.values())},
         speed={
-            "first_token_s": sum(seconds.values()) - answer.decode_s,
+            "first_token_s": sum(seconds.values()) - answer.decode_s - seconds["evidence"],
             "decode_tokens_per_s": steps / answer.decode_s if steps and answer.decode_s else 0.0,
         },
         generated_tokens=len(answer.token_ids),

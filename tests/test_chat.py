@@ -166,6 +166,8 @@ def test_another_range_forgets_what_was_said_about_the_old_one(talk: Chat) -> No
         ("/range 10", "/range: '10' is not a range"),
         ("/range 0:02-0:01", "/range: 0:01 is not after 0:02"),
         ("/range soon-later", "/range: 'soon' is not a time"),
+        ("/evidence", "/evidence: nothing has been asked yet"),
+        ("/inspect", "/inspect: nothing has been asked yet"),
         ("/range 9:00-9:10", "chat.mp4: a start at 9:00 is past the end"),
     ],
 )
@@ -175,6 +177,21 @@ def test_a_wrong_command_changes_nothing_and_says_why(talk: Chat, line: str, mes
         talk.command(line)
     assert str(error.value).startswith(message)
     assert (talk.session.profile, talk.looked, talk.history) == before
+
+
+def test_the_last_answer_can_be_looked_into(talk: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    report, _ = talk.ask("What is seen?")
+    assert report.evidence is not None
+    assert talk.command("/evidence").splitlines()[0] == " what carried the answer"
+    assert talk.command("/inspect") == "wrote chat-kept.html"
+    page = (tmp_path / "chat-kept.html").read_text()
+    assert "What is seen?" in page
+    with pytest.raises(UsageError, match="there is no folder"):
+        talk.command("/inspect nowhere/page.html")
+    talk.command("/range 1-2")
+    with pytest.raises(UsageError, match="nothing has been asked yet"):
+        talk.command("/evidence")  # of the part before
 
 
 @pytest.mark.parametrize("line", ["/quit", "/exit", "/q"])
