@@ -25,11 +25,11 @@ ASKED = ("keep", "budget", "selector", "system", "max_new_tokens", "temperature"
 
 HELP = """\
 /range 0:10-0:20   look at this part; /range all: at the whole file again
-/keep 0.05         share of the sound and picture tokens to keep, or auto, or none
+/keep 0.05         share of the sound and picture tokens to keep; auto; none
 /budget 500        most sound and picture tokens to keep, or none
 /selector NAME     how they are chosen:
 {selectors}
-/history on|off    whether the model reads what was said before; clear forgets it
+/history on|off    whether the model reads what was said; clear forgets it
 /evidence          the moments that carried the last answer
 /inspect FILE.html a page that shows what was kept for the last answer
 /system, /max-new-tokens, /temperature, /seed   as the flags of `ep ask`
