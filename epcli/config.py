@@ -305,6 +305,11 @@ def cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "epcli"
 
 
+def state_home() -> Path:
+    """Where ep keeps what it remembers of its use: ${XDG_STATE_HOME:-~/.local/state}/epcli."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "epcli"
+
+
 def profiles_folder() -> Path:
     """The shipped profiles: inside the package in a wheel, beside it in a source tree."""
     inside = Path(__file__).parent / "_profiles"

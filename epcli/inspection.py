@@ -14,8 +14,8 @@ from transformers.audio_utils import mel_filter_bank
 from epcli.config import Profile
 from epcli.errors import UsageError
 from epcli.moments import media_tokens
-from epcli.pipeline import Asked, Session, check_question
-from epcli.plan import plan
+from epcli.pipeline import Asked, Looked, Session, check_question
+from epcli.plan import Plan, plan
 from epcli.records import SAMPLE_RATE, Clip, Inspection, MediaTokens, Modality, Preview, Run
 from epcli.sieve.selectors import SELECTORS
 
@@ -54,10 +54,15 @@ def inspect(
     asked: list[Asked] = []
     for question in questions:
         for each in profiles:
-            session = session.under(each)  # hands the loaded model on
+            session = session.using(each)  # hands the loaded model on
             asked.append(session.run(looked.again() if asked else looked, question))
+    return shown(looked, asked, planned, opened.clip)
+
+
+def shown(looked: Looked, asked: Sequence[Asked], planned: Plan, clip: Clip | None = None) -> Inspection:
+    """What was asked about one look, ready to be shown. `clip`: what was looked at, decoded again unless given."""
     tokens = media_tokens(asked[0].kept.stream, looked.clip)
-    preview = _preview(opened.clip or looked.decode(), tokens)
+    preview = _preview(clip or looked.decode(), tokens)
     return Inspection(
         looked.clip.info, looked.clip.range_s, planned.to_dict(), tokens, preview, tuple(map(_run, asked))
     )

@@ -238,14 +238,26 @@ class Asked:
 class Session:
     """A model and its settings, for one question or many. The model is loaded when first needed."""
 
-    def __init__(self, profile: Profile, on_stage: Callable[[str], None] | None = None) -> None:
-        """Raises UsageError if model or device are not to be had."""
+    def __init__(
+        self,
+        profile: Profile,
+        on_stage: Callable[[str], None] | None = None,
+        *,
+        card: registry.Card | None = None,
+        model: AVModel | None = None,
+    ) -> None:
+        """Raises UsageError if model or device are not to be had.
+
+        `card` and `model`: of one that is no name of `ep models ls`, and is loaded.
+        """
         self.profile, self.on_stage = profile, on_stage
         if not (profile.video or profile.audio):
             raise UsageError("--no-video and --no-audio together leave nothing to look at or listen to")
-        registry.check_present(profile.model)
+        if card is None:
+            registry.check_present(profile.model)
+        self.card = card or registry.card(profile.model)
         self.device = choose_device(profile)
-        self._model: AVModel | None = None
+        self._model = model
 
     def load(self, meter: Meter) -> AVModel:
         if self._model is None:
@@ -255,22 +267,19 @@ class Session:
 
     def using(self, profile: Profile) -> Session:
         """The same model under other settings: all may differ but model, device, dtype and quantize."""
-        other = Session(profile, self.on_stage)
-        other._model = self._model
-        return other
+        return Session(profile, self.on_stage, card=self.card, model=self._model)
 
     @property
     def sampling(self) -> Sampling:
         """How files are decoded under these settings."""
-        return registry.card(self.profile.model).sampling(self.profile)
+        return self.card.sampling(self.profile)
 
     def recipe(self, start_s: float | None = None, end_s: float | None = None) -> Recipe | None:
         """What decides a file's features besides its content; None if the cache is off. Raises WeightsError."""
         if not self.profile.cache:
             return None
-        card = registry.card(self.profile.model)
-        towers = card.towers(self.device, choose_dtype(self.profile, self.device))
-        return Recipe(towers, self.sampling, (start_s, end_s), card.name)
+        towers = self.card.towers(self.device, choose_dtype(self.profile, self.device))
+        return Recipe(towers, self.sampling, (start_s, end_s), self.card.name)
 
     def look(self, media: Path, start_s: float | None = None, end_s: float | None = None) -> Looked:
         """Decode a file and run the towers, or find both done in the cache.
@@ -286,10 +295,11 @@ class Session:
         """
         if not (self.profile.video and self.profile.audio):
             return self.look(picture if self.profile.video else sound)
-        sampling = registry.card(self.profile.model).sampling(self.profile)
         with Meter(torch.device("cpu"), self.on_stage) as meter, _capacity(picture), meter.stage("media"):
-            clip = _pair(picture, sound, sampling)
-        return self.encode(Opened(picture, (None, None), sampling, clip, None, meter.seconds, meter.peak_rss, sound))
+            clip = _pair(picture, sound, self.sampling)
+        return self.encode(
+            Opened(picture, (None, None), self.sampling, clip, None, meter.seconds, meter.peak_rss, sound)
+        )
 
     def open(
         self,
@@ -307,10 +317,10 @@ class Session:
         check_file(media)
         clip, slot = None, None
         with Meter(torch.device("cpu"), self.on_stage) as meter, _capacity(media):
-            store, recipe = FeatureCache.of(self.profile), self.recipe(start_s, end_s)
-            if store is not None and recipe is not None:
+            if store := FeatureCache.of(self.profile):
                 with meter.stage("cache"), suppress(OSError):  # what is wrong with the file, reading it tells better
-                    slot = store.open(media, recipe)
+                    if recipe := self.recipe(start_s, end_s):
+                        slot = store.open(media, recipe)
             if slot is None or slot.features is None:
                 if decoded is not None:
                     clip, meter.seconds["media"] = decoded
@@ -350,12 +360,6 @@ class Session:
             max(opened.peak_rss, meter.peak_rss),
             opened.sound,
         )
-
-    def under(self, profile: Profile) -> Session:
-        """The same loaded model under other settings of answering; what was looked at here serves there too."""
-        other = Session(profile, self.on_stage)
-        other._model = self._model
-        return other
 
     def ask(
         self,
@@ -494,7 +498,7 @@ def _report(
         },
         timings_s={**seconds, "total": sum(seconds.values())},
         speed={
-            "first_token_s": sum(seconds.values()) - answer.decode_s,
+            "first_token_s": sum(seconds.values()) - answer.decode_s - seconds["evidence"],
             "decode_tokens_per_s": steps / answer.decode_s if steps and answer.decode_s else 0.0,
         },
         generated_tokens=len(answer.token_ids),

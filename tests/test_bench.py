@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import tiny_omni
 import torch
+from media_samples import X264, shared_film
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -189,3 +190,23 @@ def test_a_shape_that_does_not_fit_is_one_clear_error() -> None:
 def test_flags_that_do_not_go_together_are_refused(arguments: list[str]) -> None:
     with pytest.raises(UsageError):
         app(["bench", *arguments], standalone_mode=False)
+
+
+def test_asking_again_is_compared_with_asking_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a shape with two layers a tower; that a hit skips what it should is tested in test_look.py."""
+    clip = shared_film("again.mp4", X264, ("aac",), 2)
+    monkeypatch.chdir(tmp_path)
+    made = json.loads(
+        run(capsys, str(clip), "--again", "--shape", "qwen2.5-omni-3b", "--layers", "1", "--repeat", "2", "--json")
+    )
+    first, again = made["rows"]
+    assert (first["asked"], again["asked"]) == ("first", "again")
+    assert first["stages_s"]["vision"] > 0 < first["stages_s"]["audio"]
+    assert again["stages_s"]["vision"] == again["stages_s"]["audio"] == again["stages_s"]["media"] == 0
+    assert again["before_prefill_s"] == again["stages_s"]["cache"] > 0
+    assert set(made["speedup"]) == {"before_prefill"}
+    assert made["setup"]["stored_bytes"] > 2 * 128 * 2048  # a second of picture in bfloat16 at least
+    assert "random weights" in made["setup"]["note"]
+    assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from epcli import __version__
-from epcli.cli import ask, batch, bench, doctor, eval, inspect, models, plan, profiles, train
+from epcli.cli import ask, batch, bench, cache, chat, doctor, eval, inspect, models, plan, profiles, train
 from epcli.cli.help import Command, Group
 from epcli.cli.options import DebugFlag
 from epcli.config import did_you_mean
@@ -71,6 +71,15 @@ app.command(
     epilog="""Examples:
 
 \b
+  ep chat concert.mp4
+  ep chat lecture.mkv --start 12:30 --end 20:00 --no-history
+  ep chat clip.mp4 --json < questions.txt | jq -r .answer""",
+)(chat.chat)
+app.command(
+    cls=Command,
+    epilog="""Examples:
+
+\b
   ep inspect clip.mp4 "Which instrument plays first?" --keep 0.1 --show-kept-tokens
   ep inspect clip.mp4 "What plays first?" "What is on the left?" --keep 0.1 --html kept.html
   ep inspect clip.mp4 "What plays?" --keep 0.1 --compare cs2,uniform,random
@@ -107,6 +116,7 @@ app.command("eval", cls=Command)(eval.evaluate)
 app.command(cls=Command)(train.train)
 app.add_typer(models.app, name="models")
 app.add_typer(profiles.app, name="profiles")
+app.add_typer(cache.app, name="cache")
 app.command(cls=Command)(doctor.doctor)
 
 

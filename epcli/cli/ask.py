@@ -96,7 +96,7 @@ def ask(
     registry.card(resolved.profile.model)
     check_file(media)
 
-    screen = _Screen(quiet=quiet, json=json)
+    screen = Screen(quiet=quiet, json=json)
     screen.say_where_settings_come_from(resolved)
     try:
         from epcli import pipeline  # the model libraries load here
@@ -128,7 +128,7 @@ _STAGES = {
 }
 
 
-class _Screen:
+class Screen:
     """What a person sees: a line on stderr that names the stage, the answer on stdout as it grows, then the figures."""
 
     def __init__(self, quiet: bool, json: bool) -> None:

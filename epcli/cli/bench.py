@@ -25,6 +25,10 @@ def bench(
         str, typer.Option("--keep", help="Shares of the tokens to compare; none: no sieve.", metavar="LIST")
     ] = "none,1.0,0.2,0.1,0.05",
     repeat: Annotated[int, typer.Option(help="Rounds that count; one before does not.", metavar="COUNT", min=1)] = 3,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Compare asking again with asking first (feature cache)."),
+    ] = False,
     shape: Annotated[
         str | None,
         typer.Option(
@@ -67,7 +71,11 @@ def bench(
 
     The ratios take turns, and medians are shown. --shape needs no download.
     """
-    if bool(media) == bool(shape):
+    if again and not media:
+        raise UsageError("--again needs files to ask about; --shape names the towers, without it --model answers")
+    if again and av_tokens:
+        raise UsageError("--av-tokens goes with --shape alone; --again looks at the files given")
+    if bool(media) == bool(shape) and not again:
         raise UsageError("give either files to ask about, or --shape")
     if shape is None and (av_tokens or layers):
         raise UsageError("--av-tokens and --layers go with --shape")
@@ -87,7 +95,11 @@ def bench(
         if live:
             print(f"\rpass {done} of {total}", end="", file=sys.stderr, flush=True)
 
-    if shape is not None:
+    if again:
+        from epcli.evals.again import bench_again
+
+        result = bench_again(media or [], repeat, resolved, shape=shape, layers=layers, on_pass=progress)
+    elif shape is not None:
         result = measure.bench_shape(
             shape, chosen, repeat, resolved, av_tokens=av_tokens or 2048, layers=layers, on_pass=progress
         )
@@ -100,7 +112,35 @@ def bench(
 
         typer.echo(dumps(result, indent=2))
         return
-    _print(result)
+    if again:
+        _print_again(result)
+    else:
+        _print(result)
+
+
+def _print_again(result: dict[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from epcli.report.units import size
+
+    setup, rows = result["setup"], result["rows"]
+    print(f"{setup['model']} · {setup['chip'] or setup['device']} {setup['dtype']} · median of {setup['repeat']}")
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    stages = [stage for stage in rows[0]["stages_s"] if any(row["stages_s"][stage] for row in rows)]
+    for heading in ("asked", *stages):
+        table.add_column(heading, justify="left" if heading == "asked" else "right")
+    for row in rows:
+        table.add_row(row["asked"], *(f"{row['stages_s'][stage]:.3f} s" for stage in stages))
+    Console(width=min(Console().width, 100)).print(table)
+    first, second = rows
+    for key, ratio in result["speedup"].items():
+        what = {"before_prefill": "up to prefill"}.get(key, key.replace("_", " "))
+        print(f"{what:16} {first[f'{key}_s']:8.3f} s first, {second[f'{key}_s']:8.3f} s again: {ratio:.1f}x faster")
+    print(f"{size(setup['stored_bytes'])} stored; loading the model is not counted")
+    if "note" in setup:
+        print(f"note: {setup['note']}")
 
 
 def _print(result: dict[str, Any]) -> None:

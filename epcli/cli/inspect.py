@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from epcli.cli.ask import _Screen
+from epcli.cli.ask import Screen
 from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, seconds, setting
 from epcli.config import SETTINGS, resolve
 from epcli.errors import UsageError
@@ -149,7 +149,7 @@ def inspect(
         if path is not None:
             check_output(path, flag, suffix=suffix, source=media)
 
-    screen = _Screen(quiet=quiet, json=True)
+    screen = Screen(quiet=quiet, json=True)
     if not json:
         screen.say_where_settings_come_from(resolved)
     try:

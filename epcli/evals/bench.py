@@ -300,7 +300,7 @@ def bench_decoder(
         "av_tokens": av_tokens,
         "text_tokens": TEXT_BEFORE + TEXT_AFTER,
         "sieve_bytes": 2 * shape.sieve_parameters(depth),
-        **_machine(device, "bfloat16", repeat),
+        **machine(device, "bfloat16", repeat),
     }
     if shape.layers != real_layers:
         setup["note"] = f"{shape.layers} of {real_layers} layers; nothing is scaled, so this is not the whole model"
@@ -326,7 +326,7 @@ def _shape_pass(model: Any, shape: Decoder, stream: TokenStream, keep: Keep, av_
     )
 
 
-def _machine(device: torch.device, dtype: str, repeat: int) -> dict[str, Any]:
+def machine(device: torch.device, dtype: str, repeat: int) -> dict[str, Any]:
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "device": str(device),
@@ -390,7 +390,7 @@ def bench_clips(
         "question": QUESTION,
         "selectors": selectors,
         "load_s": loading.seconds["load"],
-        **_machine(session.device, str(model.dtype).removeprefix("torch."), repeat),
+        **machine(session.device, str(model.dtype).removeprefix("torch."), repeat),
     }
     return {"schema": BENCH_SCHEMA, "rows": rows, "setup": setup}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -113,6 +114,12 @@ def load_efficientnet_lite0(
     state = {name: value.to(device, dtype) for name, value in load_file(file).items()}
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
+
+
+def load_classifier() -> tuple[Tensor, Tensor]:
+    """(1000, 1280) weight and (1000,) bias of the classifier alone. Raises WeightsError as the whole tower does."""
+    with safe_open(prepare() / "model.safetensors", "pt") as file:
+        return file.get_tensor("classifier.weight"), file.get_tensor("classifier.bias")
 
 
 def _convert(sources: list[Path], folder: Path) -> None:

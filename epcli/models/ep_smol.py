@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from epcli.config import Profile
 from epcli.errors import WeightsError
+from epcli.models import efficientnet_lite, yamnet
 from epcli.models import stream as layout
 from epcli.models.efficientnet_lite import EfficientNetLite0, imagenet_names, load_efficientnet_lite0
 from epcli.models.sieve_weights import small_sieve
@@ -186,10 +187,10 @@ class Adapter(nn.Module):
 
     def take_classifiers(self) -> None:
         """Read the towers' own classifiers from their parts. Raises WeightsError if they cannot be had."""
-        lite0, yamnet = load_efficientnet_lite0(), load_yamnet()
-        for projector, classifier in ((self.video, lite0.classifier), (self.audio, yamnet.classifier)):
-            projector.prior_weight.copy_(classifier.weight)
-            projector.prior_bias.copy_(classifier.bias)
+        for projector, tower in ((self.video, efficientnet_lite), (self.audio, yamnet)):
+            weight, bias = tower.load_classifier()
+            projector.prior_weight.copy_(weight)
+            projector.prior_bias.copy_(bias)
 
     def start_from(self, towers: Towers, embeddings: Tensor, tokenizer: Any) -> None:
         """Start each name at its word pieces' embeddings, less most of the vocabulary's mean.

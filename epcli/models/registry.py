@@ -7,7 +7,7 @@ import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from epcli import content
 from epcli.errors import UsageError
@@ -19,6 +19,21 @@ if TYPE_CHECKING:
     from epcli.config import Profile
     from epcli.models.base import AVModel
     from epcli.records import Sampling
+
+
+class Card(Protocol):
+    """What is known of a model before it is loaded, as far as looking at a file needs it."""
+
+    @property
+    def name(self) -> str: ...
+
+    def sampling(self, profile: Profile) -> Sampling:
+        """How a file is decoded for this model."""
+        ...
+
+    def towers(self, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+        """What makes a clip's features, as JSON types: for the feature cache."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
@@ -123,6 +124,12 @@ def load_yamnet(hop: int = PATCH_FRAMES // 2, device: str | torch.device = "cpu"
     model.load_state_dict(load_file(folder / "model.safetensors", device=str(device)), assign=True)
     model.init_front_end(device)
     return model.eval().requires_grad_(False)
+
+
+def load_classifier() -> tuple[Tensor, Tensor]:
+    """(521, 1024) weight and (521,) bias of the classifier alone. Raises WeightsError as the whole tower does."""
+    with safe_open(prepare() / "model.safetensors", "pt") as file:
+        return file.get_tensor("classifier.weight"), file.get_tensor("classifier.bias")
 
 
 def _convert(files: list[Path], folder: Path) -> None:

@@ -1,0 +1,214 @@
+"""`ep chat`: many questions about one file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from epcli.cli.ask import Screen
+from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, seconds, setting
+from epcli.config import SETTINGS, resolve, state_home
+from epcli.errors import EXIT_PARTIAL, EpError, UsageError
+
+if TYPE_CHECKING:
+    from epcli.chat import Chat
+    from epcli.records import Report
+
+
+def chat(
+    context: typer.Context,
+    media: Annotated[Path, typer.Argument(help="Video, sound or picture file.", metavar="MEDIA", show_default=False)],
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="Begin here: 90, 1:30 or 0:01:30 (default: the beginning).",
+            metavar="TIME",
+            rich_help_panel=LOOK,
+            show_default=False,
+        ),
+    ] = None,
+    end: Annotated[
+        str | None,
+        typer.Option(
+            help="Stop here: 90, 1:30 or 0:01:30 (default: the end).",
+            metavar="TIME",
+            rich_help_panel=LOOK,
+            show_default=False,
+        ),
+    ] = None,
+    fps: Annotated[str | None, setting("fps", LOOK, "NUMBER")] = None,
+    max_frames: Annotated[str | None, setting("max_frames", LOOK, "COUNT")] = None,
+    video: Annotated[bool | None, setting("video", LOOK)] = None,
+    audio: Annotated[bool | None, setting("audio", LOOK)] = None,
+    audio_track: Annotated[str | None, setting("audio_track", LOOK, "INDEX")] = None,
+    history: Annotated[
+        bool,
+        typer.Option("--history/--no-history", help="The model reads what was said before.", rich_help_panel=ANSWER),
+    ] = True,
+    model: Annotated[str | None, setting("model", ANSWER, "NAME")] = None,
+    system: Annotated[str | None, setting("system", ANSWER, "TEXT")] = None,
+    max_new_tokens: Annotated[str | None, setting("max_new_tokens", ANSWER, "COUNT")] = None,
+    temperature: Annotated[str | None, setting("temperature", ANSWER, "NUMBER")] = None,
+    seed: Annotated[str | None, setting("seed", ANSWER, "NUMBER")] = None,
+    keep: Annotated[str | None, setting("keep", TOKENS, "SHARE|auto")] = None,
+    budget: Annotated[str | None, setting("budget", TOKENS, "COUNT")] = None,
+    selector: Annotated[str | None, setting("selector", TOKENS, "NAME")] = None,
+    profile: ProfileFlag = None,
+    device: Annotated[str | None, setting("device", MACHINE)] = None,
+    dtype: Annotated[str | None, setting("dtype", MACHINE)] = None,
+    quantize: Annotated[str | None, setting("quantize", MACHINE)] = None,
+    threads: Annotated[str | None, setting("threads", MACHINE, "COUNT")] = None,
+    cache: Annotated[bool | None, setting("cache", MACHINE)] = None,
+    cache_gb: Annotated[str | None, setting("cache_gb", MACHINE, "GB")] = None,
+    cache_dir: Annotated[str | None, setting("cache_dir", MACHINE, "FOLDER")] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a line and question.", rich_help_panel=OUTPUT)
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print the answers and nothing else.", rich_help_panel=OUTPUT)
+    ] = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Ask many questions about a file; the model and the file are loaded once.
+
+    On a terminal, /help lists what else can be typed. From a pipe or file, each line is a question.
+    """
+    resolved = resolve({name: context.params[name] for name in SETTINGS}, profile)
+    start_s, end_s = seconds("--start", start), seconds("--end", end)
+    if end_s is not None and end_s <= (start_s or 0.0):
+        raise UsageError(f"--end {end} is not after {f'--start {start}' if start else 'the beginning'}")
+
+    from epcli.media.probe import check_file
+    from epcli.models import registry
+
+    registry.card(resolved.profile.model)
+    check_file(media)
+
+    screen = Screen(quiet=quiet, json=json)
+    screen.say_where_settings_come_from(resolved)
+    try:
+        from epcli.chat import Chat  # the model libraries load here
+        from epcli.pipeline import Meter, Session
+
+        session = Session(resolved.profile, screen.stage)
+        talk = Chat(session, media, start_s, end_s, history)
+        session.load(Meter(session.device, screen.stage))  # after a hit it is not there yet
+    finally:
+        screen.close()
+    typed = sys.stdin.isatty() and sys.stderr.isatty()
+    if not quiet and typed:
+        print(f" {talk.about()} · {resolved.profile.model} · /help for more", file=sys.stderr)
+    failed = _Talk(talk, screen, quiet=quiet, json=json, typed=typed).run()
+    if failed and not typed:
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+class _Talk:
+    """The loop of lines and answers."""
+
+    def __init__(self, talk: Chat, screen: Screen, *, quiet: bool, json: bool, typed: bool) -> None:
+        self._talk, self._screen = talk, screen
+        self._quiet, self._json, self._typed = quiet, json, typed
+        self._told: set[str] = set()  # warnings, once each
+
+    def run(self) -> int:
+        """Until the end of the input or /quit; returns how many lines failed."""
+        from epcli.chat import Quit
+
+        failed = 0
+        for line in _typed_lines() if self._typed else _piped_lines():
+            try:
+                if line.startswith("/"):
+                    self._note(self._talk.command(line))
+                else:
+                    self._answer(line)
+            except Quit:
+                break
+            except EpError as error:
+                failed += 1
+                self._screen.close()
+                print(f"ep: error: {error}", file=sys.stderr)
+            except KeyboardInterrupt:
+                self._screen.close()
+                if not self._typed:
+                    raise
+                self._note("stopped")
+        return failed
+
+    def _answer(self, question: str) -> None:
+        try:
+            report, notes = self._talk.ask(question, self._screen.text)
+        finally:
+            self._screen.close()
+        if self._json:
+            from json import dumps
+
+            print(dumps(report.to_dict(), ensure_ascii=False, allow_nan=False), flush=True)
+        if self._quiet or self._json:
+            return
+        for text in (*report.warnings, *notes):
+            if text not in self._told:
+                self._told.add(text)
+                print(f"ep: warning: {' '.join(text.splitlines())}", file=sys.stderr)
+        if self._typed:
+            self._note(_figures(report))
+
+    def _note(self, text: str) -> None:
+        if text and not self._quiet:
+            dim = self._typed and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+            for line in text.splitlines():
+                print(f"\x1b[2m {line}\x1b[0m" if dim else f" {line}", file=sys.stderr)
+
+
+def _figures(report: Report) -> str:
+    counts = [report.tokens[kind] for kind in ("video", "audio")]
+    total, kept = (sum(count[which] for count in counts) for which in ("total", "kept"))
+    facts = [f"{report.speed['first_token_s']:.1f} s to the first word", f"{kept:,} of {total:,} tokens"]
+    if report.selector != "none":
+        facts.append(report.selector)
+    return " · ".join(facts)
+
+
+def _piped_lines() -> Iterator[str]:
+    for line in sys.stdin:
+        if text := line.strip():
+            yield text
+
+
+def _typed_lines() -> Iterator[str]:
+    """Lines with editing, completion of commands, and the questions of earlier times on the arrow keys."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import WordCompleter
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+    from prompt_toolkit.output import create_output
+
+    from epcli.chat import ASKED
+
+    kept = state_home() / "chat_history"
+    history: FileHistory | InMemoryHistory = InMemoryHistory()
+    with suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(kept, os.O_CREAT | os.O_RDWR, 0o600))  # what was asked is nobody else's business
+        history = FileHistory(str(kept))
+    words = ("range", "history", "evidence", "inspect", "help", "quit", *(name.replace("_", "-") for name in ASKED))
+    prompt: PromptSession[str] = PromptSession(
+        history=history,
+        completer=WordCompleter([f"/{word}" for word in sorted(words)], sentence=True),
+        complete_while_typing=False,
+        output=create_output(stdout=sys.stderr),  # the answers alone go to stdout
+    )
+    while True:
+        try:
+            line = prompt.prompt("> ").strip()
+        except EOFError:
+            return
+        except KeyboardInterrupt:  # throws the line away, as shells do
+            continue
+        if line:
+            yield line

@@ -1,0 +1,176 @@
+"""How many times faster asking again is than asking first: the feature cache, measured (`ep bench --again`).
+
+The model is loaded, and every file and tower has been used once, before anything counts. In each round the cache
+begins empty; a file is asked about, then asked about again through a look of its own. Ratios are of the same round, and
+their median is reported. Either a model by name, or the towers of a real model's shape with random weights, which end
+before prefill.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+
+import torch
+from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration, WhisperFeatureExtractor
+
+from epcli.config import Profile
+from epcli.errors import UsageError
+from epcli.evals.bench import BENCH_SCHEMA, QUESTION, machine
+from epcli.models import costs
+from epcli.models.base import AVModel
+from epcli.models.qwen_inputs import Inputs
+from epcli.models.qwen_omni import QwenOmni
+from epcli.pipeline import Meter, Session, choose_device, choose_dtype
+from epcli.records import Sampling
+
+LOOKING = ("cache", "media", "vision", "audio")  # all that comes before prefill and depends on the file alone
+
+
+@dataclass(frozen=True)
+class ShapeCard:
+    """A model of which only the shape is there."""
+
+    name: str
+
+    def sampling(self, profile: Profile) -> Sampling:
+        return costs.sampling(profile)
+
+    def towers(self, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+        return {"family": "random", "shape": self.name, "device": device.type, "dtype": str(dtype)}
+
+
+def bench_again(
+    media: Sequence[Path],
+    repeat: int,
+    profile: Profile,
+    *,
+    shape: str | None = None,
+    layers: int | None = None,
+    on_pass: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """The JSON of `ep bench MEDIA… --again`. `layers` cuts the towers' depth (with `shape`).
+
+    Raises MediaError, UsageError, WeightsError or CapacityError.
+    """
+    if profile.threads:
+        torch.set_num_threads(profile.threads)
+    device = choose_device(profile)
+    loading = Meter(device)
+    rounds: list[tuple[dict[str, float], dict[str, float]]] = []
+    with tempfile.TemporaryDirectory(prefix="ep-again-") as folder:
+        profile = replace(profile, cache=True, cache_gb=1000.0)
+        if shape is None:
+            session = Session(profile)
+            session.load(loading)
+        else:
+            dtype = choose_dtype(profile, device)
+            session = Session(profile, card=ShapeCard(shape), model=random_towers(shape, device, dtype, layers))
+        for number in range(repeat + 1):
+            session.profile = replace(profile, cache_dir=str(Path(folder) / str(number)))
+            first, again = (_ask(session, media, answer=shape is None, wanted=cache) for cache in ("miss", "hit"))
+            if number:
+                rounds.append((first, again))
+            on_pass(number + 1, repeat + 1)
+        stored = sum(file.stat().st_size for file in Path(folder).glob("1/*.safetensors"))
+    rows = [_row(name, [pair[index] for pair in rounds]) for index, name in enumerate(("first", "again"))]
+    figures = [key for key in rows[0] if key.endswith("_s") and key != "stages_s"]
+    setup = {
+        "what": "asking about files for the first time, and again with their features in the cache; load excluded",
+        "model": session.card.name,
+        "media": [path.name for path in media],
+        "question": QUESTION if shape is None else None,
+        "stored_bytes": stored,
+        "load_s": loading.seconds["load"] if shape is None else None,
+        **machine(session.device, profile.dtype if shape is None else str(dtype).removeprefix("torch."), repeat),
+    }
+    if shape is not None:
+        depth = layers or costs.SHAPES[shape].vision["depth"]
+        setup["note"] = f"random weights, {depth} layers a tower; ends before prefill"
+    return {
+        "schema": BENCH_SCHEMA,
+        "rows": rows,
+        "speedup": {key.removesuffix("_s"): _ratio(rounds, key) for key in figures},
+        "setup": setup,
+    }
+
+
+def _ask(session: Session, media: Sequence[Path], *, answer: bool, wanted: str) -> dict[str, float]:
+    """Seconds by stage, summed over the files. The cache must do what is `wanted` of it, or nothing is measured."""
+    total: dict[str, float] = {}
+    for path in media:
+        looked = session.look(path)
+        if looked.cache != wanted:
+            raise UsageError(f"{path.name}: is there twice, or changed while it was measured")
+        seconds = session.ask(looked, QUESTION).timings_s if answer else looked.seconds
+        for stage, value in seconds.items():
+            if stage not in ("load", "total"):
+                total[stage] = total.get(stage, 0.0) + value
+    return total
+
+
+def _figures(seconds: dict[str, float]) -> dict[str, float]:
+    """What is compared: up to prefill, up to the first token's prefill, and all."""
+    looking = sum(seconds[stage] for stage in LOOKING)
+    if not seconds["prefill"]:
+        return {"before_prefill_s": looking}
+    prefill = looking + seconds["sieve"] + seconds["prefill"]
+    return {"before_prefill_s": looking, "with_prefill_s": prefill, "with_answer_s": prefill + seconds["decode"]}
+
+
+def _row(name: str, passes: Sequence[dict[str, float]]) -> dict[str, Any]:
+    figures = [_figures(one) for one in passes]
+    return {
+        "asked": name,
+        **{key: median(one[key] for one in figures) for key in figures[0]},
+        "stages_s": {stage: median(one[stage] for one in passes) for stage in passes[0]},
+    }
+
+
+def _ratio(rounds: Sequence[tuple[dict[str, float], dict[str, float]]], key: str) -> float:
+    return median(_figures(first)[key] / _figures(again)[key] for first, again in rounds)
+
+
+@torch.no_grad()
+def random_towers(shape: str, device: torch.device, dtype: torch.dtype, layers: int | None = None) -> AVModel:
+    """The towers of a model's shape, at random weights; its decoder takes no memory. Raises UsageError."""
+    if shape not in costs.SHAPES:
+        raise UsageError(f"no shape named {shape!r}; there are: {', '.join(costs.SHAPES)}")
+    sizes = costs.SHAPES[shape]
+    vision, audio = dict(sizes.vision), dict(sizes.audio)
+    if layers is not None:
+        if layers > vision["depth"]:
+            raise UsageError(f"--layers {layers}: the towers of {shape} have {vision['depth']}")
+        vision["depth"] = audio["encoder_layers"] = layers
+    config: Any = Qwen2_5OmniThinkerConfig(
+        vision_config=vision, audio_config=audio, text_config={"hidden_size": sizes.decoder.width}
+    )
+    config._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        thinker: Any = Qwen2_5OmniThinkerForConditionalGeneration(config)
+    thinker.to(dtype).eval().requires_grad_(False)
+    for name in ("visual", "audio_tower"):
+        tower = getattr(thinker.model, name)
+        fresh = type(tower)(tower.config)  # its buffers (frequencies, sinusoids) are computed
+        fresh.to(device, dtype).eval().requires_grad_(False)
+        for parameter in fresh.parameters():
+            if parameter.ndim > 1:
+                parameter.uniform_(-0.03, 0.03)
+        setattr(thinker.model, name, fresh)
+    model = QwenOmni(thinker, None, shape)
+    model.device, model.dtype, model.inputs = device, dtype, _inputs()
+    return cast(AVModel, model)
+
+
+def _inputs() -> Inputs:
+    """The published preprocessing (preprocessor_config.json of Qwen2.5-Omni), without a tokenizer."""
+    inputs = Inputs.__new__(Inputs)
+    inputs.extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=300)
+    inputs.mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])
+    inputs.std = torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    inputs.patch, inputs.merge, inputs.pair = 14, 2, 2
+    return inputs
