@@ -67,7 +67,7 @@ def test_two_workers_one_of_them_killed_leave_one_row_a_job(cluster: None, tmp_p
     with Ledger(out, settings(profile, (None, None))) as ledger:
         batch = Batch(ledger, Output(out), jobs, on_row=kill_one)
         batch.prepare()
-        engine = RayEngine(profile, limit_s=120.0, workers=2, ship=ship)
+        engine = RayEngine(profile, limit_s=600.0, workers=2, ship=ship)
         try:
             batch.run(engine)
         finally:
