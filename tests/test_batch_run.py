@@ -30,6 +30,12 @@ SLOW = pytest.mark.slow
 EP = [sys.executable, "-c", "from epcli.cli import main; main()"]
 
 
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes that a batch starts remember digests; not among the user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("home")))
+
+
 def rows(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.read_text().splitlines()]
 
@@ -279,6 +285,7 @@ def test_ctrl_c_keeps_what_is_done_and_watch_takes_what_arrives(tmp_path: Path, 
         run.kill()
     assert run.returncode == 130
     assert said.endswith("ep: interrupted\n")
+    assert "ep: 2 answered, 1 failed in " in said  # in this run; the failure's row has gone
     assert len(out.read_text().splitlines()) == 3  # the head and two rows
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive

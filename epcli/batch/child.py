@@ -83,7 +83,7 @@ class Child:
 
 @contextmanager
 def _no_main() -> Iterator[None]:
-    """A spawned process imports the program that started it, which may be any script, Ray's included. Here it is not to.
+    """Hide the program: a spawned process would import it, whatever it is, Ray's included, and even run a careless one.
 
     Only `body` and its arguments have to be found there, and they are of this package.
     """
