@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -276,7 +277,8 @@ class Worker:
         """
         self.profile, self.limit_s, self.range_s = profile, limit_s, range_s
         self._overlap, self._tell = overlap, on_event or (lambda event: None)
-        self.folder = Path(tempfile.mkdtemp(prefix="ep-batch-"))
+        _sweep()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
         self._reader: Child | None = None
         self._reads = False  # the reader has loaded what it needs
         self._model: Child | None = None
@@ -443,6 +445,21 @@ class Worker:
 
     def _overdue(self, media: Path, what: str) -> str:
         return f"{media.name}: {what} took longer than {self.limit_s:g} s; --timeout sets the limit"
+
+
+_FOLDER = "ep-batch-"
+_STALE_S = 86_400.0  # a process of another container may have the number of none here
+
+
+def _sweep() -> None:
+    """Remove folders whose worker is gone with all its processes, as when a cluster kills them together."""
+    import psutil
+
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*-*"):
+        with suppress(OSError, ValueError):
+            number = int(folder.name.removeprefix(_FOLDER).split("-")[0])
+            if not psutil.pid_exists(number) and time.time() - folder.stat().st_mtime > _STALE_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def smaller(profile: Profile, frames: int) -> tuple[Profile, str] | None:
