@@ -30,6 +30,12 @@ SLOW = pytest.mark.slow
 EP = [sys.executable, "-c", "from epcli.cli import main; main()"]
 
 
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes that a batch starts remember digests; not among the user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("home")))
+
+
 def rows(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.read_text().splitlines()]
 
@@ -60,7 +66,7 @@ def answers(worker: Worker, *steps: tuple[Task, Callable[[], None]]) -> dict[str
 
 @pytest.fixture
 def worker() -> Iterator[Worker]:
-    made = Worker(batch_samples.profile(), limit_s=120.0)
+    made = Worker(batch_samples.profile(), limit_s=600.0)
     yield made
     below = psutil.Process().children(recursive=True)
     made.close()
@@ -78,7 +84,7 @@ def test_what_hangs_or_crashes_fails_alone(worker: Worker, tmp_path: Path) -> No
     def nothing() -> None:
         pass
 
-    def send(which: str, number: int, limit_s: float = 120.0) -> Callable[[], None]:
+    def send(which: str, number: int, limit_s: float = 600.0) -> Callable[[], None]:
         def now() -> None:
             worker.limit_s = limit_s
             child = getattr(worker, which)
@@ -87,7 +93,7 @@ def test_what_hangs_or_crashes_fails_alone(worker: Worker, tmp_path: Path) -> No
         return now
 
     def patient() -> None:
-        worker.limit_s = 120.0
+        worker.limit_s = 600.0
 
     # The two processes are stopped or killed from outside, as a hang or the system's memory killer would.
     found = answers(
@@ -137,7 +143,7 @@ def test_what_does_not_fit_is_asked_again_with_less_and_says_so(tmp_path: Path) 
     config = json.loads((small / "config.json").read_text())
     config["thinker_config"]["text_config"]["max_position_embeddings"] = 700  # 16 frames are 968 tokens
     (small / "config.json").write_text(json.dumps(config))
-    worker = Worker(batch_samples.profile(model=str(small)), limit_s=120.0)
+    worker = Worker(batch_samples.profile(model=str(small)), limit_s=600.0)
     try:
         found = answers(worker, (task(long, "What?", "Why?"), lambda: None), (task(short), lambda: None))
     finally:
@@ -279,6 +285,7 @@ def test_ctrl_c_keeps_what_is_done_and_watch_takes_what_arrives(tmp_path: Path, 
         run.kill()
     assert run.returncode == 130
     assert said.endswith("ep: interrupted\n")
+    assert "ep: 2 answered, 1 failed in " in said  # in this run; the failure's row has gone
     assert len(out.read_text().splitlines()) == 3  # the head and two rows
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive

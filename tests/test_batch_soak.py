@@ -69,7 +69,8 @@ def count_of(out: Path) -> int:
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("EP_")}
-    return kept | {"XDG_CONFIG_HOME": str(tmp_path / "xdg"), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+    homes = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    return kept | homes | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
 
 
 @pytest.mark.slow

@@ -10,10 +10,12 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,8 @@ class Child:
         context = multiprocessing.get_context("spawn")  # no copy of this process's threads and locks
         self._connection, theirs = context.Pipe()
         self.process = context.Process(target=_live, args=(body, theirs, folder, arguments), daemon=True)
-        self.process.start()
+        with _no_main():
+            self.process.start()
         theirs.close()
 
     def send(self, message: Any) -> None:
@@ -76,6 +79,20 @@ class Child:
         self.process.join()
         self._connection.close()
         self.process.close()
+
+
+@contextmanager
+def _no_main() -> Iterator[None]:
+    """Hide the program: a spawned process would import it, whatever it is, Ray's included, and even run a careless one.
+
+    Only `body` and its arguments have to be found there, and they are of this package.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _live(body: Callable[..., None], pipe: Any, folder: Path, arguments: tuple[Any, ...]) -> None:

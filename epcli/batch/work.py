@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,10 @@ class _Found:
 
 def read_files(pipe: Any) -> None:
     """The reader's body."""
+    import epcli.cache
+    import epcli.media.read  # noqa: F401
+
+    pipe.send(None)  # what it needs is loaded: from now on time counts
     while True:
         order: _Read = pipe.recv()
         pipe.send(_read_one(order))
@@ -272,8 +277,10 @@ class Worker:
         """
         self.profile, self.limit_s, self.range_s = profile, limit_s, range_s
         self._overlap, self._tell = overlap, on_event or (lambda event: None)
-        self.folder = Path(tempfile.mkdtemp(prefix="ep-batch-"))
+        _sweep()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
         self._reader: Child | None = None
+        self._reads = False  # the reader has loaded what it needs
         self._model: Child | None = None
         self._ready: _Ready | None = None
         self._count = 0
@@ -310,9 +317,14 @@ class Worker:
         return self._send(task, order)
 
     def _send(self, task: Task, order: _Read) -> _Reading:
-        if self._reader is None:
-            self._reader = Child(read_files, self.folder)
-        self._reader.send(order)
+        reader = self._hire_reader()
+        if not self._reads:
+            try:
+                reader.receive()
+            except Died as death:
+                raise EpError(f"the process that reads files does not start ({death}); see `ep doctor`") from None
+            self._reads = True
+        reader.send(order)
         return _Reading(task, order, time.monotonic() + self.limit_s)
 
     def _found(self, reading: _Reading) -> _Found:
@@ -334,6 +346,11 @@ class Worker:
                 break
             reading = self._send(reading.task, reading.order)
         return _Found(stamp_of(media), None, 0, False, 0.0, failure)
+
+    def _hire_reader(self) -> Child:
+        if self._reader is None:
+            self._reader, self._reads = Child(read_files, self.folder), False
+        return self._reader
 
     def _drop_reader(self) -> None:
         if self._reader is not None:
@@ -406,6 +423,7 @@ class Worker:
         if self._model is not None and self._ready is not None:
             return self._ready
         self._tell("loading")
+        self._hire_reader()  # both load at the same time
         self._model = Child(answer, self.folder, self.profile, self.range_s)
         try:
             ready = self._model.receive()
@@ -427,6 +445,21 @@ class Worker:
 
     def _overdue(self, media: Path, what: str) -> str:
         return f"{media.name}: {what} took longer than {self.limit_s:g} s; --timeout sets the limit"
+
+
+_FOLDER = "ep-batch-"
+_STALE_S = 86_400.0  # a process of another container may have the number of none here
+
+
+def _sweep() -> None:
+    """Remove folders whose worker is gone with all its processes, as when a cluster kills them together."""
+    import psutil
+
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*-*"):
+        with suppress(OSError, ValueError):
+            number = int(folder.name.removeprefix(_FOLDER).split("-")[0])
+            if not psutil.pid_exists(number) and time.time() - folder.stat().st_mtime > _STALE_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def smaller(profile: Profile, frames: int) -> tuple[Profile, str] | None:

@@ -276,7 +276,11 @@ def _watcher(
     from epcli.batch.jobs import find
     from epcli.batch.watch import Watch
 
-    watch = Watch(work, lambda: find(places, search), plan)
+    def plan_these(files: list[Path]) -> list[FileJobs]:
+        those = set(files)
+        return [each for each in plan(files) if each.media in those]  # a question may name a file that is not there yet
+
+    watch = Watch(work, lambda: find(places, search), plan_these)
     work.refill = watch.look
     return watch.wait
 
@@ -288,13 +292,21 @@ def _go(
     wait: Callable[[], bool] | None,
 ) -> None:
     work.prepare()
-    with _terminable(), screen.progress(work):
-        engine = start_engine()
-        try:
-            work.run(engine, wait or (lambda: False))
-        finally:
-            engine.close()
-            work.finish()
+    if not work.waiting and wait is None:
+        work.finish()
+        screen.summary(work)
+        return
+    try:
+        with _terminable(), screen.progress(work):
+            engine = start_engine()
+            try:
+                work.run(engine, wait or (lambda: False))
+            finally:
+                engine.close()
+                work.finish()
+    except KeyboardInterrupt:
+        screen.summary(work)
+        raise
     screen.summary(work)
 
 
