@@ -196,7 +196,7 @@ def _show(found: Inspection, grids: bool) -> None:
     print_inspection(found, console, grids=grids)
 
 
-def _write_film(found: Inspection, path: Path, screen: _Screen) -> None:
+def _write_film(found: Inspection, path: Path, screen: Screen) -> None:
     """The clip under the first run, with the sound as it was heard."""
     from epcli.media import play
     from epcli.media.write import write
