@@ -49,12 +49,12 @@ LONG = 0.35  # share of scenes that last longer than a single event
 class SceneSource:
     """Scenes from pools, with their questions."""
 
-    def __init__(self, library: Path, pools: Path, split: str, long: float = LONG, longest_s: float = 24.0) -> None:
-        self.lib, self.long, self.longest_s = Library(library, split), long, longest_s
+    def __init__(self, library: Path, pools: Path, split: str, long: float = LONG, most_frames: int = 24) -> None:
+        self.lib, self.long, self.longest_s, self.most_frames = Library(library, split), long, 24.0, most_frames
         self.maker = SceneMaker(self.lib, load_views(self.lib, pools / split), load_tracks(self.lib, pools / split))
 
     def draw(self, rng: random.Random) -> Example:
-        scene = self.maker.draw(rng, self.longest_s if rng.random() < self.long else 0.0)
+        scene = self.maker.draw(rng, self.longest_s if rng.random() < self.long else 0.0, self.most_frames)
         pairs = [(q.type, q.question, q.answer) for q in ask(scene.script, self.lib, rng)]
         return Example(scene.features, pairs, scene.video_labels, scene.audio_labels, scene.tint_labels)
 
@@ -169,6 +169,8 @@ def train(
     minutes: float = 60.0,
     lr: float = 1e-3,
     lora_lr: float = 1e-3,
+    long: Annotated[float, typer.Option(help="Share of long scenes; fewer at first are learned from faster.")] = LONG,
+    most_frames: Annotated[int, typer.Option(help="Of a scene: few at first.")] = 24,
     start_from: Annotated[
         Path | None, typer.Option(help="Checkpoint of `read` to begin from, or an adapter file.")
     ] = None,
@@ -185,7 +187,8 @@ def train(
     library = Path(json.loads((run / "library.json").read_text()))
     recipe = replace(Recipe(), minutes=minutes, lr=lr, lora_lr=lora_lr)
     model = EpSmol(torch.device("cpu"), torch.bfloat16, adapter=None)
-    source, held = SceneSource(library, run, "train"), SceneSource(library, run, "heldout")
+    source = SceneSource(library, run, "train", long, most_frames)
+    held = SceneSource(library, run, "heldout", long)
     adapter = Adapter(source.lib.seen_names, source.lib.heard_names, 576)
     adapter.load_state_dict(load_file(run / "heads.safetensors"))
     adapter.take_classifiers()
