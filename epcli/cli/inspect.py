@@ -137,10 +137,12 @@ def inspect(
     selectors = [name.strip() for name in compare.split(",")] if compare is not None else []
     if compare is not None and not all(selectors):
         raise UsageError(f"--compare {compare!r}: name selectors with commas between them, as in cs2,uniform,random")
+    if video is not None and max(len(selectors), 1) * max(len(questions), 1) > 1:
+        raise UsageError("--video shows one question and one selector: leave out the others or --compare")
     if no_media and html is None:
         raise UsageError("--no-media is about the page that --html writes: give --html too")
 
-    from epcli.media.probe import check_file
+    from epcli.media.probe import check_file, probe
     from epcli.models import registry
 
     registry.card(resolved.profile.model)
@@ -148,6 +150,8 @@ def inspect(
     for path, flag, suffix in ((html, "--html", ""), (png, "--png", ".png"), (video, "--video", ".mp4")):
         if path is not None:
             check_output(path, flag, suffix=suffix, source=media)
+    if video is not None and probe(media).is_image:
+        raise UsageError(f"--video: {media.name} is a still picture; --png shows what was kept of it")
 
     screen = _Screen(quiet=quiet, json=True)
     if not json:
@@ -160,6 +164,15 @@ def inspect(
         )
     finally:
         screen.close()
+    if png is not None:
+        from epcli.report.draw import contact_sheet
+
+        with whole(png) as partial:
+            partial.write_bytes(contact_sheet(found))
+        _wrote(png)
+    if video is not None:
+        _write_film(found, video, screen)
+        _wrote(video)
     if html is not None:
         from epcli.report.html import to_html
 
@@ -181,6 +194,23 @@ def _show(found: Inspection, grids: bool) -> None:
 
     console = Console(highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
     print_inspection(found, console, grids=grids)
+
+
+def _write_film(found: Inspection, path: Path, screen: _Screen) -> None:
+    """The clip under the first run, with the sound as it was heard."""
+    from epcli.media import play
+    from epcli.media.write import write
+    from epcli.report import draw
+
+    (start, end), size_, fps = found.range_s, draw.film_size(found), draw.film_fps(found)
+    seen = found.preview.frames is not None
+    frames = play.frames(found.info.path, start, end, size_, fps) if seen else draw.blank(found, size_, fps)
+    drawn = draw.film(found, found.runs[0], frames, fps)
+    told = draw.with_progress(drawn, round((end - start) * fps), lambda share: screen.stage(f"drawing {share:.0%}"))
+    try:
+        write(path, told, fps, found.preview.samples)
+    finally:
+        screen.close()
 
 
 def _wrote(path: Path) -> None:

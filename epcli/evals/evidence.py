@@ -9,16 +9,27 @@ token drawn blindly would reach.
 
 from __future__ import annotations
 
+import json
 import random
 import re
+import sys
+import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
+from epcli.config import Profile
 from epcli.evals.scenes import SIZES
-from epcli.records import MediaTokens, Modality
+from epcli.evals.score import ci95
+from epcli.moments import media_tokens, moments
+from epcli.pipeline import Asked, Looked, Session
+from epcli.records import MediaTokens, Modality, Moment
+from epcli.train.film import write_film
 from epcli.train.questions import Question, ask
 from epcli.train.scenes import Library, Script, render, write_script
 
@@ -94,3 +105,128 @@ def cases(
         if found:
             made += len(found)
             yield script, found
+
+
+def measure(
+    lib: Library, profile: Profile, count: int, seed: int, shortest_s: float, longest_s: float
+) -> Iterator[dict[str, Any]]:
+    """Ask every question of `cases` about its scene written as a real file, and compare evidence and truth."""
+    session = Session(profile)
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, (script, asked) in enumerate(cases(lib, count, seed, shortest_s, longest_s)):
+            film = Path(scratch) / f"{number}.{'mp4' if script.views else 'm4a'}"
+            write_film(script, film)
+            looked = session.look(film)
+            for question, truth in asked:
+                yield {"scene": number, **_compare(session.run(looked, question.question), looked, question, truth)}
+            film.unlink()
+
+
+def _compare(asked: Asked, looked: Looked, question: Question, truth: Truth) -> dict[str, Any]:
+    tokens = media_tokens(asked.kept.stream, looked.clip)
+    places = asked.kept.indices.cpu()
+    is_av = asked.kept.stream.modality.cpu() != Modality.TEXT
+    kept = np.zeros(len(is_av), bool)
+    kept[places.numpy()] = True
+    kept = kept[is_av.numpy()]
+    evidence, there = asked.evidence, truth.holds(tokens)
+    assert evidence is not None
+    same = kept & (tokens.modality == truth.modality)
+    found = moments(tokens, evidence)
+    peak = evidence.argmax() if not found else _peak(tokens, evidence, found[0])
+    return {
+        "type": question.type,
+        "question": question.question,
+        "answer": asked.report.answer,
+        "right": question.judge(asked.report.answer),
+        "moments": [moment.label for moment in found],
+        "hit": bool(there[peak] and evidence[peak] > 0),
+        "chance": float((there & kept).sum() / max(kept.sum(), 1)),
+        "hit_within": bool(there[np.where(same, evidence, -1).argmax()]) if same.any() else False,
+        "chance_within": float((there & same).sum() / max(same.sum(), 1)),
+        "share": float(evidence[there].sum()),
+    }
+
+
+def _peak(tokens: MediaTokens, evidence: np.ndarray, moment: Moment) -> int:
+    """The token at the peak of a moment."""
+    of = (tokens.modality == Modality[moment.modality.upper()]) & (
+        np.abs(tokens.spans_s.mean(1) - moment.peak_s) < 1e-3
+    )
+    return int(np.where(of, evidence, -1).argmax())
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Hit rates, chance and 95% intervals (clustered by scene): of all answers, of the right ones, by type."""
+
+    def score(members: list[dict[str, Any]]) -> dict[str, Any]:
+        scenes = [row["scene"] for row in members]
+        return {
+            "n": len(members),
+            "hit": float(np.mean([row["hit"] for row in members])),
+            "ci95": list(ci95([row["hit"] for row in members], scenes)),
+            "chance": float(np.mean([row["chance"] for row in members])),
+            "hit_within_modality": float(np.mean([row["hit_within"] for row in members])),
+            "ci95_within_modality": list(ci95([row["hit_within"] for row in members], scenes)),
+            "chance_within_modality": float(np.mean([row["chance_within"] for row in members])),
+            "share_of_evidence": float(np.mean([row["share"] for row in members])),
+        }
+
+    kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        kinds[row["type"]].append(row)
+    right = [row for row in rows if row["right"]]
+    return {
+        "schema": SCHEMA,
+        "all": score(rows),
+        "right_answers": score(right) if right else None,
+        "by_type": {kind: score(members) for kind, members in sorted(kinds.items())},
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The summary as a Markdown table."""
+    lines = [
+        "| questions | n | first moment is right | chance | best token of its modality is right | chance |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows = {"all": result["all"], "answered truly": result["right_answers"], **result["by_type"]}
+    for name, row in rows.items():
+        if row:
+            (low, high), (low_w, high_w) = row["ci95"], row["ci95_within_modality"]
+            lines.append(
+                f"| {name} | {row['n']} | {row['hit']:.2f} ({low:.2f}–{high:.2f}) | {row['chance']:.2f} "
+                f"| {row['hit_within_modality']:.2f} ({low_w:.2f}–{high_w:.2f}) | {row['chance_within_modality']:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def main(
+    library: Annotated[Path, typer.Argument(help="Folder written by `python -m epcli.train.sources`.")],
+    count: Annotated[int, typer.Option(help="Questions to ask.", min=1)] = 300,
+    keep: Annotated[float | None, typer.Option(help="Share of the tokens to keep (default: the model's own).")] = None,
+    model: Annotated[str, typer.Option(help="Model, or an adapter's file.")] = "ep-smol",
+    selector: Annotated[str | None, typer.Option(help="Selector (default: the model's own).")] = None,
+    shortest: Annotated[float, typer.Option(help="Shortest scene, seconds.")] = 4.0,
+    longest: Annotated[float, typer.Option(help="Longest scene, seconds.")] = 12.0,
+    seed: int = 1,
+    threads: Annotated[int | None, typer.Option(help="CPU threads (default: all cores).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a JSONL line a question here.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Measure how often the evidence of an answer points at the part of a scene that the question is about."""
+    profile = Profile(model=model, keep=keep, selector=selector, threads=threads, cache=False)
+    rows: list[dict[str, Any]] = []
+    for row in measure(Library(library, "heldout"), profile, count, seed, shortest, longest):
+        rows.append(row)
+        if out is not None:
+            with out.open("a" if len(rows) > 1 else "w", encoding="utf-8") as file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        if sys.stderr.isatty():
+            print(f"\r{len(rows)} of {count}", end="", file=sys.stderr, flush=True)
+    result = summary(rows)
+    typer.echo(json.dumps(result, indent=2) if json_ else table(result))
+
+
+if __name__ == "__main__":
+    typer.run(main)
