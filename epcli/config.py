@@ -2,8 +2,9 @@
 
     flag > environment (EP_KEEP) > project file (./ep.yaml) > user file > profile (--profile NAME|PATH) > default
 
-`resolve` walks that line and remembers who said what. The flags' help, docs/configuration.md and the comments of
-profiles/default.yaml are all made from the fields below. Every mistake is a UsageError naming the source and the key.
+Where no profile is named, the hardware decides (hardware.py). `resolve` walks that line and remembers who said what.
+The flags' help, docs/configuration.md and the comments of profiles/default.yaml are all made from the fields below.
+Every mistake is a UsageError naming the source and the key.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from epcli import hardware
 from epcli.errors import UsageError
 
 DEFAULT_PROFILE = "default"
@@ -98,13 +100,17 @@ def _setting(default: Any, meaning: str, *types: type, **limits: Any) -> Any:
 class Profile:
     """All settings of one run. A wrong value raises UsageError; what None means stands beside the field."""
 
-    model: str = _setting("ep-smol", "Model that answers, a name of `ep models ls`", str)
+    model: str = _setting("ep-smol", "Model that answers, a name of `ep models list`", str)
     selector: str | None = _setting(
-        None, "How the tokens to keep are chosen, by name", str, null="the model's own selector"
+        None,
+        "How the tokens to keep are chosen; none: no sieve, the plain model reads them all",
+        str,
+        choices=("cs2", "query-aware", "audio-guided", "uniform", "random", "cs2-per-modality", "none"),
+        null="the model's own selector",
     )
     keep: float | str | None = _setting(
         None,
-        "Share of the sound and picture tokens to keep; `auto` decides for each clip",
+        "Share of the sound and picture tokens to keep; at 1.0 cs2 still refines them; `auto` decides for each clip",
         float,
         str,
         choices=("auto",),
@@ -120,6 +126,9 @@ class Profile:
     )
     max_frames: int | None = _setting(
         None, "Most frames looked at; a long video is sampled less often", int, low=1, null="the model's own limit"
+    )
+    max_pixels: int | None = _setting(
+        None, "Most pixels of a frame; a larger picture is scaled down", int, low=28 * 28, null="the model's own limit"
     )
     video: bool = _setting(True, "Look at the picture", bool)
     audio: bool = _setting(True, "Listen to the sound", bool)
@@ -173,6 +182,12 @@ class Resolved:
     sources: dict[str, str]
     profile_name: str
     profile_path: Path
+    why: str  # who named the profile, "--profile" or "ep.yaml: profile", or what the hardware is
+    automatic: bool  # nobody named it
+
+    def chosen(self) -> dict[str, str]:
+        """The profile as a report has it."""
+        return {"name": self.profile_name, "why": self.why}
 
 
 def resolve(
@@ -186,8 +201,8 @@ def resolve(
 
     Args:
         flags: values given on the command line, by setting; None means not given. Texts are parsed.
-        profile: name of a shipped profile or path of a YAML file; None asks EP_PROFILE and the files, then "default".
-        environment: os.environ unless given.
+        profile: name of a shipped profile or path of a YAML file; None asks EP_PROFILE, the files, then the hardware.
+        environment: os.environ unless given; its PATH finds nvidia-smi.
         folder: where ep.yaml is looked for, the working folder unless given.
 
     Raises:
@@ -202,8 +217,15 @@ def resolve(
         _from_file(user_file(environment)),
     ]
     named = next((layer["profile"] for layer in layers if "profile" in layer), None)
-    name, source = (profile, "") if profile is not None else named or (DEFAULT_PROFILE, "")
-    path = find_profile(name, source)
+    if profile is not None:
+        named = (profile, "--profile")
+    if named is None:
+        model, device = (next((layer[key][0] for layer in layers if key in layer), None) for key in ("model", "device"))
+        choice = hardware.choose(profile_names(), _model_of, environment, model, device)
+        name, why = choice.profile, choice.why
+    else:
+        name, why = named
+    path = find_profile(name, "" if profile is not None or named is None else why)
     layers.append(_from_file(path, nested=False))
 
     values, sources = dict(DEFAULTS), dict.fromkeys(DEFAULTS, "default")
@@ -217,7 +239,27 @@ def resolve(
             if rival and value is not None and values[rival] is not None and rival not in layer:
                 values[rival], sources[rival] = DEFAULTS[rival], source
     _check_together(values, sources)
-    return Resolved(Profile(**values), sources, name, path)
+    return Resolved(Profile(**values), sources, name, path, why, automatic=named is None)
+
+
+def _model_of(name: str) -> str:
+    """The model that a shipped profile is for."""
+    return str(_from_file(find_profile(name), nested=False).get("model", (DEFAULTS["model"], ""))[0])
+
+
+def validate(name: str) -> tuple[Path, dict[str, Any]]:
+    """Check a profile by itself: a shipped one by name, or any settings file by path.
+
+    Returns its path and the settings that it holds. Raises UsageError naming file, key and what is allowed.
+    """
+    path = find_profile(name)
+    layer = _from_file(path, nested=path.name == PROJECT_FILE or path.resolve() == user_file().resolve())
+    if "profile" in layer:
+        find_profile(*layer["profile"])
+    said = {key: value for key, (value, _) in layer.items() if key != "profile"}
+    sources = {key: source for key, (_, source) in layer.items()}
+    _check_together(DEFAULTS | said, dict(zip(DEFAULTS, DEFAULTS, strict=True)) | sources)
+    return path, said
 
 
 # A layer holds what one source says: setting -> (value, name of the source).
@@ -323,7 +365,7 @@ def profile_names() -> list[str]:
 
 def _natural(name: str) -> tuple[bool, int, str]:
     digits = "".join(filter(str.isdigit, name))
-    return name != DEFAULT_PROFILE, int(digits or 0), name
+    return name != DEFAULT_PROFILE, int(digits or 0), name  # cpu has no number, so it comes before the GPUs
 
 
 def find_profile(name: str, source: str = "") -> Path:

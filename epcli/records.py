@@ -232,6 +232,7 @@ class Report:
     memory: dict[str, int | None]
     cache: dict[str, str]
     settings: dict[str, Any]
+    profile: dict[str, str] | None = None  # name and why it is the one; None where the settings came from Python
     warnings: tuple[str, ...] = ()
     evidence: dict[str, Any] | None = None  # shares by modality, and moments (asdict of Moment); None: not asked for
     schema: int = REPORT_SCHEMA

@@ -79,7 +79,11 @@ def assert_refused(run: subprocess.CompletedProcess[str], code: int, message: st
         (["models", "show", "ep-small"], "ep-small"),
         (["models", "pull", "../ep-smol"], "../ep-smol"),
         (["models", "rm", ""], "no model named ''"),
-        (["profiles", "show", "nothing"], "unknown profile 'nothing'; there are: default, gpu-8gb"),
+        (["profiles", "show", "nothing"], "unknown profile 'nothing'; there are: default, cpu, gpu-8gb"),
+        (["profiles", "validate", "gpu-9gb"], "unknown profile 'gpu-9gb', did you mean gpu-8gb?"),
+        (["profiles", "validate", "./mine.yaml"], "./mine.yaml: there is no such file"),
+        (["ask", "clip.mp4", "What?", "--selector", "cs3"], "--selector: 'cs3' is not one of cs2, query-aware"),
+        (["ask", "clip.mp4", "What?", "--max-pixels", "9"], "--max-pixels: 9 is not a whole number from 784 up"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(
@@ -158,7 +162,7 @@ def test_the_version_is_on_stdout(tmp_path: Path, environment: dict[str, str]) -
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["ask", "--help"], ["profiles", "list"], ["profiles", "show"], ["models", "ls"]]
+    "arguments", [["--help"], ["ask", "--help"], ["profiles", "list"], ["profiles", "show"], ["models", "list"]]
 )
 def test_looking_around_loads_no_model_library(
     arguments: list[str], tmp_path: Path, environment: dict[str, str]
@@ -174,7 +178,7 @@ def test_looking_around_loads_no_model_library(
     loaded = set(run.stderr.rpartition("LOADED ")[2].split())
     assert "epcli.config" in loaded  # it did run
     assert not HEAVY & loaded
-    if arguments[-1] != "ls":  # rich costs more than all the rest of these
+    if arguments[0] != "models":  # rich costs more than all the rest of these
         assert "rich" not in loaded
 
 
@@ -202,12 +206,48 @@ def test_what_profiles_show_prints_is_a_profile(tmp_path: Path, environment: dic
     assert settings(first)[1:] == settings(second)[1:]
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kep: 0.1", "mine.yaml: kep: unknown key, did you mean keep?"),
+        ("seed: 1\nfps: quick", "mine.yaml: fps: 'quick' is not a number over 0 up to 120"),
+        ("keep: 1.5", "mine.yaml: keep: 1.5 is not a number over 0 up to 1, or auto"),
+        ("keep: 0.5\nbudget: 9", "mine.yaml: keep and mine.yaml: budget both say how much to keep"),
+        ("selector: best", "mine.yaml: selector: 'best' is not one of cs2, "),
+        ("model: ep-small", "mine.yaml: model: no model named 'ep-small'"),
+        ("profile: cpu", "mine.yaml: profile: unknown key"),  # a profile stands on no other
+        ("fps: {", "mine.yaml: not valid YAML: line 2: "),
+    ],
+)
+def test_validate_names_file_key_and_what_is_allowed(
+    text: str, message: str, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(text + "\n")
+    assert_refused(ep("profiles", "validate", "mine.yaml", cwd=tmp_path, env=environment), 2, message)
+
+
+def test_validate_says_ok_to_what_can_be_used(tmp_path: Path, environment: dict[str, str]) -> None:
+    (tmp_path / "mine.yaml").write_text("keep: 0.5\nmodel: ep-smol\n")
+    (tmp_path / "ep.yaml").write_text("profile: mine.yaml\nseed: 3\n")
+    for arguments, said in [
+        (["mine.yaml"], "ok: mine.yaml, 2 settings\n"),
+        (["ep.yaml"], "ok: ep.yaml, 1 setting\n"),
+        ([], "ok: profile mine.yaml and what is set on top of it\n"),
+        (["gpu-8gb"], f"ok: {config.find_profile('gpu-8gb')}, 5 settings\n"),
+    ]:
+        run = ep("profiles", "validate", *arguments, cwd=tmp_path, env=environment | {"HOME": str(tmp_path)})
+        assert (run.stdout, run.stderr, run.returncode) == (said, "", 0)
+    environment["EP_KEEP"] = "7"
+    assert_refused(ep("profiles", "validate", cwd=tmp_path, env=environment), 2, "EP_KEEP: 7 is not a number over 0")
+
+
 def test_models_tells_what_is_here_and_removes_it(tmp_path: Path, environment: dict[str, str]) -> None:
     environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
     part = tmp_path / "cache" / "epcli" / "models" / "parts" / "half.bin"
     part.parent.mkdir(parents=True)
     part.write_bytes(bytes(2000))
-    listed = ep("models", "ls", cwd=tmp_path, env=environment)
+    listed = ep("models", "list", cwd=tmp_path, env=environment)
+    assert ep("models", "ls", cwd=tmp_path, env=environment).stdout == listed.stdout
     assert listed.stdout.startswith("ep-smol: not downloaded (188 MB)\n")
     assert max(map(len, listed.stdout.splitlines())) <= 80
     shown = ep("models", "show", "ep-smol", cwd=tmp_path, env=environment)

@@ -23,7 +23,8 @@ def commands() -> list[str]:
     """Every command of the program, the program itself first."""
     found = [""]
     for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
-        found += [name, *(f"{name} {below}" for below in getattr(command, "commands", {}))]
+        below = getattr(command, "commands", {})
+        found += [name, *(f"{name} {each}" for each, found_below in below.items() if not found_below.hidden)]
     return found
 
 

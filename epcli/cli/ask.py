@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,6 +45,7 @@ def ask(
     ] = None,
     fps: Annotated[str | None, setting("fps", LOOK, "NUMBER")] = None,
     max_frames: Annotated[str | None, setting("max_frames", LOOK, "COUNT")] = None,
+    max_pixels: Annotated[str | None, setting("max_pixels", LOOK, "COUNT")] = None,
     video: Annotated[bool | None, setting("video", LOOK)] = None,
     audio: Annotated[bool | None, setting("audio", LOOK)] = None,
     audio_track: Annotated[str | None, setting("audio_track", LOOK, "INDEX")] = None,
@@ -113,7 +115,7 @@ def ask(
         )
     finally:
         screen.close()
-    screen.report(report)
+    screen.report(replace(report, profile=resolved.chosen()))
 
 
 _STAGES = {

@@ -164,4 +164,5 @@ def _folder(name: str, folder: Path) -> Finding:
 def _settings() -> list[Finding]:
     resolved = config.resolve()
     changed = sorted({s for s in resolved.sources.values() if s != "default" and str(resolved.profile_path) not in s})
-    return [Finding(True, f"settings: profile {resolved.profile_name}" + "".join(f", {s}" for s in changed))]
+    chosen = f"settings: profile {resolved.profile_name} ({resolved.why})"
+    return [Finding(True, chosen + "".join(f", {s}" for s in changed))]

@@ -26,8 +26,9 @@ class _Sections:
             )
             sections.setdefault(heading, []).append((_names(parameter), parameter.help or ""))
         if isinstance(self, TyperGroup):
-            names = self.list_commands(ctx)
-            sections = {_COMMANDS: [(name, _first_line(self.get_command(ctx, name))) for name in names], **sections}
+            commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+            shown = [(name, _first_line(each)) for name, each in commands.items() if each and not each.hidden]
+            sections = {_COMMANDS: shown, **sections}
         sections[_OPTIONS] = sections.pop(_OPTIONS)
         width = min(_WIDEST_NAME, max(len(name) for rows in sections.values() for name, _ in rows))
         for heading, rows in sections.items():

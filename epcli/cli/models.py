@@ -13,11 +13,12 @@ from epcli.report.units import size
 
 app = typer.Typer(cls=Group, rich_markup_mode=None, help="Models: what there is, and their weights on this machine.")
 
-ModelName = Annotated[str, typer.Argument(help="A name of `ep models ls`.", metavar="NAME", show_default=False)]
+ModelName = Annotated[str, typer.Argument(help="A name of `ep models list`.", metavar="NAME", show_default=False)]
 
 
-@app.command(cls=Command)
-def ls() -> None:
+@app.command("list", cls=Command)
+@app.command("ls", cls=Command, hidden=True)
+def list_() -> None:
     """List the models and whether their weights are here."""
     from epcli.models import registry
 

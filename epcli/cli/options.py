@@ -18,7 +18,7 @@ DebugFlag = Annotated[
 ProfileFlag = Annotated[
     str | None,
     typer.Option(
-        help="Settings to start from: a name of `ep profiles list` or a YAML file (default: `default`).",
+        help="Settings to start from: a name of `ep profiles list` or a YAML file (default: what fits this machine).",
         metavar="NAME|PATH",
         rich_help_panel=MACHINE,
         show_default=False,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import textwrap
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,22 +14,57 @@ import typer
 
 from epcli import config
 from epcli.cli.help import Command, Group
+from epcli.errors import UsageError
 
 app = typer.Typer(cls=Group, rich_markup_mode=None, help="Settings: what there is, and where each comes from.")
 
 
 @app.command("list", cls=Command)
 def list_() -> None:
-    """List the shipped profiles."""
-    from epcli.models import registry
-
+    """List the shipped profiles; * marks the one that holds here."""
+    here = config.resolve()
     names = config.profile_names()
     width = max(map(len, names))
     for name in names:
-        typer.echo(f"{name:{width}}  {config.profile_summary(config.find_profile(name))}".rstrip())
-    missing = [name for name in names if config.resolve(profile=name).profile.model not in registry.MODELS]
-    if missing:
-        typer.echo(f"\n{', '.join(missing)}: for models that this version of ep does not have", err=True)
+        mark = "*" if here.profile_path == config.find_profile(name) else " "
+        typer.echo(f"{mark} {name:{width}}  {config.profile_summary(config.find_profile(name))}".rstrip())
+    line = f"{here.profile_name} holds here: {here.why}"
+    typer.echo("\n" + textwrap.fill(line, shutil.get_terminal_size().columns, break_on_hyphens=False))
+
+
+@app.command(cls=Command)
+def validate(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="A profile's name or a YAML file; without it, all settings that hold here.",
+            metavar="NAME|FILE",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Check settings: unknown keys, wrong types, values out of range.
+
+    The first mistake is one line that names file, key and what is allowed, and the exit code is 2.
+    """
+    from epcli.models import registry
+
+    if name is None:
+        here = config.resolve()
+        _check_model(here.profile.model, here.sources["model"], registry.card)
+        typer.echo(f"ok: profile {here.profile_name} and what is set on top of it")
+        return
+    path, said = config.validate(name)
+    if "model" in said:
+        _check_model(said["model"], f"{path}: model", registry.card)
+    typer.echo(f"ok: {_short(path)}, {len(said)} setting{'s' * (len(said) != 1)}")
+
+
+def _check_model(model: str, where: str, card: Callable[[str], object]) -> None:
+    try:
+        card(model)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
 
 
 @app.command(cls=Command)
@@ -46,6 +84,8 @@ def show(
     """
     resolved = config.resolve(profile=name)
     typer.echo(f"# profile {resolved.profile_name}: {_short(resolved.profile_path)}")
+    if name is None:
+        typer.echo(f"# chosen because: {resolved.why}" if resolved.automatic else f"# named by {resolved.why}")
     lines = {key: f"{key}: {_yaml(value)}" for key, value in asdict(resolved.profile).items()}
     width = max(map(len, lines.values()))
     for key, line in lines.items():

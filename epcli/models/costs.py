@@ -29,7 +29,7 @@ def sampling(profile: Profile) -> Sampling:
     return Sampling(
         fps=profile.fps or FPS,
         max_frames=profile.max_frames or MAX_FRAMES,
-        max_pixels=FRAME_PIXELS,
+        max_pixels=profile.max_pixels or FRAME_PIXELS,
         multiple=CELL,
         video=profile.video,
         audio=profile.audio,

@@ -445,7 +445,7 @@ def sampling(profile: Profile) -> Sampling:
     return Sampling(
         fps=profile.fps or 1.0,
         max_frames=profile.max_frames or 64,
-        max_pixels=256 * 448,
+        max_pixels=profile.max_pixels or 256 * 448,
         multiple=64,
         video=profile.video,
         audio=profile.audio,

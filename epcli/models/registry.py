@@ -133,7 +133,7 @@ def card(name: str) -> ModelCard:
             path=path,
         )
     raise UsageError(
-        f"no model named {name!r}; `ep models ls` lists them: {', '.join(MODELS)}; "
+        f"no model named {name!r}; `ep models list` lists them: {', '.join(MODELS)}; "
         "or give the folder of a Qwen2.5-Omni checkpoint"
     )
 
@@ -218,4 +218,4 @@ def remove(name: str) -> int:
 def _refuse_path(name: str) -> None:
     """Files that the user brought are neither fetched nor deleted here."""
     if card(name).path is not None:
-        raise UsageError(f"{name}: is a model of your own; only those of `ep models ls` are fetched and deleted here")
+        raise UsageError(f"{name}: is a model of your own; only those of `ep models list` are fetched and deleted here")

@@ -5,7 +5,7 @@
     lora.layers.N.….q_proj.{A,B}  optional: a low-rank change of the decoder, W + scale * B A
 
 The metadata (key `epcli`, JSON) names the base model, the SHA-256 of it, the rotary sections and the scale. A file is
-used as `--model FILE`; its base is the checkpoint folder it lies in, else the named model of `ep models ls`, else the
+used as `--model FILE`; its base is the checkpoint folder it lies in, else the named model of `ep models list`, else the
 folder that it was saved with.
 """
 
@@ -41,7 +41,7 @@ class SieveFile:
     """A sieve file's contents, on the CPU."""
 
     path: Path
-    base: str  # a name of `ep models ls`, or a folder
+    base: str  # a name of `ep models list`, or a folder
     base_sha256: str  # `fingerprint` of the base
     sections: tuple[int, ...]  # Sync-RoPE's [T, H, W, T]
     sieve: dict[str, Tensor]  # as `Sieve` names them

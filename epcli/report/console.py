@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -34,7 +35,9 @@ def render(report: Report) -> RenderableType:
     """The figures: what was looked at, tokens by modality, speed and memory, and beside them seconds by stage."""
     columns = Table.grid(padding=(0, 6, 0, 0))
     columns.add_row(Group(_tokens(report), "", _speed(report)), _stages(report))
-    return Group("", _heading(report), "", columns, *evidence_lines(report))
+    profile = report.profile and f"profile {report.profile['name']}: {report.profile['why']}"
+    chosen = [Padding(Text(profile, style="dim"), (0, 0, 0, 1))] if profile else []
+    return Group("", _heading(report), *chosen, "", columns, *evidence_lines(report))
 
 
 def evidence_lines(report: Report) -> list[Text]:
