@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from epcli.cli.ask import _Screen
+from epcli.cli.ask import Screen
 from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, seconds, setting
 from epcli.config import SETTINGS, resolve
 from epcli.errors import UsageError
@@ -153,7 +153,7 @@ def inspect(
     if video is not None and probe(media).is_image:
         raise UsageError(f"--video: {media.name} is a still picture; --png shows what was kept of it")
 
-    screen = _Screen(quiet=quiet, json=True)
+    screen = Screen(quiet=quiet, json=True)
     if not json:
         screen.say_where_settings_come_from(resolved)
     try:
@@ -196,7 +196,7 @@ def _show(found: Inspection, grids: bool) -> None:
     print_inspection(found, console, grids=grids)
 
 
-def _write_film(found: Inspection, path: Path, screen: _Screen) -> None:
+def _write_film(found: Inspection, path: Path, screen: Screen) -> None:
     """The clip under the first run, with the sound as it was heard."""
     from epcli.media import play
     from epcli.media.write import write
