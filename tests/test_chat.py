@@ -280,14 +280,18 @@ class Terminal:
 
 @pytest.mark.slow
 def test_on_a_terminal_an_interrupt_stops_the_answer_only(command: list[str], tmp_path: Path) -> None:
-    long = [*command, "--max-new-tokens", "4000", "--temperature", "2", "--no-history"]
+    slow = (  # an answer that takes its time, for the interrupt to fall into
+        "import itertools, sys, time; from epcli import cli, generate; count = itertools.count(); "
+        "generate._choose = lambda *_: (time.sleep(0.1), print('THINKING', file=sys.stderr), next(count) % 90)[2]; "
+        "cli.main()"
+    )
+    long = [command[0], "-c", slow, *command[3:], "--max-new-tokens", "3000", "--no-history"]
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
     terminal = Terminal(long, environment)
-    ready, taken = "\x1b[?2004h", "\x1b[?2004l"  # what a prompt switches on, and off when a line is typed
+    ready = "\x1b[?2004h"  # what a prompt switches on
     terminal.wait_for(ready)
     terminal.type("What is seen?\r")
-    terminal.wait_for(taken)
-    time.sleep(2)  # in the middle of the answer, or before it
+    terminal.wait_for("THINKING")
     terminal.type("\x03")
     terminal.wait_for("stopped")
     terminal.wait_for(ready)

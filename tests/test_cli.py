@@ -150,8 +150,11 @@ def test_the_flags_of_ask_are_grouped(tmp_path: Path, environment: dict[str, str
     assert headings == ["Arguments", "What to look at", "Answer", "Tokens", "Machine", "Output", "Options"]
 
 
-def test_every_setting_has_a_flag_that_tells_its_meaning(tmp_path: Path, environment: dict[str, str]) -> None:
-    page = " ".join(ep("ask", "--help", cwd=tmp_path, env=environment).stdout.split())
+@pytest.mark.parametrize("command", ["ask", "chat"])
+def test_every_setting_has_a_flag_that_tells_its_meaning(
+    command: str, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    page = " ".join(ep(command, "--help", cwd=tmp_path, env=environment).stdout.split())
     for key, limits in config.SETTINGS.items():
         assert f"--{key.replace('_', '-')}" in page
         assert limits.meaning in page

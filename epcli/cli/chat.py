@@ -44,6 +44,7 @@ def chat(
     ] = None,
     fps: Annotated[str | None, setting("fps", LOOK, "NUMBER")] = None,
     max_frames: Annotated[str | None, setting("max_frames", LOOK, "COUNT")] = None,
+    max_pixels: Annotated[str | None, setting("max_pixels", LOOK, "COUNT")] = None,
     video: Annotated[bool | None, setting("video", LOOK)] = None,
     audio: Annotated[bool | None, setting("audio", LOOK)] = None,
     audio_track: Annotated[str | None, setting("audio_track", LOOK, "INDEX")] = None,
