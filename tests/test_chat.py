@@ -161,7 +161,7 @@ def test_another_range_forgets_what_was_said_about_the_old_one(talk: Chat) -> No
         ("/kep 0.1", "/kep: no such command, did you mean keep?"),
         ("/", "/: no such command"),
         ("/keep 2", "/keep: 2 is not a number over 0 up to 1, or auto"),
-        ("/selector best", "/selector: no selector named 'best'; there are: cs2"),
+        ("/selector best", "/selector: 'best' is not one of cs2"),
         ("/history maybe", "/history: 'maybe' is not on, off or clear"),
         ("/range 10", "/range: '10' is not a range"),
         ("/range 0:02-0:01", "/range: 0:01 is not after 0:02"),

@@ -404,7 +404,7 @@ class _Screen:
 
         now = tally.answered_now + tally.failed_now
         parts = [f"{tally.answered_now} answered", f"{tally.failed_now} failed"]
-        if before := tally.done + tally.failed - now:
+        if (before := tally.done + tally.failed - now) > 0:  # a failure that was asked again and answered has gone
             parts.append(f"{before} from before")
         if tally.pending:
             parts.append(f"{tally.pending} left")
