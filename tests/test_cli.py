@@ -265,7 +265,18 @@ def test_the_doctor_finds_a_wrong_setting_and_goes_on(tmp_path: Path, environmen
     run = ep("doctor", cwd=tmp_path, env=environment)
     lines = run.stdout.splitlines()
     assert "problem  ep.yaml: kep: unknown key, did you mean keep?; `ep profiles show` lists all keys" in lines
-    for what in ("python ", "torch ", "transformers ", "cpu: ", "ffmpeg ", "ep-smol: ", "cache: "):
+    for what in (
+        "python ",
+        "torch ",
+        "transformers ",
+        "bitsandbytes ",
+        "cpu: ",
+        "cuda",
+        "ffmpeg ",
+        "video codecs: h264",
+        "ep-smol: ",
+        "cache: ",
+    ):
         assert any(line[9:].startswith(what) for line in lines), what
     assert all(line.startswith(("ok       ", "problem  ")) for line in lines)
     assert run.stderr == ""
