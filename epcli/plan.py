@@ -16,9 +16,10 @@ from typing import Any
 import psutil
 
 from epcli.config import Profile
-from epcli.errors import UsageError, WeightsError
+from epcli.errors import MediaError, UsageError, WeightsError
 from epcli.media.plan import fit_size, frame_count
 from epcli.media.probe import probe
+from epcli.media.timecode import format_time
 from epcli.models import costs, registry
 from epcli.models.costs import Omni
 from epcli.records import SAMPLE_RATE, MediaInfo
@@ -76,7 +77,8 @@ def plan(
     info = probe(media)
     start, end = start_s or 0.0, info.duration_s if end_s is None else min(end_s, info.duration_s)
     if start >= end and not info.is_image:
-        raise UsageError(f"{media.name}: the range is empty; the file is {info.duration_s:.1f} s long")
+        length = format_time(info.duration_s)  # as `ep ask` says it
+        raise MediaError(f"{media.name}: a start at {format_time(start)} is past the end; the file is {length} long")
     made = _cost(info, end - start, profile, memory_bytes)
     return replace(made, advice=tuple(_advice(made, info, end - start, profile, memory_bytes)))
 

@@ -73,6 +73,7 @@ def assert_refused(run: subprocess.CompletedProcess[str], code: int, message: st
         (["ask", "clip.mp4", "What?", "--end", "1:75"], "--end: '1:75' is not a time"),
         (["ask", "clip.mp4", "What?", "--end", "0"], "--end 0 is not after the beginning"),
         (["ask", "clip.mp4", "What?", "--start", "1:00", "--end", "30"], "--end 30 is not after --start 1:00"),
+        (["plan", "clip.mp4", "--start", "1:00", "--end", "30"], "--end 30 is not after --start 1:00"),
         (["ask", "clip.mp4", "What?", "--profile", "gpu-9gb"], "unknown profile 'gpu-9gb', did you mean gpu-8gb?"),
         (["ask", "clip.mp4", "What?", "--profile", "./my.yaml"], "./my.yaml: there is no such file"),
         (["ask", "clip.mp4", "What?", "--model", "ep-small"], "ep-small"),
@@ -268,7 +269,18 @@ def test_the_doctor_finds_a_wrong_setting_and_goes_on(tmp_path: Path, environmen
     run = ep("doctor", cwd=tmp_path, env=environment)
     lines = run.stdout.splitlines()
     assert "problem  ep.yaml: kep: unknown key, did you mean keep?; `ep profiles show` lists all keys" in lines
-    for what in ("python ", "torch ", "transformers ", "cpu: ", "ffmpeg ", "ep-smol: ", "cache: "):
+    for what in (
+        "python ",
+        "torch ",
+        "transformers ",
+        "bitsandbytes ",
+        "cpu: ",
+        "cuda",
+        "ffmpeg ",
+        "video codecs: h264",
+        "ep-smol: ",
+        "cache: ",
+    ):
         assert any(line[9:].startswith(what) for line in lines), what
     assert all(line.startswith(("ok       ", "problem  ")) for line in lines)
     assert run.stderr == ""

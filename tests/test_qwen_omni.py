@@ -105,11 +105,12 @@ def features(model: QwenOmni, clip: Clip) -> Features:
 # The command line, end to end.
 
 
-def test_the_program_answers_in_a_process_of_its_own(media, plain, tmp_path):
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
+def test_the_program_answers_in_a_process_of_its_own(media, plain, tmp_path, quantize):
     run = subprocess.run(
         [
             *(sys.executable, "-c", "from epcli.cli import main; main()", "ask", str(media["both"]), QUESTION),
-            *("--json", "--model", str(plain), "--max-new-tokens", "4", "--keep", "0.2"),
+            *("--json", "--model", str(plain), "--max-new-tokens", "4", "--keep", "0.2", "--quantize", quantize),
         ],
         capture_output=True,
         text=True,

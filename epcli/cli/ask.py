@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, seconds, setting
+from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, setting, time_range
 from epcli.config import PROJECT_FILE, SETTINGS, Resolved, resolve
 from epcli.errors import UsageError
 
@@ -87,9 +87,7 @@ def ask(
     question = question.strip()
     if not question:
         raise UsageError("the question is empty: say what you want to know about the file")
-    start_s, end_s = seconds("--start", start), seconds("--end", end)
-    if end_s is not None and end_s <= (start_s or 0.0):
-        raise UsageError(f"--end {end} is not after {f'--start {start}' if start else 'the beginning'}")
+    start_s, end_s = time_range(start, end)
 
     # What would be refused anyway is refused before the model libraries take their seconds to load.
     from epcli.media.probe import check_file

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, seconds, setting
+from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, setting, time_range
 from epcli.config import SETTINGS, Profile, resolve
 from epcli.errors import EXIT_PARTIAL, EpError, UsageError
 
@@ -196,7 +196,7 @@ def batch(
     """
     given = {name: context.params[name] for name in SETTINGS if name in context.params}
     settings = resolve(given, profile).profile
-    range_s = (seconds("--start", start), seconds("--end", end))
+    range_s = time_range(start, end)
 
     from epcli.batch import run as batches
     from epcli.batch.jobs import Question, Search, find, plan_jobs, read_questions

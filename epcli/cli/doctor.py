@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from epcli.models.registry import ModelCard
 
 
+NAMED = ("torch", "transformers", "bitsandbytes")
+CODECS = {
+    "video": ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "theora"),
+    "sound": ("aac", "mp3", "opus", "vorbis", "flac"),
+}
+
+
 @dataclass(frozen=True)
 class Finding:
     """One line of the examination."""
@@ -65,7 +72,7 @@ def _python() -> list[Finding]:
 
 
 def _libraries() -> list[Finding]:
-    """Every library in the range this version was made for; the two whose interfaces move fastest are named."""
+    """Every library in the range this version was made for; those with compiled or fast-moving parts are named."""
     from importlib import metadata
 
     from packaging.requirements import Requirement
@@ -76,13 +83,13 @@ def _libraries() -> list[Finding]:
         repair = f"run: pip install '{need}'"
         try:
             finding = _in_range(need.name, metadata.version(need.name), str(need.specifier), repair)
-            if need.name in ("torch", "transformers"):
+            if need.name in NAMED:
                 importlib.import_module(need.name)
         except metadata.PackageNotFoundError:
             finding = Finding(False, f"{need.name} is not installed", repair)
         except (ImportError, OSError) as error:
             finding = Finding(False, f"{need.name} cannot be imported: {' '.join(str(error).splitlines())}", repair)
-        if not finding.fine or need.name in ("torch", "transformers"):
+        if not finding.fine or need.name in NAMED:
             findings.append(finding)
     others = len(needed) - len(findings)
     return [*findings, Finding(True, f"{others} other libraries, each in the range this version was made for")]
@@ -107,16 +114,37 @@ def _device() -> list[Finding]:
         findings.append(
             Finding(True, f"cuda:{index}: {torch.cuda.get_device_name(index)}, {size(total)}, {size(free)} free")
         )
+    if not torch.cuda.is_available():
+        findings.append(_no_cuda(torch.version.cuda is not None))
     if torch.backends.mps.is_available():
         findings.append(Finding(True, "mps: Apple GPU"))
     return findings
+
+
+def _no_cuda(torch_has_it: bool) -> Finding:
+    """Without a card nothing is wrong; a card that torch cannot use is."""
+    if shutil.which("nvidia-smi") is None:
+        return Finding(True, "cuda: none (no NVIDIA GPU was found)")
+    if not torch_has_it:
+        how = "install a torch with CUDA, see pytorch.org/get-started"
+        return Finding(False, "cuda: there is an nvidia-smi, but this torch is built without CUDA", how)
+    return Finding(False, "cuda: there is an nvidia-smi, but torch finds no GPU", "check that nvidia-smi lists it")
 
 
 def _ffmpeg() -> list[Finding]:
     from epcli.media import ffmpeg
 
     binary = ffmpeg.find()
-    return [Finding(True, f"ffmpeg {binary.version}: {binary.path}")]
+    names = ffmpeg.decoders(binary)
+    findings = [Finding(True, f"ffmpeg {binary.version}: {binary.path}")]
+    for kind, codecs in CODECS.items():
+        lacking = [codec for codec in codecs if codec not in names]
+        if lacking:
+            advice = "files in them cannot be read; put a fuller ffmpeg on the PATH"
+            findings.append(Finding(False, f"{kind} codecs: ffmpeg lacks {', '.join(lacking)}", advice))
+        else:
+            findings.append(Finding(True, f"{kind} codecs: {', '.join(codecs)}"))
+    return findings
 
 
 def _models() -> list[Finding]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from epcli.cli.ask import Screen
-from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, seconds, setting
+from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, setting, time_range
 from epcli.config import SETTINGS, resolve
 from epcli.errors import UsageError
 from epcli.files import check_output, whole
@@ -129,9 +129,7 @@ def inspect(
     questions = [question.strip() for question in questions or []]
     if not all(questions):
         raise UsageError("a question is empty: say what you want to know about the file")
-    start_s, end_s = seconds("--start", start), seconds("--end", end)
-    if end_s is not None and end_s <= (start_s or 0.0):
-        raise UsageError(f"--end {end} is not after {f'--start {start}' if start else 'the beginning'}")
+    start_s, end_s = time_range(start, end)
     if compare is not None and selector is not None:
         raise UsageError("--compare and --selector both name selectors: give one of them")
     selectors = [name.strip() for name in compare.split(",")] if compare is not None else []

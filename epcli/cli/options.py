@@ -54,3 +54,11 @@ def seconds(flag: str, time: str | None) -> float | None:
         return parse_time(time)
     except UsageError as error:
         raise UsageError(f"{flag}: {error}") from error
+
+
+def time_range(start: str | None, end: str | None) -> tuple[float | None, float | None]:
+    """--start and --end in seconds. Raises UsageError for what is no time, or no range."""
+    start_s, end_s = seconds("--start", start), seconds("--end", end)
+    if end_s is not None and end_s <= (start_s or 0.0):
+        raise UsageError(f"--end {end} is not after {f'--start {start}' if start else 'the beginning'}")
+    return start_s, end_s

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, setting
+from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, setting, time_range
 from epcli.config import SETTINGS, resolve
-from epcli.errors import UsageError
 
 if TYPE_CHECKING:
     from epcli.plan import Plan
@@ -59,22 +58,18 @@ def plan(
     Nothing is loaded or downloaded. The exit code is 0 whether it fits or not.
     """
     resolved = resolve({name: context.params[name] for name in SETTINGS if name in context.params}, profile)
+    start_s, end_s = time_range(start, end)
     from epcli.media.probe import check_file
-    from epcli.media.timecode import parse_time
 
     check_file(media)
-    try:
-        times = [None if time is None else parse_time(time) for time in (start, end)]
-    except UsageError as error:
-        raise UsageError(f"--start or --end: {error}") from error
     from epcli.plan import plan as work_out
     from epcli.plan import to_json
 
     made = work_out(
         media,
         resolved.profile,
-        start_s=times[0],
-        end_s=times[1],
+        start_s=start_s,
+        end_s=end_s,
         memory_bytes=None if memory is None else round(memory * 1e9),
     )
     typer.echo(to_json(made) if json else describe(made))

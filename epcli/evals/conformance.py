@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,7 @@ from epcli.records import KeptStream, TokenStream
 from epcli.sieve.refiner import Refiner
 from epcli.sieve.select import Budget, keep_count, kept_indices, take
 from epcli.sieve.sieve import Sieve, Sieved
-from epcli.sieve.sync_rope import SyncRope
+from epcli.sieve.sync_rope import AXES, SyncRope, install
 
 ATOL, RTOL = 2e-4, 1e-4  # the reference's own attention kernels differ among themselves by 3e-5
 PREFIX = "thinker."
@@ -83,7 +84,8 @@ def run(folder: Path) -> Ledger:
     """Run every check that the folder has data for. Raises WeightsError if it is no conformance folder."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        sections = [int(size) for size in manifest["environment"]["MROPE_SECTION"].split(",")]
+        said = manifest["environment"]
+        sections = manifest.get("mrope_section_4axis") or [int(size) for size in said["MROPE_SECTION"].split(",")]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
             f"{folder}: no conformance folder: manifest.json is missing or not one of its kind"
@@ -98,13 +100,19 @@ def run(folder: Path) -> Ledger:
             check_rotation(ledger, load_file(folder / "rope_apply.safetensors"))
     model = QwenOmni.load(folder, dtype=torch.float32, sections=sections)
     plain = QwenOmni.load(folder, dtype=torch.float32, sieve=False)
+    if "mrope_section_3axis_baseline" in manifest:
+        install(plain.decoder, manifest["mrope_section_3axis_baseline"])
     if model.sieve is None:
         raise WeightsError(f"{folder}: model.safetensors holds no refiner and score head")
     if (folder / "rope_index.safetensors").exists():
         check_positions(ledger, model, load_file(folder / "rope_index.safetensors"), manifest["layouts"])
     with torch.inference_mode():
         for name, case in manifest.get("cases", {}).items():
-            check_case(ledger, folder, model, plain, name, case)
+            runs = {
+                file: {"retain_token": said.get("RETAIN_TOKEN", "av"), **settings}
+                for file, settings in case["runs"].items()
+            }
+            check_case(ledger, folder, model, plain, name, {**case, "runs": runs})
     if "train" in manifest:
         with ledger.over(manifest["train"]["file"].removesuffix(".safetensors")):
             check_training(ledger, folder, model, manifest)
@@ -135,7 +143,12 @@ def check_rotation(ledger: Ledger, data: Tensors) -> None:
     q, want, half = data["q"], data["q_rotated"], data["q"].shape[-1] // 2
     cos, sin = data["cos"].unsqueeze(2), data["sin"].unsqueeze(2)  # (4, 1, 1, L, head): one table an axis
     gap = (rotate(q, cos, sin) - want).abs()[..., :half].amax((1, 2, 3))  # (4, half)
-    sections = torch.bincount(gap.argmin(0), minlength=4).tolist()
+    sections = [0] * AXES
+    for axis, size in zip(
+        *(each.tolist() for each in gap.argmin(0).unique_consecutive(return_counts=True)), strict=True
+    ):
+        # Where the fourth axis repeats the first, both explain the last run of channels.
+        sections[AXES - 1 if axis == 0 and sections[0] else axis] += size
     theta = round(data["inv_freq"][-1].double().item() ** (-half / (half - 1)))  # the last is theta^(-(half - 1)/half)
     rope = SyncRope(2 * half, theta, sections)
     ledger.close("inv_freq", rope.inv_freq, data["inv_freq"], atol=0, rtol=1e-6)
@@ -261,8 +274,12 @@ def check_run(
         ledger.equal("compressed_mask", (right >= 0).long(), want["compressed_attention_mask"])
     ledger.close("logits", take(prefill(model, sieved.embeds, sieved.positions, sieved.mask), right), want["logits"])
     if "generated_ids" in want:
-        start = int(sieved.next_positions[0])
-        check_generation(ledger, model, sieved.embeds[0], sieved.positions[:, 0], start, want)
+        for row, rows_want in each_row(want):
+            there = sieved.mask[row]
+            start = int(sieved.next_positions[row])
+            check_generation(
+                ledger, model, sieved.embeds[row, there], sieved.positions[:, row, there], start, rows_want
+            )
 
 
 def check_baseline(
@@ -274,8 +291,18 @@ def check_baseline(
     logits = prefill(plain, embeds, positions, mask) * mask.unsqueeze(-1)
     ledger.close("logits", logits, want["logits"])
     if "generated_ids" in want:
-        start = int(positions[:, 0, mask[0]].max()) + 1
-        check_generation(ledger, plain, embeds[0, mask[0]], positions[:, 0, mask[0]], start, want)
+        for row, rows_want in each_row(want):
+            there = positions[:, row, mask[row]]
+            check_generation(ledger, plain, embeds[row, mask[row]], there, int(there.max()) + 1, rows_want)
+
+
+def each_row(want: Tensors) -> Iterator[tuple[int, Tensors]]:
+    """The continuation expected of each row of a batch: ids and logits (1, ...), positions (A, 1, ...)."""
+    for row in range(len(want["generated_ids"])):
+        one = slice(row, row + 1)
+        ids, logits = want["generated_ids"][one], want["generated_logits"][one]
+        decoded = want["decode_position_ids"][:, one]
+        yield row, {"generated_ids": ids, "generated_logits": logits, "decode_position_ids": decoded}
 
 
 def prefill(model: QwenOmni, embeds: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
@@ -364,6 +391,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m epcli.evals.conformance", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder with manifest.json")
+    warnings.simplefilter("ignore", FutureWarning)  # of transformers, about names that this version still takes
     try:
         ledger = run(parser.parse_args(arguments).folder)
     except EpError as error:

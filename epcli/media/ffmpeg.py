@@ -101,6 +101,18 @@ def find() -> Binary:
     return _identify(path)
 
 
+def decoders(binary: Binary) -> set[str]:
+    """What it can decode: names of its decoders, and of the codecs that they are for."""
+    command = [binary.path, "-hide_banner", "-decoders"]
+    run = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=60
+    )
+    # " V....D libdav1d             dav1d AV1 decoder by VideoLAN (codec av1)"
+    return set(re.findall(r"^ [VA][A-Z.]{5} (\w+)", run.stdout, re.MULTILINE)) | set(
+        re.findall(r"\(codec (\w+)\)", run.stdout)
+    )
+
+
 @lru_cache
 def _identify(path: str) -> Binary:
     try:
