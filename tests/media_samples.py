@@ -13,6 +13,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -72,6 +73,18 @@ def film(path: Path, video: tuple[str, ...] = X264, audio: tuple[str, ...] = ("a
     codec = ("-c:a", *audio) if audio else ()
     run("-f", "lavfi", "-i", counting(duration), *sound, "-c:v", *video, "-pix_fmt", "yuv420p", *codec, path)
     return path
+
+
+def offset_s(path: Path) -> float:
+    """How far the first picture is behind the file's start: an encoder's run-in of sound, where the muxer counts it.
+
+    Which muxers do has changed between ffmpeg's versions, so the file is asked.
+    """
+    with av.open(str(path)) as film:
+        video = film.streams.video[0]
+        assert video.start_time is not None
+        assert video.time_base is not None
+        return float(video.start_time * video.time_base) - (film.start_time or 0) / av.time_base
 
 
 @cache

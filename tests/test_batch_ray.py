@@ -112,5 +112,5 @@ def test_a_cluster_without_gpus_gives_none(cluster: None) -> None:
 
     with pytest.raises(UsageError, match=r"--gpus-per-worker 0\.5: the cluster has 0 GPUs"):
         RayEngine(batch_samples.profile(), limit_s=1.0, gpus=0.5)
-    with pytest.raises(UsageError, match="run this on a machine of the cluster"):
+    with pytest.raises(UsageError, match="run `ep batch` on a machine of the cluster"):
         RayEngine(batch_samples.profile(), limit_s=1.0, address="ray://head:10001")

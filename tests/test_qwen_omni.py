@@ -363,7 +363,7 @@ def test_a_layout_without_media_is_empty():
 # Selectors.
 
 
-@pytest.mark.parametrize("selector", sorted(set(SELECTORS) - {"cs2", "none"}))
+@pytest.mark.parametrize("selector", sorted(set(SELECTORS) - {"cs2", "cs2-per-modality", "none"}))
 def test_training_free_selectors_keep_original_embeddings_and_positions(model, selector):
     stream = model.stream(features(model, clip(8, 4, 4)), QUESTION, None)
     kept = select(selector, stream, Budget(ratio=0.3), Tools(decoder=model.decoder))
