@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
+import signal
 import subprocess
 import sys
 import time
@@ -254,11 +256,14 @@ class Terminal:
             os.execve(command[0], command, environment)
         self.seen = ""
 
-    def wait_for(self, text: str, seconds: float = 240) -> None:
+    def wait_for(self, text: str, seconds: float = 60) -> None:
         """Read until `text` is shown."""
         deadline = time.monotonic() + seconds
         while text not in self.seen:
-            assert time.monotonic() < deadline, self.seen
+            readable, _, _ = select.select([self.end], [], [], max(deadline - time.monotonic(), 0))
+            if not readable:
+                os.kill(self.pid, signal.SIGKILL)
+                raise AssertionError(f"{text!r} was not shown: {self.seen[-2000:]!r}")
             try:
                 self.seen += os.read(self.end, 65536).decode(errors="replace")
             except OSError:
@@ -270,6 +275,8 @@ class Terminal:
 
     def exit_code(self) -> int:
         while True:  # what is not read would keep it from ending
+            if not select.select([self.end], [], [], 60)[0]:
+                os.kill(self.pid, signal.SIGKILL)
             try:
                 if not os.read(self.end, 65536):
                     break
@@ -297,6 +304,8 @@ def test_on_a_terminal_an_interrupt_stops_the_answer_only(command: list[str], tm
     terminal.wait_for(ready)
     terminal.type("/keep 0.5\r")
     terminal.wait_for("keep: 0.5")
+    terminal.seen = terminal.seen.partition("keep: 0.5")[2]
+    terminal.wait_for(ready)  # before that, the end of the input would be lost
     terminal.type("\x04")
     assert terminal.exit_code() == 0
     kept = tmp_path / "epcli" / "chat_history"
