@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -36,7 +35,7 @@ def render(report: Report) -> RenderableType:
     columns = Table.grid(padding=(0, 6, 0, 0))
     columns.add_row(Group(_tokens(report), "", _speed(report)), _stages(report))
     profile = report.profile and f"profile {report.profile['name']}: {report.profile['why']}"
-    chosen = [Padding(Text(profile, style="dim"), (0, 0, 0, 1))] if profile else []
+    chosen = [Text(f" {profile}", style="dim")] if profile else []
     return Group("", _heading(report), *chosen, "", columns, *evidence_lines(report))
 
 
