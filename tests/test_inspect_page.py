@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,14 @@ def page(browser: Any, file: Path, trouble: list[str]) -> Iterator[Any]:
     assert trouble == []
 
 
+def until(page: Any, expression: str, seconds: float = 60.0) -> None:
+    """Wait until it is true in the page. Playwright's own wait would evaluate a text there: its policy forbids that."""
+    deadline = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, expression
+        page.wait_for_timeout(50)
+
+
 def opened(context: Any, file: Path, trouble: list[str]) -> Any:
     page = context.new_page()
     page.set_default_timeout(60_000)
@@ -74,8 +83,8 @@ def opened(context: Any, file: Path, trouble: list[str]) -> Any:
     page.on("dialog", lambda dialog: (trouble.append("dialog"), dialog.dismiss()))
     page.on("request", lambda asked: asked.url.startswith(("data:", "file:")) or trouble.append(asked.url))
     page.goto(file.as_uri())
-    page.wait_for_function("document.querySelectorAll('#frames em').length == 8")
-    page.wait_for_function("document.querySelector('#frames em').textContent != ''")
+    until(page, "document.querySelectorAll('#frames em').length == 8")
+    until(page, "document.querySelector('#frames em').textContent != ''")
     return page
 
 
@@ -108,7 +117,7 @@ def test_the_slider_keeps_what_the_sieve_keeps(page, looked):
     assert len(np.unique(run.scores)) < len(run.scores) / 4  # many ties: the earlier must stay
     for percent in (2, 7, 10, 29, 57, 100):
         page.eval_on_selector("#keep", "(s, v) => { s.value = v; s.dispatchEvent(new Event('input')); }", percent)
-        page.wait_for_function(f"document.querySelector('#keep-now').textContent == '{percent}%'")
+        until(page, f"document.querySelector('#keep-now').textContent == '{percent}%'")
         kept = kept_at(run, percent)
         want = [f"{int(kept[tokens.modality == m].sum())} of {int((tokens.modality == m).sum())}" for m in (1, 2)]
         assert [row[2] for row in numbers_of(page)[:2]] == want, percent
@@ -154,12 +163,12 @@ def test_the_keyboard_moves_through_the_clip_and_hears_it(page):
     page.focus("#cursor-area")
     page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.querySelector('#cursor-area').getAttribute('aria-valuenow') == '1.00'")
+    until(page, "document.querySelector('#cursor-area').getAttribute('aria-valuenow') == '1.00'")
     assert "cells read" in page.get_attribute("#cursor-area", "aria-valuetext")
     page.keyboard.press("End")
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.querySelector('#sound').currentTime > 5.9")
+    until(page, "document.querySelector('#sound').currentTime > 5.9")
     assert page.evaluate("document.querySelector('#sound').duration") == pytest.approx(8, abs=0.3)
 
 
@@ -168,7 +177,7 @@ def test_a_moment_leads_to_its_place_in_the_clip(page, looked):
     page.focus("#cursor-area")
     page.keyboard.press("Home")
     page.click("#moments button")
-    page.wait_for_function(f"document.querySelector('#cursor-area').getAttribute('aria-valuenow') == '{peak:.2f}'")
+    until(page, f"document.querySelector('#cursor-area').getAttribute('aria-valuenow') == '{peak:.2f}'")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

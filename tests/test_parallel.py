@@ -18,6 +18,7 @@ if rank:
 parallel.average_gradients([a, b])
 assert a.grad.tolist() == [[0.5, 0.5], [0.5, 0.5]] and b.grad.tolist() == [0.5, 0.5, 0.5]
 assert parallel.agree(7.0 + rank) == 7.0
+parallel.stop()
 """
 
 

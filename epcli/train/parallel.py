@@ -20,6 +20,13 @@ def start() -> None:
         dist.init_process_group("gloo", timeout=timedelta(hours=1))  # one evaluates, the others wait
 
 
+def stop() -> None:
+    """Wait for the others and part; a process that just ended would take the others' connections down."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def place() -> tuple[int, int]:
     """This process's number, and how many there are."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

@@ -200,6 +200,7 @@ def train(
         else:
             trainer.start_from(start_from)
     trainer.run()
+    parallel.stop()
 
 
 @app.command()
@@ -231,6 +232,7 @@ def sieve(
     trainer = SieveTrainer(learner, scenes, held, recipe, run / "sieve", typer.echo)
     trainer.resume()
     trainer.run()
+    parallel.stop()
 
 
 if __name__ == "__main__":
