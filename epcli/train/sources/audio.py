@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import av
 import numpy as np
 import soundfile
 
-from epcli.errors import EpError, MediaError
+from epcli.errors import MediaError
 from epcli.records import SAMPLE_RATE
-from epcli.train.sources.fetch import run
 
 LONGEST_S = 8.0
 SHORTEST_S = 0.05
@@ -18,12 +18,16 @@ _PEAK = 0.95
 
 
 def read(path: Path, rate: int = SAMPLE_RATE) -> np.ndarray:
-    """(S,) float32 at `rate`: the channels' mean, filtered down by ffmpeg."""
-    command = ["ffmpeg", "-v", "error", "-i", str(path), "-ac", "1", "-ar", str(rate), "-f", "f32le", "-"]
+    """(S,) float32 at `rate`: the mean of the first stream's channels. Raises MediaError if it cannot be decoded."""
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
     try:
-        return np.frombuffer(run(command), np.float32)
-    except EpError as error:
+        with av.open(str(path)) as container:
+            frames = [piece for frame in container.decode(audio=0) for piece in resampler.resample(frame)]
+            frames += resampler.resample(None)  # what the filter still holds
+    except (av.FFmpegError, IndexError, ValueError) as error:
         raise MediaError(f"{path.name}: not a readable sound ({error})") from error
+    parts = [frame.to_ndarray().reshape(-1) for frame in frames]
+    return np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)
 
 
 def clean(samples: np.ndarray, longest_s: float | None = LONGEST_S) -> np.ndarray | None:
