@@ -19,8 +19,8 @@ from playwright.sync_api import sync_playwright
 
 DOCS = Path(__file__).parent
 PICTURES = DOCS / "pictures"
-CLIP = "docs/media/farm.mp4"
-QUESTIONS = ("What do you hear first?", "What is on the left?")
+CLIP = "docs/media/duet.mp4"
+QUESTIONS = ("Which instrument plays last?", "What is on the left?")
 KEEP = "0.1"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
