@@ -238,14 +238,16 @@ class Asked:
 class Session:
     """A model and its settings, for one question or many. The model is loaded when first needed."""
 
-    def __init__(self, profile: Profile, on_stage: Callable[[str], None] | None = None) -> None:
-        """Raises UsageError if model or device are not to be had."""
+    def __init__(
+        self, profile: Profile, on_stage: Callable[[str], None] | None = None, model: AVModel | None = None
+    ) -> None:
+        """`model`: the profile's, if it is loaded already. Raises UsageError if model or device are not to be had."""
         self.profile, self.on_stage = profile, on_stage
         if not (profile.video or profile.audio):
             raise UsageError("--no-video and --no-audio together leave nothing to look at or listen to")
         registry.check_present(profile.model)
         self.device = choose_device(profile)
-        self._model: AVModel | None = None
+        self._model: AVModel | None = model
 
     def load(self, meter: Meter) -> AVModel:
         if self._model is None:

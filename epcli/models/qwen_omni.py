@@ -125,8 +125,12 @@ class QwenOmni:
             raise WeightsError(
                 f"{folder}: no weights of a thinker in its safetensors files; fetch the checkpoint again"
             )
+        weights: dict[str, Tensor] = {}
         if sieve_file is not None:
+            weights = sieve_file.whole_sieve(state)  # before the change: the refiner sits on the plain layers
             sieve_file.change(state)
+        elif sieve:
+            weights = _read_sieve(folder)
         placed = quantize.placement(config, torch.device(device), dtype, quantization)
         load: Any = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained
         try:
@@ -153,11 +157,10 @@ class QwenOmni:
             )
         thinker.eval()
         decoder = thinker.model.language_model
-        weights = sieve_file.sieve if sieve_file else _read_sieve(folder) if sieve else {}
         if not weights:
             install(decoder, decoder.config.rope_parameters["mrope_section"])
             return cls(thinker, None)
-        install(decoder, sections or (sieve_file and sieve_file.sections) or _sections(decoder, folder))
+        install(decoder, sections or (sieve_file and sieve_file.sections) or sync_sections(decoder, folder))
         return cls(thinker, build_sieve(weights, decoder, folder))
 
     inputs: Inputs  # set by `open`
@@ -406,7 +409,8 @@ def _read_sieve(folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def _sections(decoder: Any, folder: Path) -> Sequence[int]:
+def sync_sections(decoder: Any, folder: Path) -> Sequence[int]:
+    """Sync-RoPE's four sections for a checkpoint: what its config says, else the paper's. Raises WeightsError."""
     config = decoder.config
     said = config.rope_parameters.get("mrope_section", ())
     if len(said) == len(SYNC_SECTIONS):

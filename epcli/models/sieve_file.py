@@ -1,6 +1,6 @@
 """Our own sieve files: safetensors holding only what was trained, on top of a base model that stays as it is.
 
-    refiner.layers.N.…            the refiner, names as in a decoder layer
+    refiner.layers.N.…            the refiner, names as in a decoder layer; low-rank {A,B} as in sieve_weights.py
     scorer.ln.weight, scorer.score_head.{0,2}.{weight,bias}
     lora.layers.N.….q_proj.{A,B}  optional: a low-rank change of the decoder, W + scale * B A
 
@@ -15,7 +15,8 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from epcli.errors import WeightsError
 from epcli.models import hub
+from epcli.models.sieve_weights import LowRank, unfold
 from epcli.sieve.sieve import Sieve
 
 FORMAT = 1
@@ -45,6 +47,7 @@ class SieveFile:
     sieve: dict[str, Tensor]  # as `Sieve` names them
     lora: dict[str, Tensor]  # "layers.N.….A" (r, in) and ".B" (out, r)
     lora_scale: float
+    refiner: LowRank | None = None  # how a refiner of low rank is put together; None: it is stored whole
 
     @classmethod
     def read(cls, path: Path, *, tensors: bool = True) -> SieveFile:
@@ -63,6 +66,7 @@ class SieveFile:
                 {key: value for key, value in found.items() if key.startswith(("refiner.", "scorer."))},
                 {key.removeprefix("lora."): value for key, value in found.items() if key.startswith("lora.")},
                 float(about["lora_scale"]),
+                LowRank.of(about["refiner"]) if about.get("refiner") else None,
             )
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise WeightsError(
@@ -84,6 +88,16 @@ class SieveFile:
         if fingerprint(folder) != self.base_sha256:
             raise WeightsError(f"{self.path}: was trained on another model than {folder}; it belongs to {self.base}")
 
+    def whole_sieve(self, state: dict[str, Any]) -> dict[str, Tensor]:
+        """The sieve's weights, a low-rank refiner unfolded on a base's tensors, which must not be changed yet.
+
+        Raises WeightsError if they do not fit the base.
+        """
+        if self.refiner is None or not self.sieve:
+            return self.sieve
+        base, names = base_tensors(state)
+        return unfold(self.sieve, base, names, self.refiner, self.path)
+
     def change(self, state: dict[str, Any]) -> None:
         """Add the low-rank change to a checkpoint's tensors, each when it is read, so before any quantization."""
         names = {match[1]: key for key in state if (match := DECODER.match(key))}
@@ -96,18 +110,29 @@ class SieveFile:
             state[target] = _Changed(state[target], self.lora[key], self.lora[f"{key[:-2]}.B"], self.lora_scale)
 
 
+def base_tensors(state: dict[str, Any]) -> tuple[Callable[[str], Tensor], list[str]]:
+    """A checkpoint's decoder tensors by the decoder's own names ("layers.N.…"), read when asked for; and the names."""
+    names = {match[1]: key for key in state if (match := DECODER.match(key))}
+    return lambda name: state[names[name]][...], list(names)
+
+
 def save(
     path: Path,
     *,
     base: str,
     folder: Path,
-    sieve: Sieve | None,
+    sieve: Sieve | dict[str, Tensor] | None,
+    refiner: LowRank | None = None,
     lora: dict[str, Tensor] | None = None,
     lora_scale: float = 1.0,
     sections: tuple[int, ...],
 ) -> None:
-    """Write a sieve file for the model `base`, whose weights are in `folder`; `lora` as `SieveFile.lora` has it."""
-    tensors = {} if sieve is None else {k: v for k, v in sieve.state_dict().items() if not k.startswith("rope.")}
+    """Write a sieve file for the model `base`, whose weights are in `folder`; `lora` as `SieveFile.lora` has it.
+
+    `sieve`: whole, or tensors as `SieveFile.sieve` has them, of low rank if `refiner` says so.
+    """
+    weights = sieve.state_dict() if isinstance(sieve, Sieve) else sieve or {}
+    tensors = {key: value for key, value in weights.items() if not key.startswith("rope.")}
     tensors |= {f"lora.{key}": value for key, value in (lora or {}).items()}
     about = {
         "format": FORMAT,
@@ -115,6 +140,7 @@ def save(
         "base_sha256": fingerprint(folder),
         "sections": list(sections),
         "lora_scale": lora_scale,
+        "refiner": None if refiner is None else asdict(refiner),
     }
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

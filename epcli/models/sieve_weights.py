@@ -39,6 +39,11 @@ class LowRank:
     gain: float
     scale: float  # of B A
 
+    @classmethod
+    def of(cls, about: Any) -> LowRank:
+        """From a file's metadata. Raises KeyError, TypeError or ValueError."""
+        return cls(int(about["depth"]), int(about["rank"]), float(about["gain"]), float(about["scale"]))
+
 
 def starting_layers(base: Callable[[str], Tensor], names: list[str], depth: int, gain: float) -> dict[str, Tensor]:
     """`layers.N.…` of a refiner before training: the base decoder's own, the writers scaled by `gain`.
@@ -107,7 +112,7 @@ def small_sieve(stored: dict[str, Tensor], about: Any, decoder: Any, where: Any)
     if not stored:
         return None
     try:
-        low = LowRank(int(about["depth"]), int(about["rank"]), float(about["gain"]), float(about["scale"]))
+        low = LowRank.of(about)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{where}: its metadata do not say how its sieve is stored ({error})") from None
     base = decoder.state_dict()

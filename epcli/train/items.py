@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from epcli.models import stream as layout
 from epcli.models.ep_smol import prompt_ids
 from epcli.models.stream import Segment
-from epcli.records import Modality, TokenStream
+from epcli.records import Features, Modality, TokenStream
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,4 +84,29 @@ def smol_items(
         said = model.tokenizer(answer.strip() + "<|im_end|>", add_special_tokens=False).input_ids
         marked = None if evidence is None else relevant_tokens(stream, evidence)
         items.append(Item(stream, torch.tensor(said, device=table.device), marked, kind))
+    return items
+
+
+def qwen_items(
+    model: Any,
+    features: Features,
+    questions: Sequence[tuple[str, str, str, Sequence[Evidence] | None]],
+    system: str | None = None,
+) -> list[Item]:
+    """Qwen2.5-Omni's items of one clip. Towers and embeddings are frozen, so nothing before the decoder learns."""
+    items = []
+    end = model.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    for kind, question, answer, evidence in questions:
+        made = model.stream(features, question, system)
+        # Copies: what was made in inference mode cannot take part in a backward pass.
+        stream = replace(
+            made,
+            embeds=made.embeds.clone(),
+            positions=made.positions.clone(),
+            modality=made.modality.clone(),
+            spans_s=made.spans_s.clone(),
+            cells=made.cells.clone(),
+        )
+        said = torch.tensor([*model.inputs.encode(answer.strip()), end], device=stream.embeds.device)
+        items.append(Item(stream, said, None if evidence is None else relevant_tokens(stream, evidence), kind))
     return items

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,19 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from epcli.errors import UsageError
+from epcli.models import hub, registry, sieve_file
 from epcli.models.ep_smol import LORA_TARGETS, EpSmol, load_adapter
-from epcli.models.sieve_weights import LowRank, build_sieve, starting_layers
+from epcli.models.qwen_omni import QwenOmni, sync_sections, thinker_tensors
+from epcli.models.qwen_write import write_checkpoint
+from epcli.models.sieve_file import base_tensors
+from epcli.models.sieve_weights import LowRank, build_sieve, starting_layers, unfold
 from epcli.sieve.refiner import DEPTH
 from epcli.sieve.select import ScoreHead
 from epcli.sieve.sieve import Sieve
+from epcli.sieve.sync_rope import install
 from epcli.train.attention import use_written_out
 from epcli.train.sieve_trainer import Learner
 
@@ -80,6 +88,91 @@ def add_sieve(
         refiner = dict(sieve.refiner.named_parameters())
     model.sieve = sieve
     return {"refiner": refiner, "scorer": dict(sieve.scorer.named_parameters())}
+
+
+def qwen_learner(
+    name: str,
+    shape: Shape,
+    method: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    gradient_checkpointing: bool = True,
+) -> Learner:
+    """Qwen2.5-Omni for training: towers, embeddings and output head stay as they are.
+
+    Args:
+        name: of `ep models ls`, or a checkpoint folder. One that holds a sieve is trained on in full.
+        method: "lora"; "qlora", whose decoder is NF4 below the LoRA; "full", the decoder's layers themselves.
+        dtype: to compute in.
+        gradient_checkpointing: layers run twice, and their inner states need no memory.
+
+    The result is a sieve file, or with "full" a checkpoint folder in the reference's layout. Raises UsageError,
+    WeightsError or CapacityError.
+    """
+    card = registry.card(name)
+    folder = card.path or hub.folder(name)
+    if folder.is_file():
+        raise UsageError(f"{name}: is the result of a training; give its base model, or go on with --resume")
+    model: Any = QwenOmni.open(folder, card.name, device, dtype, "nf4" if method == "qlora" else "none")
+    decoder = model.decoder
+    model.thinker.requires_grad_(False)
+    if device.type == "cpu":
+        use_written_out(decoder.config)
+    groups: dict[str, dict[str, nn.Parameter]] = {}
+    if shape.sieve and model.sieve is not None:
+        if shape.refiner_rank:
+            raise UsageError(f"{name}: has a trained sieve, which is trained on in full: give --refiner-rank 0")
+        model.sieve.float()
+        groups["refiner"] = dict(model.sieve.refiner.named_parameters())
+        groups["scorer"] = dict(model.sieve.scorer.named_parameters())
+    elif shape.sieve:
+        install(decoder, sync_sections(decoder, folder))
+        base, names = base_tensors(thinker_tensors(folder))
+        groups |= add_sieve(model, shape, base, names)
+    else:
+        model.sieve = None
+    if method == "full":
+        decoder.layers.float()
+        decoder.norm.float()
+        trained = [("layers", decoder.layers), ("norm", decoder.norm)]
+        groups["decoder"] = {f"{part}.{n}": p for part, module in trained for n, p in module.named_parameters()}
+    else:
+        decoder.is_loaded_in_4bit = method == "qlora"  # which peft asks
+        groups["decoder"] = add_low_rank(decoder, shape.lora_rank, REFINED)
+    if gradient_checkpointing:
+        for layer in (*decoder.layers, *(model.sieve.refiner.layers if model.sieve is not None else ())):
+            layer.gradient_checkpointing = True
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+            layer.train()  # no layer of this family has dropout
+    sections = decoder.rotary_emb.sections
+
+    def save(out: Path, about: dict[str, Any]) -> Path:
+        if method == "full":
+            values = {key: p.detach().to("cpu", dtype) for key, p in groups["decoder"].items()}
+            return write_checkpoint(folder, out / "model", values, whole(), sections)
+        path = out / "sieve.safetensors"
+        sieve_file.save(
+            path,
+            base=name if card.path is None else str(folder.resolve()),
+            folder=folder,
+            sieve=stored(groups),
+            refiner=low_rank_of(shape) if shape.sieve and shape.refiner_rank else None,
+            lora={key: p.detach().bfloat16() for key, p in groups["decoder"].items()},
+            lora_scale=LORA_SCALE,
+            sections=tuple(sections),
+        )
+        return path
+
+    def whole() -> dict[str, Tensor]:
+        """The sieve's weights in full."""
+        held = {key: value.to(dtype) for key, value in stored(groups).items()}
+        if not shape.sieve or not shape.refiner_rank:
+            return held
+        base, names = base_tensors(thinker_tensors(folder))
+        return {k: v.to(dtype) for k, v in unfold(held, base, names, low_rank_of(shape), folder).items()}
+
+    return Learner(model, groups, save)
 
 
 def low_rank_of(shape: Shape) -> LowRank:
@@ -142,7 +235,7 @@ def smol_learner(start: Path, shape: Shape, *, train_adapter: bool = True, threa
 
 def write(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> Path:
     """A safetensors file with our metadata, at once or not at all."""
-    partial = path.with_suffix(".part")
-    save_file(tensors, partial, {"epcli": json.dumps(about)})
-    os.replace(partial, path)
+    temporary = path.with_suffix(".part")
+    save_file(tensors, temporary, {"epcli": json.dumps(about)})
+    os.replace(temporary, path)
     return path

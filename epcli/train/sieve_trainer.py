@@ -38,6 +38,7 @@ from epcli.records import Modality
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import Tools, select
 from epcli.train.items import Item, Source
+from epcli.train.plot import draw
 
 
 @dataclass(frozen=True)
@@ -379,6 +380,8 @@ class SieveTrainer:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, self.folder / "checkpoint.pt")
+        if (self.folder / "log.jsonl").exists():
+            draw(self.folder / "log.jsonl", self.folder / "training.svg")
         about = {"step": self.step, "questions": self.questions, "recipe": asdict(self.recipe)}
         return self.learner.save(self.folder, about)
 

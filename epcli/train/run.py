@@ -1,0 +1,105 @@
+"""`ep train` as one call: data, model, recipe and folder -> a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from epcli.config import Profile
+from epcli.errors import UsageError
+from epcli.models import registry
+from epcli.models.ep_smol import ADAPTER, media_layout, prompt_ids
+from epcli.pipeline import Session, choose_device, choose_dtype
+from epcli.records import Features
+from epcli.train import data
+from epcli.train.data import Asked, OwnClips
+from epcli.train.items import Item, qwen_items, smol_items
+from epcli.train.learners import Shape, qwen_learner, smol_learner
+from epcli.train.sieve_trainer import Learner, SieveRecipe, SieveTrainer
+
+METHODS = ("lora", "qlora", "full")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be trained, on what, into which folder."""
+
+    data: Path
+    out: Path
+    media: Path | None = None  # folder of the media; None: that of `data`
+    held_out: Path | None = None
+    method: str = "lora"
+    lr: float | None = None  # None: the method's
+    resume: bool = False
+    gradient_checkpointing: bool = True
+
+
+def rates(lr: float | None, method: str, shape: Shape) -> dict[str, float]:
+    """Peak learning rates by group. A low-rank change takes far larger ones than a weight itself.
+
+    `lr` is that of the decoder.
+    """
+    if method == "full":
+        base = lr or 1e-5
+        return {"adapter": base, "decoder": base, "refiner": base, "scorer": 10 * base}
+    base = lr or 3e-4
+    refiner = 3 * base if shape.refiner_rank else base / 15
+    return {"adapter": base / 2, "decoder": base, "refiner": refiner, "scorer": 3 * base}
+
+
+def train(order: Order, recipe: SieveRecipe, shape: Shape, profile: Profile, say: Callable[[str], None]) -> Path:
+    """Train `profile.model` and return what `--model` takes.
+
+    Raises UsageError for bad data, or if the folder holds a run that was not to be resumed; WeightsError or
+    CapacityError.
+    """
+    rows = data.load(order.data, order.media)
+    held_rows = data.load(order.held_out, order.media) if order.held_out else None
+    if (order.out / "checkpoint.pt").exists() and not order.resume:
+        raise UsageError(f"{order.out} holds an earlier run; go on with --resume, or name another folder")
+    learner, make = _learner(order, shape, profile)
+    recipe = replace(recipe, lr=rates(order.lr, order.method, shape))
+    session = Session(replace(profile, quantize="none"), model=learner.model)
+    source = OwnClips(rows, session, make)
+    held = OwnClips(held_rows, session, make) if held_rows else None
+    trainer = SieveTrainer(learner, source, held, recipe, order.out, say)
+    if order.resume:
+        trainer.resume()
+    return trainer.run()
+
+
+Make = Callable[[Features, Any], list[Item]]
+
+
+def _learner(order: Order, shape: Shape, profile: Profile) -> tuple[Learner, Make]:
+    """The model made ready, and how its items are made of a clip's features and questions."""
+    card = registry.card(profile.model)
+
+    def told(asked: list[Asked]) -> list[tuple[str, str, str, Any]]:
+        return [(each.type, each.question, each.answer, each.evidence) for each in asked]
+
+    if card.family == "qwen2.5-omni":
+        device = choose_device(profile)
+        learner = qwen_learner(
+            profile.model,
+            shape,
+            order.method,
+            device,
+            choose_dtype(profile, device),
+            gradient_checkpointing=order.gradient_checkpointing,
+        )
+        return learner, lambda features, asked: qwen_items(learner.model, features, told(asked), profile.system)
+    if order.method != "lora":
+        raise UsageError(f"--method {order.method}: {card.name} is trained with lora; leave the flag out")
+    learner = smol_learner(card.path or ADAPTER, shape, threads=profile.threads)
+    model: Any = learner.model
+    start = len(prompt_ids(model.tokenizer, "", profile.system)[0])
+
+    def smol(features: Features, asked: list[Asked]) -> list[Item]:
+        table = model.decoder.get_input_embeddings().weight
+        media = media_layout(model.adapter, table, features, start)
+        return smol_items(model, media, told(asked), profile.system)
+
+    return learner, smol
