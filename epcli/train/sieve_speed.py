@@ -67,8 +67,7 @@ def main(
         for name, trainer in trainers.items():
             items = source.draw(None)
             began = clock()
-            with trainer._computing(training=True):
-                trainer._accumulate(items, name == "relevance only")
+            trainer._accumulate(items, name == "relevance only")
             if number:  # the first round warms up
                 spent[name].append(clock() - began)
         began = clock()

@@ -21,14 +21,12 @@ import os
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft.helpers import disable_input_dtype_casting
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -231,7 +229,8 @@ class SieveTrainer:
             # The items of a clip share the adapter's graph: each stops at a leaf, and the sum goes down once.
             flows = item.stream.embeds.requires_grad and not warming
             embeds = item.stream.embeds.detach().requires_grad_(flows)
-            value = self.loss(item, embeds, warming)
+            with self._computing():
+                value = self.loss(item, embeds, warming)
             if not torch.isfinite(value):
                 raise UsageError(
                     f"{self.folder}: the loss became {value.item()} at step {self.step}; lower the learning rates"
@@ -269,18 +268,14 @@ class SieveTrainer:
         self.step += 1
         self.questions += done
 
-    @contextmanager
-    def _computing(self, training: bool) -> Iterator[None]:
-        """float32 parameters compute in the model's dtype; peft leaves the inputs' dtype to autocast."""
+    def _computing(self) -> torch.autocast:
+        """float32 parameters compute in the model's dtype. Sources draw outside: adapters compute as they answer."""
         low = self.model.dtype in (torch.bfloat16, torch.float16)
+        return torch.autocast(self.model.device.type, self.model.dtype, enabled=low)
+
+    def _mode(self, training: bool) -> None:
         for module in self.learner.modules:
             module.train(training)
-        with ExitStack() as stack:
-            stack.enter_context(torch.autocast(self.model.device.type, self.model.dtype, enabled=low))
-            stack.enter_context(disable_input_dtype_casting(self.model.decoder))
-            if self.model.sieve is not None:
-                stack.enter_context(disable_input_dtype_casting(self.model.sieve))
-            yield
 
     def run(self) -> Path:
         """Train to the end; returns the model that was written. Raises UsageError if the loss is no number."""
@@ -288,8 +283,8 @@ class SieveTrainer:
         saved = evaluated = self.spent_s
         while self.progress < 1:
             began = time.perf_counter()
-            with self._computing(training=True):
-                self._advance()
+            self._mode(training=True)
+            self._advance()
             self.spent_s += time.perf_counter() - began
             if self.step % 10 == 0 or self.progress >= 1:
                 self._log_recent()
@@ -312,11 +307,12 @@ class SieveTrainer:
         assert self.held_out is not None
         rng = random.Random(1234)
         items: list[Item] = []
-        with self._computing(training=False), torch.random.fork_rng():
+        self._mode(training=False)
+        ways = [("none", 1.0)]
+        ways += [("cs2" if self.model.sieve is not None else "uniform", r) for r in self.recipe.evaluate_keep]
+        with torch.random.fork_rng():
             while len(items) < self.recipe.evaluate_items:
                 items += self.held_out.draw(rng)
-            ways = [("none", 1.0)]
-            ways += [("cs2" if self.model.sieve is not None else "uniform", r) for r in self.recipe.evaluate_keep]
             return {
                 (name if name == "none" else f"{keep:g}"): self._score(items, name, keep)
                 for name, keep in ways
@@ -326,7 +322,8 @@ class SieveTrainer:
     def _score(self, items: Sequence[Item], selector: str, keep: float) -> dict[str, Any]:
         right, losses, shares = defaultdict(list), [], defaultdict(list)
         for item in items:
-            reading = read_item(self.model, item, item.stream.embeds, keep, selector)
+            with self._computing():
+                reading = read_item(self.model, item, item.stream.embeds, keep, selector)
             losses.append(F.cross_entropy(reading.logits, item.answer).item())
             right[item.type].append(bool((reading.logits.argmax(-1) == item.answer).all()))
             for kind in (Modality.VIDEO, Modality.AUDIO):
