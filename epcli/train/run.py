@@ -14,7 +14,7 @@ from epcli.models.ep_smol import ADAPTER, media_layout, prompt_ids
 from epcli.pipeline import Session, choose_device, choose_dtype
 from epcli.records import Features
 from epcli.train import data
-from epcli.train.data import Asked, OwnClips
+from epcli.train.data import Asked, EachOnce, OwnClips
 from epcli.train.items import Item, qwen_items, smol_items
 from epcli.train.learners import Shape, qwen_learner, smol_learner
 from epcli.train.sieve_trainer import Learner, SieveRecipe, SieveTrainer
@@ -55,15 +55,16 @@ def train(order: Order, recipe: SieveRecipe, shape: Shape, profile: Profile, say
     Raises UsageError for bad data, or if the folder holds a run that was not to be resumed; WeightsError or
     CapacityError.
     """
-    rows = data.load(order.data, order.media)
-    held_rows = data.load(order.held_out, order.media) if order.held_out else None
     if (order.out / "checkpoint.pt").exists() and not order.resume:
         raise UsageError(f"{order.out} holds an earlier run; go on with --resume, or name another folder")
+    rows = data.load(order.data, order.media)
+    held_rows = data.load(order.held_out, order.media) if order.held_out else {}
     learner, make = _learner(order, shape, profile)
-    recipe = replace(recipe, lr=rates(order.lr, order.method, shape))
+    held_items = min(recipe.evaluate_items, sum(map(len, held_rows.values())))
+    recipe = replace(recipe, lr=rates(order.lr, order.method, shape), evaluate_items=held_items)
     session = Session(replace(profile, quantize="none"), model=learner.model)
     source = OwnClips(rows, session, make)
-    held = OwnClips(held_rows, session, make) if held_rows else None
+    held = EachOnce(held_rows, session, make) if held_rows else None
     trainer = SieveTrainer(learner, source, held, recipe, order.out, say)
     if order.resume:
         trainer.resume()
