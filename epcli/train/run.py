@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from epcli.config import Profile
 from epcli.errors import UsageError
 from epcli.models import registry
@@ -83,12 +85,17 @@ def _learner(order: Order, shape: Shape, profile: Profile) -> tuple[Learner, Mak
 
     if card.family == "qwen2.5-omni":
         device = choose_device(profile)
+        dtype = choose_dtype(profile, device)
+        if dtype == torch.float16:
+            if profile.dtype == "fp16":
+                raise UsageError("--dtype fp16: small gradients vanish in it; train with --dtype bf16, or fp32")
+            dtype = torch.float32  # a GPU without bfloat16
         learner = qwen_learner(
             profile.model,
             shape,
             order.method,
             device,
-            choose_dtype(profile, device),
+            dtype,
             gradient_checkpointing=order.gradient_checkpointing,
         )
         return learner, lambda features, asked: qwen_items(learner.model, features, told(asked), profile.system)
