@@ -15,6 +15,7 @@ import typer
 
 from epcli import config, errors
 from epcli.cli import app
+from epcli.train import memory
 
 ROOT = Path(__file__).parent.parent
 
@@ -82,6 +83,7 @@ def filled(page: str, *contents: str) -> str:
 PAGES: dict[str, Callable[[str], str]] = {
     "profiles/default.yaml": lambda page: default_profile(),  # first: its summary stands in a page below
     "docs/cli.md": lambda page: filled(page, command_pages()),
+    "docs/training.md": lambda page: filled(page, memory.table()),
     "docs/configuration.md": lambda page: filled(page, settings_table(), profiles_table()),
 }
 

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_omni
@@ -159,6 +160,20 @@ def test_a_file_that_cannot_be_decoded_is_left_out_with_one_line(tmp_path):
     with pytest.raises(UsageError, match="none of the media files can be read"):
         clips.draw(random.Random(0))
     assert sorted(said) == [f"left out: {name}.mp4: is no media file" for name in "ab"]
+
+
+class Readable:
+    def look(self, media: Path):
+        return SimpleNamespace(features=Features(float(media.stem), None, None))
+
+
+def test_every_held_out_question_is_measured_once_and_in_the_same_order_again(tmp_path):
+    rows = {tmp_path / f"{n}.mp4": [data.Asked(f"{n}{q}", "a") for q in "xy"] for n in (2, 1)}
+    clips = data.EachOnce(rows, Readable(), lambda features, asked: [each.question for each in asked])
+    for _ in range(2):
+        rng = random.Random(0)
+        assert [clips.draw(rng), clips.draw(rng)] == [["1x", "1y"], ["2x", "2y"]]
+    assert clips.draw(random.Random(0)) == ["1x", "1y"]  # a new measuring begins at the first, wherever the last ended
 
 
 # --- Qwen2.5-Omni --------------------------------------------------------------------------------------

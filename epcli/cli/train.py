@@ -32,23 +32,30 @@ def train(
     ],
     model: Annotated[str | None, setting("model", METHOD, "NAME|PATH")] = None,
     sieve: Annotated[
-        bool, typer.Option("--sieve/--no-sieve", help="Train a sieve, or the model alone.", rich_help_panel=METHOD)
+        bool,
+        typer.Option(
+            "--sieve/--no-sieve", help="Train a sieve, or the model alone (default: a sieve).", rich_help_panel=METHOD
+        ),
     ] = True,
     method: Annotated[
         str,
         typer.Option(
-            help="lora; qlora, on 4-bit weights; or full. ep-smol: lora.",
+            help="lora; qlora, on 4-bit weights; or full; ep-smol: lora (default: lora).",
             metavar="lora|qlora|full",
             rich_help_panel=METHOD,
         ),
     ] = "lora",
     lora_rank: Annotated[
-        int, typer.Option(help="Rank of the decoder's change.", min=1, max=512, rich_help_panel=METHOD)
+        int,
+        typer.Option(
+            help="Rank of the decoder's change (default: 16).", metavar="RANK", min=1, max=512, rich_help_panel=METHOD
+        ),
     ] = 16,
     refiner_rank: Annotated[
         int | None,
         typer.Option(
             help="Rank of the refiner's change; 0 trains it in full (default: 32, and 0 with full).",
+            metavar="RANK",
             min=0,
             max=512,
             rich_help_panel=METHOD,
@@ -60,6 +67,7 @@ def train(
         typer.Option(
             help="What a refiner layer adds at the start, as a share of the decoder's own layer (default: 0.2, and 1 "
             "in full).",
+            metavar="SHARE",
             min=0.0,
             max=1.0,
             rich_help_panel=METHOD,
@@ -68,12 +76,17 @@ def train(
     ] = None,
     keep_range: Annotated[
         str,
-        typer.Option(help="Keep ratios to be good at: each item draws one.", metavar="LOW-HIGH", rich_help_panel=LOSS),
+        typer.Option(
+            help="Keep ratios to be good at: each item draws one (default: 0.02-1.0).",
+            metavar="LOW-HIGH",
+            rich_help_panel=LOSS,
+        ),
     ] = "0.02-1.0",
     plain: Annotated[
         float,
         typer.Option(
-            help="Share of items that go past the sieve, for the other selectors.",
+            help="Share of items that go past the sieve, for the other selectors (default: 0.2).",
+            metavar="SHARE",
             min=0.0,
             max=1.0,
             rich_help_panel=LOSS,
@@ -82,17 +95,28 @@ def train(
     relevance: Annotated[
         float,
         typer.Option(
-            help="Weight of finding the evidence, where the data tell it.", min=0.0, max=100.0, rich_help_panel=LOSS
+            help="Weight of finding the evidence, where the data tell it (default: 0.3).",
+            metavar="WEIGHT",
+            min=0.0,
+            max=100.0,
+            rich_help_panel=LOSS,
         ),
     ] = 0.3,
     distil: Annotated[
         float,
         typer.Option(
-            help="Weight of answering as from all tokens; costs a pass.", min=0.0, max=100.0, rich_help_panel=LOSS
+            help="Weight of answering as from all tokens; costs a pass (default: 0).",
+            metavar="WEIGHT",
+            min=0.0,
+            max=100.0,
+            rich_help_panel=LOSS,
         ),
     ] = 0.0,
     out: Annotated[
-        Path, typer.Option(help="Folder for checkpoints, log and result.", metavar="FOLDER", rich_help_panel=RUN)
+        Path,
+        typer.Option(
+            help="Folder for checkpoints, log and result (default: runs/own).", metavar="FOLDER", rich_help_panel=RUN
+        ),
     ] = Path("runs/own"),
     media: Annotated[
         Path | None,
@@ -112,21 +136,34 @@ def train(
             show_default=False,
         ),
     ] = None,
-    minutes: Annotated[float, typer.Option(help="How long to train.", min=0.01, rich_help_panel=RUN)] = 30.0,
+    minutes: Annotated[
+        float, typer.Option(help="How long to train (default: 30).", metavar="NUMBER", min=0.01, rich_help_panel=RUN)
+    ] = 30.0,
     steps: Annotated[
         int | None,
         typer.Option(
-            help="How many steps to train, in place of minutes.", min=1, rich_help_panel=RUN, show_default=False
+            help="How many steps to train, in place of minutes.",
+            metavar="COUNT",
+            min=1,
+            rich_help_panel=RUN,
+            show_default=False,
         ),
     ] = None,
     items: Annotated[
-        int, typer.Option(help="Questions a step; their gradients are added up.", min=1, rich_help_panel=RUN)
+        int,
+        typer.Option(
+            help="Questions a step; their gradients are added up (default: 8).",
+            metavar="COUNT",
+            min=1,
+            rich_help_panel=RUN,
+        ),
     ] = 8,
     lr: Annotated[
         float | None,
         typer.Option(
             "--lr",
             help="Peak learning rate of the decoder (default: 3e-4, and 1e-5 with full).",
+            metavar="RATE",
             min=1e-8,
             max=0.1,
             rich_help_panel=RUN,
@@ -137,21 +174,31 @@ def train(
         bool, typer.Option("--resume", help="Go on from the folder's checkpoint.", rich_help_panel=RUN)
     ] = False,
     checkpoint_minutes: Annotated[
-        float, typer.Option(help="Between checkpoints: what a kill can lose.", min=0.0, rich_help_panel=RUN)
+        float,
+        typer.Option(
+            help="Between checkpoints: what a kill can lose (default: 2).",
+            metavar="NUMBER",
+            min=0.0,
+            rich_help_panel=RUN,
+        ),
     ] = 2.0,
     evaluate_minutes: Annotated[
-        float, typer.Option(help="Between measurements on --held-out.", min=0.0, rich_help_panel=RUN)
+        float,
+        typer.Option(
+            help="Between measurements on --held-out (default: 10).", metavar="NUMBER", min=0.0, rich_help_panel=RUN
+        ),
     ] = 10.0,
     gradient_checkpointing: Annotated[
         bool,
         typer.Option(
             "--gradient-checkpointing/--no-gradient-checkpointing",
-            help="Less memory for a third more time; not used by ep-smol.",
+            help="Less memory for a third more time; not used by ep-smol (default: yes).",
             rich_help_panel=RUN,
         ),
     ] = True,
     fps: Annotated[str | None, setting("fps", LOOK, "NUMBER")] = None,
     max_frames: Annotated[str | None, setting("max_frames", LOOK, "COUNT")] = None,
+    max_pixels: Annotated[str | None, setting("max_pixels", LOOK, "COUNT")] = None,
     video: Annotated[bool | None, setting("video", LOOK)] = None,
     audio: Annotated[bool | None, setting("audio", LOOK)] = None,
     system: Annotated[str | None, setting("system", LOOK, "TEXT")] = None,

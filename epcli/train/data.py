@@ -128,12 +128,18 @@ class OwnClips:
             media = rng.choice(self.files)
             rows = self.rows[media]
             chosen = rng.sample(rows, min(self.questions, len(rows)))
-            try:
-                return self.make(self.features(media), chosen)
-            except MediaError as error:
-                self.say(f"left out: {error}")
-                self.files.remove(media)
+            if items := self._make(media, chosen):
+                return items
         raise UsageError("none of the media files can be read")
+
+    def _make(self, media: Path, asked: Sequence[Asked]) -> Sequence[Item]:
+        """Items about a file; none if it cannot be read."""
+        try:
+            return self.make(self.features(media), asked)
+        except MediaError as error:
+            self.say(f"left out: {error}")
+            self.files.remove(media)
+            return []
 
     def features(self, media: Path) -> Features:
         """Raises MediaError."""
@@ -143,6 +149,23 @@ class OwnClips:
                 self.lately.popitem(last=False)
         self.lately.move_to_end(media)
         return self.lately[media]
+
+
+class EachOnce(OwnClips):
+    """The same, for measuring: file after file with all its questions, from the first again for each new generator."""
+
+    rng: random.Random | None = None
+    left: Sequence[Path] = ()
+
+    def draw(self, rng: random.Random) -> Sequence[Item]:
+        """Raises UsageError once no file is left."""
+        while self.files:
+            if rng is not self.rng or not self.left:
+                self.rng, self.left = rng, tuple(self.files)
+            media, *self.left = self.left
+            if items := self._make(media, self.rows[media]):
+                return items
+        raise UsageError("none of the held-out media files can be read")
 
 
 def _for_training(features: Features) -> Features:

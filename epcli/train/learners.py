@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -54,9 +54,9 @@ def add_low_rank(module: nn.Module, rank: int, targets: tuple[str, ...]) -> dict
     """Put LoRA beside every named linear layer; returns its float32 parameters, `layers.N.….q_proj.{A,B}`."""
     config = LoraConfig(r=rank, lora_alpha=round(LORA_SCALE * rank), target_modules=list(targets))
     inject_adapter_in_model(config, module)
-    tuners: list[Any] = [m for m in module.modules() if isinstance(m, BaseTunerLayer)]
-    for tuner in tuners:
-        tuner.cast_input_dtype_enabled = False  # the trainer's autocast sees to it: products in bfloat16
+    for tuned in module.modules():
+        if isinstance(tuned, LoraLayer):
+            tuned.cast_input_dtype_enabled = False  # the trainer's autocast sees to it: products in bfloat16
     found: dict[str, nn.Parameter] = {}
     for name, parameter in module.named_parameters():
         if ".lora_" in name:  # layers.0.self_attn.q_proj.lora_A.default.weight

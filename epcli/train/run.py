@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from epcli.config import Profile
 from epcli.errors import UsageError
 from epcli.models import registry
@@ -14,7 +16,7 @@ from epcli.models.ep_smol import ADAPTER, media_layout, prompt_ids
 from epcli.pipeline import Session, choose_device, choose_dtype
 from epcli.records import Features
 from epcli.train import data
-from epcli.train.data import Asked, OwnClips
+from epcli.train.data import Asked, EachOnce, OwnClips
 from epcli.train.items import Item, qwen_items, smol_items
 from epcli.train.learners import Shape, qwen_learner, smol_learner
 from epcli.train.sieve_trainer import Learner, SieveRecipe, SieveTrainer
@@ -55,15 +57,16 @@ def train(order: Order, recipe: SieveRecipe, shape: Shape, profile: Profile, say
     Raises UsageError for bad data, or if the folder holds a run that was not to be resumed; WeightsError or
     CapacityError.
     """
-    rows = data.load(order.data, order.media)
-    held_rows = data.load(order.held_out, order.media) if order.held_out else None
     if (order.out / "checkpoint.pt").exists() and not order.resume:
         raise UsageError(f"{order.out} holds an earlier run; go on with --resume, or name another folder")
+    rows = data.load(order.data, order.media)
+    held_rows = data.load(order.held_out, order.media) if order.held_out else {}
     learner, make = _learner(order, shape, profile)
-    recipe = replace(recipe, lr=rates(order.lr, order.method, shape))
+    held_items = min(recipe.evaluate_items, sum(map(len, held_rows.values())))
+    recipe = replace(recipe, lr=rates(order.lr, order.method, shape), evaluate_items=held_items)
     session = Session(replace(profile, quantize="none"), model=learner.model)
     source = OwnClips(rows, session, make)
-    held = OwnClips(held_rows, session, make) if held_rows else None
+    held = EachOnce(held_rows, session, make) if held_rows else None
     trainer = SieveTrainer(learner, source, held, recipe, order.out, say)
     if order.resume:
         trainer.resume()
@@ -82,12 +85,17 @@ def _learner(order: Order, shape: Shape, profile: Profile) -> tuple[Learner, Mak
 
     if card.family == "qwen2.5-omni":
         device = choose_device(profile)
+        dtype = choose_dtype(profile, device)
+        if dtype == torch.float16:
+            if profile.dtype == "fp16":
+                raise UsageError("--dtype fp16: small gradients vanish in it; train with --dtype bf16, or fp32")
+            dtype = torch.float32  # a GPU without bfloat16
         learner = qwen_learner(
             profile.model,
             shape,
             order.method,
             device,
-            choose_dtype(profile, device),
+            dtype,
             gradient_checkpointing=order.gradient_checkpointing,
         )
         return learner, lambda features, asked: qwen_items(learner.model, features, told(asked), profile.system)
