@@ -16,8 +16,9 @@ import torch
 
 from epcli.config import Profile
 from epcli.models.ep_smol import ADAPTER, Projector, level, place_features
-from epcli.pipeline import Session
-from epcli.records import Modality
+from epcli.pipeline import Meter, Session
+from epcli.records import Clip, MediaInfo, Modality
+from epcli.train.scenes import COLOURS
 
 MEDIA = Path(__file__).parents[1] / "docs" / "media"
 
@@ -72,6 +73,18 @@ CLIPS = [
 def test_it_answers_truly_about_the_sample_clips(session, clip, question, truth):
     report = session.ask(session.look(MEDIA / clip), question)
     assert re.search(truth, report.answer, re.IGNORECASE), report.answer
+
+
+@pytest.mark.slow
+def test_it_tells_the_colour_of_every_cell(session):
+    model = session.load(Meter(session.device))
+    frames = np.stack([np.full((128, 192, 3), colour, np.uint8) for colour in COLOURS.values()])
+    info = MediaInfo(MEDIA, "test", 1.0, False, 192, 128, 1.0, "test", ())
+    grid = model.encode_video(Clip(info, (0.0, 11.0), frames, np.arange(11.0), None)).grid
+    with torch.inference_mode():
+        shares = model.adapter.tints(grid.float()).mean((1, 2))
+    assert [list(COLOURS)[i] for i in shares.argmax(1)] == list(COLOURS)
+    assert shares.max(1).values.min() > 0.5
 
 
 @pytest.mark.slow

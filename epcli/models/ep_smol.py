@@ -53,7 +53,8 @@ SYSTEM = "You watch and listen to a clip and answer questions about it."
 SECTIONS = (9, 9, 9, 5)  # Sync-RoPE [T, H, W, T] at 32 rotary frequencies: the paper's 18, 18, 18, 10 halved
 AUDIO_STEP_S = 0.12  # 3 position steps; 8.3 tokens a second
 WHISPER_FRAMES = 6  # of 20 ms, a token
-VIDEO_WIDTH, AUDIO_WIDTH = 1280, 1024 + 384 + 1
+CELL, LITE0_WIDTH = 32, 1280  # the tower's cells: pixels a side, features
+VIDEO_WIDTH, AUDIO_WIDTH = LITE0_WIDTH + 3, 1024 + 384 + 1  # a cell's mean red, green and blue in [0, 1] stand last
 PLACE_WIDTH = 32
 COLOURS = (
     "red", "green", "blue", "yellow", "white", "black", "orange", "purple", "pink", "gray", "brown",
@@ -171,15 +172,35 @@ class Projector(nn.Module):
         return out
 
 
+class ColourHead(nn.Module):
+    """(…, VIDEO_WIDTH) cells -> (…, C + 1) logits of COLOURS, the last "no colour with a name".
+
+    From the cell's mean colour, and from the tower's features for things of several colours. The features alone tell
+    .69 of held-out backgrounds.
+    """
+
+    def __init__(self, hidden: int = 64) -> None:
+        super().__init__()
+        self.mean = nn.Sequential(
+            nn.Linear(3, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, len(COLOURS) + 1)
+        )
+        self.features = nn.Sequential(
+            nn.LayerNorm(LITE0_WIDTH), nn.Dropout(0.5), nn.Linear(LITE0_WIDTH, len(COLOURS) + 1)
+        )
+
+    def forward(self, grid: Tensor) -> Tensor:
+        return self.mean(grid[..., LITE0_WIDTH:] * 4 - 2) + self.features(grid[..., :LITE0_WIDTH])
+
+
 class Adapter(nn.Module):
     """Everything of ep-smol that was trained, but for the decoder's LoRA."""
 
     def __init__(self, seen: list[str], heard: list[str], width: int) -> None:
         super().__init__()
         self.seen, self.heard = seen, heard
-        self.video = Projector(VIDEO_WIDTH, len(seen), 1000, VIDEO_WIDTH, width, one_of=True)
+        self.video = Projector(LITE0_WIDTH, len(seen), 1000, LITE0_WIDTH, width, one_of=True)
         self.audio = Projector(AUDIO_WIDTH, len(heard), 521, 1024, width, one_of=False)
-        self.tint = nn.Linear(VIDEO_WIDTH, len(COLOURS) + 1)  # the last logit is "no colour with a name"
+        self.tint = ColourHead()
         self.tint_names = nn.Parameter(torch.zeros(len(COLOURS), width))
         self.seconds = nn.Parameter(torch.zeros(SECONDS, width))
         self.word_gain = nn.Parameter(torch.ones(()))
@@ -236,6 +257,11 @@ class Adapter(nn.Module):
             for row, text in enumerate(("video", "sound", "sound", "video")):
                 self.markers[row] = table[tokenizer(" " + text, add_special_tokens=False).input_ids[0]]
 
+    def freeze_heads(self) -> None:
+        """Keep what names and colours a feature holds, learned apart: taught on, the heads learn pictures by heart."""
+        for head in (self.video.norm, self.video.head, self.audio.head, self.tint):
+            head.requires_grad_(False)
+
     def _start_places(self, contrast: Callable[[Sequence[str]], Tensor]) -> None:
         """Start `place` as the linear map of place features that comes nearest to the words for where and when."""
         share = (torch.arange(24) + 0.5) / 24
@@ -261,8 +287,8 @@ class Adapter(nn.Module):
             projector.place.bias.copy_(solved[-1])
 
     def tints(self, grid: Tensor, noise: float = 0.0) -> Tensor:
-        """(…, F) cells -> (…, C): how much each colour is theirs."""
-        logits = self.tint(self.video.norm(grid))
+        """(…, VIDEO_WIDTH) cells -> (…, C): how much each colour is theirs."""
+        logits = self.tint(grid)
         if noise:
             logits = logits + noise * torch.randn_like(logits)
         return logits.softmax(-1)[..., :-1]
@@ -273,9 +299,10 @@ class Adapter(nn.Module):
         return F.embedding(second.clamp(0, SECONDS - 1), self.seconds) * (second < SECONDS)[..., None]
 
     def embed_video(self, video: VideoFeatures, duration_s: float, noise: float = 0.0) -> Tensor:
-        """(N, 2r, 2c, F) cells -> (N, r, c, D): four cells a token, their probabilities and features averaged."""
-        grid = video.grid.float()
-        p, tints = pool_cells(self.video.probabilities(grid, noise)), pool_cells(self.tints(grid, noise))
+        """(N, 2r, 2c, VIDEO_WIDTH) cells -> (N, r, c, D): four cells a token, probabilities and features averaged."""
+        cells = video.grid.float()
+        grid = cells[..., :LITE0_WIDTH]
+        p, tints = pool_cells(self.video.probabilities(grid, noise)), pool_cells(self.tints(cells, noise))
         pooled = pool_cells(grid)
         n, rows, cols = pooled.shape[:3]
         out = self.video(p, pooled, video_places(video.times_s, duration_s, n, rows, cols))
@@ -370,13 +397,14 @@ class Towers:
 
     @torch.inference_mode()
     def video(self, clip: Clip, batch: int = 1) -> VideoFeatures | None:
-        """(N, H, W, 3) frames -> (N, H/32, W/32, 1280)."""
+        """(N, H, W, 3) frames -> (N, H/32, W/32, VIDEO_WIDTH)."""
         if clip.frames is None or clip.frame_times_s is None:
             return None
         grids = []
         for i in range(0, len(clip.frames), batch):
             pixels = torch.from_numpy(clip.frames[i : i + batch]).permute(0, 3, 1, 2).float()
-            grids.append(self.lite0(pixels).half())
+            colours = F.avg_pool2d(pixels, CELL).permute(0, 2, 3, 1) / 255
+            grids.append(torch.cat([self.lite0(pixels), colours], -1).half())
         times = torch.from_numpy(np.asarray(clip.frame_times_s, np.float64))
         step = clip.duration_s / max(len(times), 1)
         return VideoFeatures(torch.cat(grids), times, step)

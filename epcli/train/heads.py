@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from epcli.models.ep_smol import COLOURS, Adapter, Projector, SoundHead
+from epcli.models.ep_smol import COLOURS, LITE0_WIDTH, Adapter, Projector, SoundHead
 from epcli.train.pools import NOTHING, UNSURE, TrackPool, ViewPool
 
 
@@ -16,7 +16,7 @@ def view_cells(pool: ViewPool, generator: torch.Generator, background: float = 0
     """(M, 1280) features and (M,) names of all cells that show a thing, and of a share of those that show none."""
     features, labels = [], []
     for size, grid in pool.grids.items():
-        flat, label = grid.flatten(0, 2), pool.labels[size].flatten()
+        flat, label = grid.flatten(0, 2)[:, :LITE0_WIDTH], pool.labels[size].flatten()
         some = torch.rand(len(label), generator=generator) < background
         use = (label != UNSURE) & ((label != NOTHING) | some)
         features.append(flat[use])
@@ -25,7 +25,7 @@ def view_cells(pool: ViewPool, generator: torch.Generator, background: float = 0
 
 
 def tint_cells(pool: ViewPool, generator: torch.Generator, share: float = 0.3) -> tuple[Tensor, Tensor]:
-    """(M, 1280) features and (M,) colours, NOTHING for none with a name, of a share of all cells."""
+    """(M, VIDEO_WIDTH) cells and (M,) colours, NOTHING for none with a name, of a share of all cells."""
     features, labels = [], []
     for size, grid in pool.grids.items():
         flat, label = grid.flatten(0, 2), pool.tints[size].flatten()
@@ -36,20 +36,21 @@ def tint_cells(pool: ViewPool, generator: torch.Generator, share: float = 0.3) -
 
 
 def fit_tint(adapter: Adapter, features: Tensor, labels: Tensor, epochs: int, *, batch: int = 2048) -> None:
-    """Train the colour head on the features as the naming head's norm leaves them."""
+    """Train the colour head."""
     optimizer = torch.optim.AdamW(adapter.tint.parameters(), lr=3e-3, weight_decay=0.01)
     generator = torch.Generator().manual_seed(1)
+    adapter.tint.train()
     for epoch in range(epochs):
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * (1 - epoch / epochs)
         for rows in torch.randperm(len(features), generator=generator).split(batch):
-            with torch.no_grad():
-                x = adapter.video.norm(features[rows].float())
+            x = features[rows].float()
             target = torch.where(labels[rows] == NOTHING, len(COLOURS), labels[rows])
-            loss = F.cross_entropy(adapter.tint(F.dropout(x, 0.2)), target)
+            loss = F.cross_entropy(adapter.tint(x), target)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+    adapter.tint.eval()
 
 
 def track_tokens(pool: TrackPool, number: dict[str, int]) -> tuple[Tensor, Tensor]:
@@ -114,7 +115,7 @@ def measure(adapter: Adapter, views: ViewPool, tracks: TrackPool) -> dict[str, f
     audio = (adapter.audio.probabilities(x[one].float()).argmax(-1) == z[one].argmax(-1)).float().mean()
     x, y = tint_cells(views, generator)
     named = y >= 0
-    colour = (adapter.tints(x[named].float()).argmax(-1) == y[named]).float().mean()
+    colour = (adapter.tint(x[named].float())[:, :-1].argmax(-1) == y[named]).float().mean()
     return {"cells": float(video), "sounds": float(audio), "colours": float(colour)}
 
 

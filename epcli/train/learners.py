@@ -210,6 +210,7 @@ def smol_learner(start: Path, shape: Shape, *, train_adapter: bool = True, threa
     model: Any = EpSmol(torch.device("cpu"), torch.bfloat16, adapter=None)
     adapter, lora, meta = load_adapter(start)
     model.adapter = adapter.requires_grad_(train_adapter)
+    adapter.freeze_heads()
     use_written_out(model.decoder.config)
     plain = dict(model.decoder.state_dict())  # before LoRA is put beside it
     groups = add_sieve(model, shape, plain.__getitem__, list(plain)) if shape.sieve else {}
@@ -217,7 +218,7 @@ def smol_learner(start: Path, shape: Shape, *, train_adapter: bool = True, threa
     groups["decoder"] = add_low_rank(model.decoder, rank, LORA_TARGETS)
     if lora:
         take(groups["decoder"], lora)
-    groups["adapter"] = dict(adapter.named_parameters()) if train_adapter else {}
+    groups["adapter"] = {name: p for name, p in adapter.named_parameters() if p.requires_grad}
     earlier = meta.get("refiner")
     if shape.sieve and earlier == vars(low_rank_of(shape)):
         values = load_file(start)

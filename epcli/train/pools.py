@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from epcli.models.ep_smol import AUDIO_STEP_S, COLOURS, Towers
+from epcli.models.ep_smol import AUDIO_STEP_S, CELL, COLOURS, Towers
 from epcli.records import AudioFeatures, Clip, Features, MediaInfo, VideoFeatures
 from epcli.train.scenes import (
     SIZES,
@@ -39,7 +39,6 @@ from epcli.train.scenes import (
     write_views,
 )
 
-CELL = 32  # pixels of a feature cell
 NOTHING, UNSURE = -1, -2  # labels of a cell that shows none of the things, or only the edge of one
 Box = tuple[int, int, int, int]
 
@@ -91,7 +90,7 @@ class ViewPool:
 
     views: list[View]
     where: list[tuple[tuple[int, int], int]]
-    grids: dict[tuple[int, int], Tensor]  # (n, rows, cols, 1280) float16
+    grids: dict[tuple[int, int], Tensor]  # (n, rows, cols, VIDEO_WIDTH) float16
     labels: dict[tuple[int, int], Tensor]  # (n, rows, cols) int64, index into Library.seen_names
     tints: dict[tuple[int, int], Tensor]  # (n, rows, cols) int64, index into COLOURS
     partner: dict[int, int]  # key of a view -> key of the same view with its object moved to the other side

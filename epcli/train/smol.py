@@ -43,18 +43,21 @@ from epcli.train.trainer import Example, Recipe, Trainer
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 
-LONG = 0.35  # share of scenes that last longer than a single event
+LONG, FRAMES, LONGEST_S = 0.3, 12, 24.0  # share of scenes longer than one event; most pictures of a scene; seconds
+EASY = 0.1, 3  # share and pictures at the beginning of training: reading is learned from few tokens
 
 
 class SceneSource:
     """Scenes from pools, with their questions."""
 
-    def __init__(self, library: Path, pools: Path, split: str, long: float = LONG, most_frames: int = 24) -> None:
-        self.lib, self.long, self.longest_s, self.most_frames = Library(library, split), long, 24.0, most_frames
+    def __init__(self, library: Path, pools: Path, split: str) -> None:
+        self.lib = Library(library, split)
         self.maker = SceneMaker(self.lib, load_views(self.lib, pools / split), load_tracks(self.lib, pools / split))
 
-    def draw(self, rng: random.Random) -> Example:
-        scene = self.maker.draw(rng, self.longest_s if rng.random() < self.long else 0.0, self.most_frames)
+    def draw(self, rng: random.Random, progress: float = 1.0) -> Example:
+        share = EASY[0] + (LONG - EASY[0]) * progress
+        frames = round(EASY[1] + (FRAMES - EASY[1]) * progress**2)
+        scene = self.maker.draw(rng, LONGEST_S if rng.random() < share else 0.0, frames)
         pairs = [(q.type, q.question, q.answer) for q in ask(scene.script, self.lib, rng)]
         return Example(scene.features, pairs, scene.video_labels, scene.audio_labels, scene.tint_labels)
 
@@ -67,7 +70,7 @@ class ProxySource:
         self.seen = {name: i for i, name in enumerate(self.lib.seen_names)}
         self.heard = {name: i for i, name in enumerate(self.lib.heard_names)}
 
-    def draw(self, rng: random.Random) -> Example:
+    def draw(self, rng: random.Random, progress: float = 1.0) -> Example:
         script = write_long_script(self.lib, rng, 24.0) if rng.random() < LONG else write_script(self.lib, rng)
         video = audio = video_labels = audio_labels = tints = None
         if script.views:
@@ -167,10 +170,8 @@ def read(library: Path, run: Path, minutes: float = 20.0, threads: int = 2) -> N
 def train(
     run: Path,
     minutes: float = 60.0,
-    lr: float = 1e-3,
-    lora_lr: float = 1e-3,
-    long: Annotated[float, typer.Option(help="Share of long scenes; fewer at first are learned from faster.")] = LONG,
-    most_frames: Annotated[int, typer.Option(help="Of a scene: few at first.")] = 24,
+    lr: float = Recipe.lr,
+    lora_lr: float = Recipe.lora_lr,
     start_from: Annotated[
         Path | None, typer.Option(help="Checkpoint of `read` to begin from, or an adapter file.")
     ] = None,
@@ -187,8 +188,8 @@ def train(
     library = Path(json.loads((run / "library.json").read_text()))
     recipe = replace(Recipe(), minutes=minutes, lr=lr, lora_lr=lora_lr)
     model = EpSmol(torch.device("cpu"), torch.bfloat16, adapter=None)
-    source = SceneSource(library, run, "train", long, most_frames)
-    held = SceneSource(library, run, "heldout", long)
+    source = SceneSource(library, run, "train")
+    held = SceneSource(library, run, "heldout")
     adapter = Adapter(source.lib.seen_names, source.lib.heard_names, 576)
     adapter.load_state_dict(load_file(run / "heads.safetensors"))
     adapter.take_classifiers()
