@@ -16,6 +16,7 @@ import torch
 
 from epcli.media.read import read
 from epcli.models.ep_smol import COLOURS
+from epcli.models.yamnet import load_yamnet
 from epcli.records import SAMPLE_RATE, Sampling
 from epcli.train import scenes
 from epcli.train.film import write_film
@@ -34,6 +35,7 @@ from epcli.train.scenes import (
     write_long_script,
     write_script,
 )
+from epcli.train.sounds import LENGTH_S, changed, higher, load_sounds, make_sounds
 
 NAMES = [
     ("dog", "a", "animal"), ("cat", "a", "animal"), ("cow", "a", "animal"), ("owl", "an", "animal"),
@@ -196,3 +198,28 @@ def test_patterns_compile_and_names_with_spaces_match(folder):
         for q in ask(write_script(lib, rng), lib, rng):
             re.compile(q.accept)
             re.compile(q.reject)
+
+
+def test_a_changed_sound_is_higher_and_as_loud_as_the_others(folder):
+    tone = np.sin(2 * np.pi * 440 * np.arange(SAMPLE_RATE) / SAMPLE_RATE).astype(np.float32)
+    raised = higher(tone, 12)
+    assert len(raised) == pytest.approx(SAMPLE_RATE / 2, abs=2)
+    assert np.abs(np.fft.rfft(raised)).argmax() * SAMPLE_RATE / len(raised) == pytest.approx(880, abs=3)
+    lib, nr = Library(folder, "train"), np.random.default_rng(3)
+    piano = next(t for t in lib.heard if t.name == "piano")
+    one, two = (changed(piano, piano.sounds[0], nr) for _ in range(2))
+    assert len(one) == len(two) == round(LENGTH_S * SAMPLE_RATE)
+    assert np.sqrt((one**2).mean()) == pytest.approx(0.1, rel=0.02)
+    assert np.corrcoef(one, two)[0, 1] < 0.9
+
+
+@pytest.mark.slow
+def test_changed_sounds_are_stored_with_one_name_or_two(folder, tmp_path):
+    lib = Library(folder, "train")
+    make_sounds(lib, load_yamnet(), 2, 0, tmp_path, print, together=0.5)
+    features, which = load_sounds(tmp_path, len(lib.heard_names))
+    patches = len(features) // (2 * len(lib.heard))
+    assert patches * 2 * len(lib.heard) == len(features) == len(which)
+    assert features.shape[1] == 1024
+    assert set(which.sum(1).tolist()) == {1.0, 2.0}
+    assert (which.sum(0) >= 2 * patches).all()  # every name, at least as often as it was changed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from epcli.models.ep_smol import COLOURS, LITE0_WIDTH, Adapter, Projector, SoundHead
 from epcli.train.pools import NOTHING, UNSURE, TrackPool, ViewPool
+from epcli.train.sounds import load_sounds
 
 
 def view_cells(pool: ViewPool, generator: torch.Generator, background: float = 0.15) -> tuple[Tensor, Tensor]:
@@ -119,15 +121,22 @@ def measure(adapter: Adapter, views: ViewPool, tracks: TrackPool) -> dict[str, f
     return {"cells": float(video), "sounds": float(audio), "colours": float(colour)}
 
 
-def warm_up(adapter: Adapter, views: ViewPool, tracks: TrackPool, say: Callable[[str], None], epochs: int = 8) -> None:
+def fit_sound(adapter: Adapter, tracks: TrackPool, sounds: Path, say: Callable[[str], None], epochs: int = 8) -> None:
+    """Fit the head that names sounds, on the tracks' tokens and the changed sounds of `sounds`."""
+    x, z = track_tokens(tracks, {name: i for i, name in enumerate(adapter.heard)})
+    more, which = load_sounds(sounds, len(adapter.heard))
+    say(f"naming {len(x)} sound tokens and {len(more)} changed sounds")
+    fit(adapter.audio, torch.cat([x[:, : more.shape[1]], more]), torch.cat([z, which]), epochs)
+
+
+def warm_up(
+    adapter: Adapter, views: ViewPool, tracks: TrackPool, sounds: Path, say: Callable[[str], None], epochs: int = 8
+) -> None:
     """Fit all heads."""
-    heard = {name: i for i, name in enumerate(adapter.heard)}
     x, y = view_cells(views, torch.Generator().manual_seed(0))
     say(f"naming {len(x)} cells")
     fit(adapter.video, x, y, epochs)
     x, y = tint_cells(views, torch.Generator().manual_seed(0))
     say(f"colours of {len(x)} cells")
     fit_tint(adapter, x, y, max(2, epochs // 2))
-    x, z = track_tokens(tracks, heard)
-    say(f"naming {len(x)} sound tokens")
-    fit(adapter.audio, x, z, epochs)
+    fit_sound(adapter, tracks, sounds, say, epochs)

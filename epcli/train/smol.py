@@ -21,6 +21,7 @@ import typer
 from safetensors.torch import load_file, save_file
 
 from epcli.models.ep_smol import AUDIO_STEP_S, Adapter, EpSmol, Towers
+from epcli.models.yamnet import load_yamnet
 from epcli.records import AudioFeatures, Features, VideoFeatures
 from epcli.train import heads, parallel
 from epcli.train.learners import Shape, smol_learner
@@ -38,6 +39,7 @@ from epcli.train.pools import (
 from epcli.train.questions import ask
 from epcli.train.scenes import Library, boxes_of, frame_times, write_long_script, write_script
 from epcli.train.sieve_trainer import SieveRecipe, SieveTrainer
+from epcli.train.sounds import make_sounds
 from epcli.train.trainer import Example, Recipe, Trainer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -114,11 +116,12 @@ def pools(
     run: Path,
     views: Annotated[int, typer.Option(help="Encoded pictures of the train split.")] = 9000,
     tracks: Annotated[int, typer.Option(help="Encoded sound tracks of the train split.")] = 3000,
-    what: Annotated[str, typer.Option(help="views, tracks or both")] = "both",
+    sounds: Annotated[int, typer.Option(help="Times that every sound of the train split is changed.")] = 5,
+    what: Annotated[str, typer.Option(help="views, tracks, sounds or all")] = "all",
     split: Annotated[str, typer.Option(help="train, heldout or both")] = "both",
     threads: int = 2,
 ) -> None:
-    """Encode views and sound tracks of both splits into RUN."""
+    """Encode views, sound tracks and changed sounds into RUN, the first two of both splits."""
     torch.set_num_threads(threads)
     run.mkdir(parents=True, exist_ok=True)
     (run / "library.json").write_text(json.dumps(str(library.resolve())))
@@ -128,10 +131,12 @@ def pools(
             continue
         lib = Library(library, name)
         typer.echo(f"{name}: {len(lib.seen)} things seen, {len(lib.heard)} heard, {len(lib.speech)} sentences")
-        if what in ("views", "both"):
+        if what in ("views", "all"):
             make_views(lib, Towers(model.tokenizer, sound=False), int(views * share), seed, run / name, typer.echo)
-        if what in ("tracks", "both"):
+        if what in ("tracks", "all"):
             make_tracks(lib, Towers(model.tokenizer, vision=False), int(tracks * share), seed, run / name, typer.echo)
+        if name == "train" and what in ("sounds", "all"):
+            make_sounds(lib, load_yamnet(), sounds, 3, run / name, typer.echo)
 
 
 @app.command(name="heads")
@@ -143,7 +148,8 @@ def fit_heads(run: Path, epochs: int = 8, threads: int = 2) -> None:
     lib = Library(library, "train")
     adapter = Adapter(lib.seen_names, lib.heard_names, 576)
     adapter.start_from(Towers(model.tokenizer), model.decoder.get_input_embeddings().weight, model.tokenizer)
-    heads.warm_up(adapter, load_views(lib, run / "train"), load_tracks(lib, run / "train"), typer.echo, epochs)
+    views, tracks = load_views(lib, run / "train"), load_tracks(lib, run / "train")
+    heads.warm_up(adapter, views, tracks, run / "train", typer.echo, epochs)
     names = json.dumps({"seen": adapter.seen, "heard": adapter.heard})
     save_file({k: v.contiguous() for k, v in adapter.state_dict().items()}, run / "heads.safetensors", {"names": names})
     held = Library(library, "heldout")
@@ -229,6 +235,8 @@ def sieve(
         relevance_all=0.1,
         relevance_only=warm_up,
         lr={"adapter": 1e-4, "decoder": 2e-4, "refiner": 1e-3, "scorer": 1e-3},
+        evaluate_s=900.0,
+        evaluate_items=48,
     )
     trainer = SieveTrainer(learner, scenes, held, recipe, run / "sieve", typer.echo)
     trainer.resume()
