@@ -46,7 +46,7 @@ class Shape:
     sieve: bool = True
     depth: int = DEPTH
     refiner_rank: int = 32  # 0: in full
-    refiner_gain: float = 0.2  # of what a refiner layer adds, at the start; 1 is the decoder's own layer
+    refiner_gain: float = 0.0  # of what a refiner layer adds, at the start; 1 is the decoder's own layer
     lora_rank: int = 16  # of the decoder
 
 

@@ -15,7 +15,7 @@ from epcli.train.items import Item, smol_items
 from epcli.train.pools import NOTHING, Scene, SceneMaker
 from epcli.train.questions import Evidence, ask
 from epcli.train.scenes import Library
-from epcli.train.trainer import choose
+from epcli.train.trainer import choose, thin
 
 
 def evidence_tokens(stream: TokenStream, evidence: Sequence[Evidence], scene: Scene, number: dict[str, int]) -> Tensor:
@@ -54,10 +54,12 @@ class Moments:
         long: float = 0.6,
         longest_s: float = 26.0,
         most_frames: int = 16,
+        thinned: tuple[float, float] | None = None,
     ) -> None:
+        """`thinned`: only a random share of a clip's tokens, drawn from this range, and no gradients to the adapter."""
         self.lib, self.maker, self.model = lib, maker, model
         self.noise, self.questions = noise, questions
-        self.long, self.longest_s, self.most_frames = long, longest_s, most_frames
+        self.long, self.longest_s, self.most_frames, self.thinned = long, longest_s, most_frames, thinned
         self.number = {name: i for i, name in enumerate(lib.seen_names)}
         self.head = len(prompt_ids(model.tokenizer, "", None)[0])
 
@@ -67,7 +69,11 @@ class Moments:
         asked = {(q.type, q.question, q.answer): q for q in ask(scene.script, self.lib, rng)}
         chosen = choose(list(asked), self.questions, rng)
         table = self.model.decoder.get_input_embeddings().weight
-        media = media_layout(self.model.adapter, table, scene.features, self.head, self.noise)
+        with torch.set_grad_enabled(self.thinned is None):
+            media = media_layout(self.model.adapter, table, scene.features, self.head, self.noise)
+        if self.thinned is not None:
+            share, generator = rng.uniform(*self.thinned), torch.Generator().manual_seed(rng.getrandbits(31))
+            media = thin(media, share, None, generator)
         items = smol_items(self.model, media, [(*key, None) for key in chosen])
         return [
             Item(i.stream, i.answer, evidence_tokens(i.stream, asked[key].evidence, scene, self.number), i.type)

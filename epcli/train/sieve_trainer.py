@@ -57,6 +57,7 @@ class SieveRecipe:
     relevance_any: float = 0.0  # weight of -log(score mass on all relevant tokens together)
     relevance_all: float = 0.0  # weight of the mean -log(score share) over relevant tokens
     relevance_only: float = 0.0  # first share of the run in which only refiner and score head run and learn
+    anchor: float = 0.0  # meanwhile, weight of how far the refiner moves the states that the decoder is to read
     distil: float = 0.0  # weight of KL(all tokens || kept tokens) over the answer; a pass more for each item
     clip_norm: float = 1.0
     weight_decay: float = 0.01
@@ -178,8 +179,10 @@ class SieveTrainer:
             assert model.sieve is not None
             assert item.relevant is not None
             keys = torch.ones_like(is_av)[None]
-            _, scores = model.sieve.refine_and_score(embeds[None], item.stream.positions[:, None], keys)
-            return self._relevance(scores[0], is_av, item.relevant)
+            states, scores = model.sieve.refine_and_score(embeds[None], item.stream.positions[:, None], keys)
+            moved = (states[0].float() - embeds).square().mean() / embeds.float().square().mean()
+            self.recent["moved"].append(moved.item())
+            return self._relevance(scores[0], is_av, item.relevant) + recipe.anchor * moved
         low, high = recipe.keep
         keep = math.exp(self.rng.uniform(math.log(low), math.log(high)))
         plain = model.sieve is None or self.rng.random() < recipe.plain

@@ -213,32 +213,37 @@ def train(
 @app.command()
 def sieve(
     run: Path,
-    minutes: float = 40.0,
-    warm_up: Annotated[float, typer.Option(help="First share of the run, for refiner and score head alone.")] = 0.2,
+    minutes: float = 20.0,
+    find: Annotated[float, typer.Option(help="Minutes before, in which refiner and score head learn to find.")] = 10.0,
     start: Annotated[
         Path | None, typer.Option(help="Adapter to begin with (default: RUN/adapter.safetensors).")
     ] = None,
     threads: int = 2,
 ) -> None:
-    """Train sieve, adapter and LoRA together on scenes from RUN's pools, into RUN/sieve; an earlier run goes on."""
+    """Train the sieve on scenes from RUN's pools; an earlier run goes on.
+
+    First refiner and score head alone, into RUN/find: the tokens that hold the evidence are to score high, on a few
+    tokens of each scene, which is cheap. Then sieve, adapter and LoRA together, into RUN/sieve.
+    """
     torch.set_num_threads(threads)
     parallel.start()
     library = Path(json.loads((run / "library.json").read_text()))
     learner = smol_learner(start or run / "adapter.safetensors", Shape())
-    scenes, held = (
-        Moments(source.lib, source.maker, learner.model, noise=noise)
-        for source, noise in ((SceneSource(library, run, "train"), 0.7), (SceneSource(library, run, "heldout"), 0.0))
+    train_split, held_split = SceneSource(library, run, "train"), SceneSource(library, run, "heldout")
+    held = Moments(held_split.lib, held_split.maker, learner.model, noise=0.0)
+    recipe = SieveRecipe(minutes=minutes, relevance_any=0.5, relevance_all=0.1, evaluate_s=900.0, evaluate_items=48)
+    few = Moments(
+        train_split.lib, train_split.maker, learner.model, noise=0.7, questions=8, long=0.3, thinned=(0.15, 0.5)
     )
-    recipe = SieveRecipe(
-        minutes=minutes,
-        relevance_any=0.5,
-        relevance_all=0.1,
-        relevance_only=warm_up,
-        lr={"adapter": 1e-4, "decoder": 2e-4, "refiner": 1e-3, "scorer": 1e-3},
-        evaluate_s=900.0,
-        evaluate_items=48,
-    )
-    trainer = SieveTrainer(learner, scenes, held, recipe, run / "sieve", typer.echo)
+    rates = {"adapter": 1e-4, "decoder": 2e-4, "refiner": 1e-3, "scorer": 1e-3}
+    finding = replace(recipe, minutes=find, items=32, relevance_only=1.0, anchor=0.3, lr=rates)
+    trainer = SieveTrainer(learner, few, None, finding, run / "find", typer.echo)
+    if not (run / "sieve" / "checkpoint.pt").exists() and find:
+        trainer.resume()
+        trainer.run()
+    scenes = Moments(train_split.lib, train_split.maker, learner.model, noise=0.7)
+    together = replace(recipe, lr=rates | {"refiner": 3e-4, "scorer": 5e-4})
+    trainer = SieveTrainer(learner, scenes, held, together, run / "sieve", typer.echo)
     trainer.resume()
     trainer.run()
     parallel.stop()
