@@ -40,6 +40,7 @@ def inspect(
     ] = None,
     fps: Annotated[str | None, setting("fps", LOOK, "NUMBER")] = None,
     max_frames: Annotated[str | None, setting("max_frames", LOOK, "COUNT")] = None,
+    max_pixels: Annotated[str | None, setting("max_pixels", LOOK, "COUNT")] = None,
     no_video: Annotated[
         bool, typer.Option("--no-video", help="Do not look at the picture.", rich_help_panel=LOOK)
     ] = False,
@@ -50,6 +51,8 @@ def inspect(
     model: Annotated[str | None, setting("model", ANSWER, "NAME")] = None,
     system: Annotated[str | None, setting("system", ANSWER, "TEXT")] = None,
     max_new_tokens: Annotated[str | None, setting("max_new_tokens", ANSWER, "COUNT")] = None,
+    temperature: Annotated[str | None, setting("temperature", ANSWER, "NUMBER")] = None,
+    seed: Annotated[str | None, setting("seed", ANSWER, "NUMBER")] = None,
     keep: Annotated[str | None, setting("keep", TOKENS, "SHARE|auto")] = None,
     budget: Annotated[str | None, setting("budget", TOKENS, "COUNT")] = None,
     selector: Annotated[str | None, setting("selector", TOKENS, "NAME")] = None,
@@ -103,7 +106,6 @@ def inspect(
         ),
     ] = None,
     profile: ProfileFlag = None,
-    seed: Annotated[str | None, setting("seed", ANSWER, "NUMBER")] = None,
     device: Annotated[str | None, setting("device", MACHINE)] = None,
     dtype: Annotated[str | None, setting("dtype", MACHINE)] = None,
     quantize: Annotated[str | None, setting("quantize", MACHINE)] = None,
@@ -123,7 +125,7 @@ def inspect(
 
     Asks the question as `ep ask` does. Without --keep the model's own share is kept.
     """
-    flags = {name: context.params.get(name) for name in SETTINGS if name not in ("video", "audio")}
+    flags = {name: context.params[name] for name in SETTINGS if name not in ("video", "audio")}
     flags |= {"video": False if no_video else None, "audio": False if no_audio else None}
     resolved = resolve(flags, profile)
     questions = [question.strip() for question in questions or []]
@@ -145,20 +147,29 @@ def inspect(
 
     registry.card(resolved.profile.model)
     check_file(media)
+    taken: dict[str, str] = {}
     for path, flag, suffix in ((html, "--html", ""), (png, "--png", ".png"), (video, "--video", ".mp4")):
         if path is not None:
             check_output(path, flag, suffix=suffix, source=media)
+            if (other := taken.setdefault(os.path.realpath(path), flag)) != flag:
+                raise UsageError(f"{flag} {path}: {other} is written there; name another file")
     if video is not None and probe(media).is_image:
         raise UsageError(f"--video: {media.name} is a still picture; --png shows what was kept of it")
 
-    screen = Screen(quiet=quiet, json=True)
-    if not json:
-        screen.say_where_settings_come_from(resolved)
+    screen = Screen(quiet=quiet, json=json)
+    screen.say_where_settings_come_from(resolved)
     try:
         from epcli import inspection  # the model libraries load here
 
         found = inspection.inspect(
-            media, questions, resolved.profile, selectors, start_s=start_s, end_s=end_s, on_stage=screen.stage
+            media,
+            questions,
+            resolved.profile,
+            selectors,
+            start_s=start_s,
+            end_s=end_s,
+            on_stage=screen.stage,
+            chosen=resolved.chosen(),
         )
     finally:
         screen.close()

@@ -21,8 +21,14 @@ def print_report(report: Report, console: Console | None = None) -> None:
     console = console or _stderr()
     for warning in report.warnings:
         # soft_wrap: one line a warning, whatever the width, so that a script can find it
-        console.print(Text.assemble(("ep: warning: ", "yellow"), " ".join(warning.splitlines())), soft_wrap=True)
+        line = visible(" ".join(warning.splitlines()))
+        console.print(Text.assemble(("ep: warning: ", "yellow"), line), soft_wrap=True)
     console.print(render(report))
+
+
+def visible(text: str) -> str:
+    """Text without what could steer a terminal: a file may be called anything, and a model may say anything."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
 
 
 def _stderr() -> Console:
@@ -53,7 +59,7 @@ def evidence_lines(report: Report) -> list[Text]:
 def _heading(report: Report) -> Text:
     media = report.media
     start, end = media["range_s"]
-    facts = [Path(media["path"]).name]
+    facts = [visible(Path(media["path"]).name)]
     if end > start:
         facts.append(f"{format_time(start)}–{format_time(end)}")
     if media["frames"]:
