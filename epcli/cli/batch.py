@@ -195,7 +195,8 @@ def batch(
     Exit code 3: some files failed.
     """
     given = {name: context.params[name] for name in SETTINGS if name in context.params}
-    settings = resolve(given, profile).profile
+    resolved = resolve(given, profile)
+    settings = resolved.profile
     range_s = time_range(start, end)
 
     from epcli.batch import run as batches
@@ -263,7 +264,9 @@ def batch(
     if not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.absolute().parent}")
     with Ledger(out, batches.settings(settings, range_s), wait=wait) as ledger:
-        work = batches.Batch(ledger, output, jobs, retry_failed=retry_failed, on_row=screen.row)
+        work = batches.Batch(
+            ledger, output, jobs, retry_failed=retry_failed, profile=resolved.chosen(), on_row=screen.row
+        )
         waiter = _watcher(work, places, search, plan) if watch else None
         _go(work, start_engine, screen, waiter)
     if work.tally.failed:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from epcli.cli.ask import Screen
-from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, seconds, setting
+from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, setting, time_range
 from epcli.config import SETTINGS, resolve, state_home
-from epcli.errors import EXIT_PARTIAL, EpError, UsageError
+from epcli.errors import EXIT_PARTIAL, EpError
 
 if TYPE_CHECKING:
     from epcli.chat import Chat
@@ -81,9 +81,7 @@ def chat(
     On a terminal, /help lists what else can be typed. From a pipe or file, each line is a question.
     """
     resolved = resolve({name: context.params[name] for name in SETTINGS}, profile)
-    start_s, end_s = seconds("--start", start), seconds("--end", end)
-    if end_s is not None and end_s <= (start_s or 0.0):
-        raise UsageError(f"--end {end} is not after {f'--start {start}' if start else 'the beginning'}")
+    start_s, end_s = time_range(start, end)
 
     from epcli.media.probe import check_file
     from epcli.models import registry
@@ -98,7 +96,7 @@ def chat(
         from epcli.pipeline import Meter, Session
 
         session = Session(resolved.profile, screen.stage)
-        talk = Chat(session, media, start_s, end_s, history)
+        talk = Chat(session, media, start_s, end_s, history, resolved.chosen())
         session.load(Meter(session.device, screen.stage))  # after a hit it is not there yet
     finally:
         screen.close()
