@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from epcli.compat import caching
 from epcli.models.base import AVModel
 from epcli.records import Answer, KeptStream, Modality
 
@@ -81,8 +82,7 @@ def attention(
             inputs_embeds=torch.cat([kept.embeds[None, length - before :], said], 1),
             position_ids=torch.cat([kept.positions[:, None, length - before :], steps.expand(4, 1, -1)], 2),
             attention_mask=None,
-            past_key_values=cache,
-            use_cache=True,
+            **caching(decoder, cache),
         )
     finally:
         for hook in hooks:

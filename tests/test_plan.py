@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 from epcli import plan as planning
 from epcli.cli import app
+from epcli.compat import caching
 from epcli.config import Profile, find_profile, profile_names, resolve
 from epcli.media import ffmpeg
 from epcli.models import costs
@@ -99,7 +100,7 @@ def test_kv_bytes_are_those_of_the_cache(folder, shape, dtype):
     decoder = QwenOmni.load(folder, dtype=dtype).decoder
     cache = DynamicCache(config=decoder.config)
     with torch.inference_mode():
-        decoder(inputs_embeds=torch.zeros(1, 37, 128, dtype=dtype), past_key_values=cache, use_cache=True)
+        decoder(inputs_embeds=torch.zeros(1, 37, 128, dtype=dtype), **caching(decoder, cache))
     allocated = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert shape.decoder.kv_bytes(37, dtype.itemsize) == allocated
 
