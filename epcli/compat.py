@@ -8,9 +8,8 @@ from typing import Any
 
 
 @cache
-def _name_of_cache(kind: type) -> str:
-    names = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
-    return "cache" if "cache" in names else "past_key_values"
+def _calls_it_cache(forward: Any) -> bool:
+    return "cache" in inspect.signature(forward).parameters
 
 
 def caching(module: Any, keys_and_values: Any) -> dict[str, Any]:
@@ -18,4 +17,5 @@ def caching(module: Any, keys_and_values: Any) -> dict[str, Any]:
 
     transformers 5.24 renamed `past_key_values` to `cache`, and warns about the old name until 5.40.
     """
-    return {_name_of_cache(type(module)): keys_and_values, "use_cache": True}
+    name = "cache" if _calls_it_cache(type(module).forward) else "past_key_values"
+    return {name: keys_and_values, "use_cache": True}
