@@ -99,6 +99,23 @@ def wrote(path: Path) -> str:
     return f"ep: wrote {path} ({size(path.stat().st_size)})\n"
 
 
+def test_ask_tells_the_evidence_that_inspect_shows(ep: Ep) -> None:
+    asked, inspected = (
+        json.loads(ep(command, *ASK[1:], *flags, "--json")[1])
+        for command, *flags in (("ask", "--evidence"), ("inspect",))
+    )
+    report, tokens = inspected["runs"][0]["report"], inspected["runs"][0]["kept_tokens"]
+    assert asked["evidence"] == report["evidence"]
+    assert (asked["answer"], asked["tokens"]) == (report["answer"], report["tokens"])
+    for modality, share in report["evidence"]["shares"].items():
+        told = sum(token["evidence"] for token in tokens if token["modality"] == modality)
+        assert share == pytest.approx(told, abs=1e-6)
+    _, out, err = ep("ask", *ASK[1:], "--evidence")
+    assert "what carried the answer" in err
+    assert all(moment["label"] in err for moment in asked["evidence"]["moments"])
+    assert out.strip() == asked["answer"].strip()
+
+
 def test_the_film_dims_what_the_json_says_was_dropped(ep: Ep, tmp_path: Path) -> None:
     film = tmp_path / "kept.mp4"
     code, out, err = ep(*ASK, "--video", str(film), "--json")

@@ -138,7 +138,7 @@ def _grids(inspection: Inspection, run: Run, console: Console) -> Iterator[Rende
 def _comparison(inspection: Inspection) -> Iterator[RenderableType]:
     runs = inspection.runs
     table = Table(box=None, pad_edge=True, header_style="bold cyan")
-    several = len({run.report.question for run in runs}) > 1
+    several, asked = len({run.report.question for run in runs}) > 1, ""
     headings: list[tuple[str, Any]] = [("selector", "left"), ("kept", "right")]
     headings += [(figures.WORDS[m.name.lower()], "right") for m in figures.modalities(inspection.tokens)]
     headings += [("as first", "right"), ("seconds", "right"), ("answer", "left")]
@@ -152,7 +152,8 @@ def _comparison(inspection: Inspection) -> Iterator[RenderableType]:
         row += [f"{counts[m.name.lower()]['kept']:,}" for m in figures.modalities(inspection.tokens)]
         seconds = sum(run.report.timings_s[stage] for stage in ("sieve", "prefill", "decode"))
         row += [f"{figures.overlap(run, runs[0]):.0%}", f"{seconds:.2f}", Text(visible(run.report.answer))]
-        table.add_row(*([Text(visible(run.report.question))] * several), *row)
+        question = "" if run.report.question == asked else visible(asked := run.report.question)
+        table.add_row(*([Text(question)] * several), *row)
     yield Text("")
     yield table
     yield Text(" as first: kept by the first line's choice too · seconds: choosing and answering", style="dim")

@@ -306,13 +306,17 @@
   };
   const describe = (time) => {
     const facts = [];
-    if (frames.length) { const index = frameAt(time); facts.push(`picture: ${keptIn(index)} of ${cellsOf[index].length} cells read`); }
+    if (frames.length) {
+      const index = frameAt(time), kept = keptIn(index), all = cellsOf[index].length;
+      const part = kept === 0 ? "nothing" : kept === all ? "all" : `${kept} of ${all} cells`;
+      facts.push(`${part} of this picture ${kept > 0 && kept < all ? "were" : "was"} read`);
+    }
     if (total[AUDIO]) {
       let yes = false;
       for (let i = 0; i < n; i++) if (kind[i] === AUDIO && begin[i] <= time && time < end[i] && now[i]) yes = true;
-      facts.push(`sound: ${yes ? "read" : "dropped"}`);
+      facts.push(`the sound here was ${yes ? "read" : "dropped"}`);
     }
-    return facts.join(", ");
+    return facts.join("; ");
   };
   const paintNow = () => {
     if (frames.length) {
