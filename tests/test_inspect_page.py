@@ -254,7 +254,7 @@ def test_every_kind_of_file_has_a_page(browser, looked, tmp_path, trouble, kind)
     count = 0 if found.preview.frames is None else len(found.preview.frames)
     page = opened(context, file, trouble, count)
     assert page.text_content("#answer") == found.runs[0].report.answer
-    assert page.is_visible("#frame") == (count > 0)
+    assert page.is_visible("#frame") == page.is_visible("#dim") == (count > 0)
     assert page.is_visible("#play") == (found.preview.samples is not None)
     assert page.is_visible("#timeline") == (found.range_s[1] > 0)
     page.click("#runs button:nth-child(3)")

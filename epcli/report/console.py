@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -56,7 +57,7 @@ def evidence_lines(report: Report) -> list[Text]:
     return [Text("\n what carried the answer"), *(lines or [Text("   nothing stands out", style="dim")])]
 
 
-def _heading(report: Report) -> Text:
+def _heading(report: Report) -> RenderableType:
     media = report.media
     start, end = media["range_s"]
     facts = [visible(Path(media["path"]).name)]
@@ -67,7 +68,7 @@ def _heading(report: Report) -> Text:
     facts += [report.model, f"{report.device} {report.dtype}"]
     if report.selector != "none":
         facts.append(f"selector {report.selector}")
-    return Text(" " + " · ".join(facts), style="dim")
+    return Padding(Text(" · ".join(facts), style="dim"), (0, 0, 0, 1), expand=False)
 
 
 def _tokens(report: Report) -> Table:

@@ -120,8 +120,9 @@ def _grids(inspection: Inspection, run: Run, console: Console) -> Iterator[Rende
     blocks = []
     for frame in chosen:
         grid = figures.frame_grid(tokens, run.kept, frame)
-        when = format_time(round(float(inspection.preview.times_s[frame]), 1))
-        lines = [f"{when}  {int(grid.sum())} of {grid.size}"]
+        timed = inspection.range_s[1] > inspection.range_s[0]
+        when = format_time(round(float(inspection.preview.times_s[frame]), 1)) + "  " if timed else ""
+        lines = [f"{when}{int(grid.sum())} of {grid.size}"]
         lines += ["".join((full if cell else empty) * (2 if wide else 1) for cell in row) for row in grid.tolist()]
         blocks.append(lines)
     width = max(len(line) for lines in blocks for line in lines) + 3

@@ -293,7 +293,7 @@
     if (seen) seen.observe(button);
   });
   $("frames-part").hidden = !frames.length;
-  $("stage").hidden = $("legend").hidden = !frames.length;
+  for (const each of [$("stage"), $("legend"), $("dim").parentElement, $("heat").parentElement]) each.hidden = !frames.length;
 
   const paintCursor = () => {
     if (!timed) return;
