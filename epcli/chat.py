@@ -44,10 +44,16 @@ class Chat:
     """A conversation about one file."""
 
     def __init__(
-        self, session: Session, media: Path, start_s: float | None, end_s: float | None, history: bool = True
+        self,
+        session: Session,
+        media: Path,
+        start_s: float | None,
+        end_s: float | None,
+        history: bool = True,
+        profile: dict[str, str] | None = None,
     ) -> None:
-        """Looks at the file. Raises as `Session.look`."""
-        self.session, self.media, self.history = session, media, history
+        """Looks at the file. `profile`: its name and why it is the one, for the reports. Raises as `Session.look`."""
+        self.session, self.media, self.history, self.profile = session, media, history, profile
         self.turns: list[Turn] = []
         self.last: Asked | None = None
         self.looked: Looked = session.look(media, start_s, end_s)
@@ -74,7 +80,7 @@ class Chat:
             notes.append(f"the prompt became too long: only {len(turns)} of {len(self.turns)} turns were read")
         if self.history:
             self.turns = [*turns, Turn(question, asked.report.answer)]
-        self.last = asked
+        self.last = asked = replace(asked, report=replace(asked.report, profile=self.profile))
         self.looked = self.looked.again()
         return asked.report, notes
 

@@ -100,13 +100,15 @@ def _setting(default: Any, meaning: str, *types: type, **limits: Any) -> Any:
 class Profile:
     """All settings of one run. A wrong value raises UsageError; what None means stands beside the field."""
 
-    model: str = _setting("ep-smol", "Model that answers, a name of `ep models list`", str)
+    model: str = _setting(
+        "ep-smol", "Model that answers: a name of `ep models list`, a Qwen2.5-Omni folder, or what `ep train` made", str
+    )
     selector: str | None = _setting(
         None,
         "How the tokens to keep are chosen; none: no sieve, the plain model reads them all",
         str,
         choices=("cs2", "query-aware", "audio-guided", "uniform", "random", "cs2-per-modality", "none"),
-        null="the model's own selector",
+        null="cs2 if trained; else query-aware if --keep or --budget is given, or none",
     )
     keep: float | str | None = _setting(
         None,
@@ -116,7 +118,7 @@ class Profile:
         choices=("auto",),
         over=True,
         high=1,
-        null="the model's own share",
+        null="0.2 with a trained sieve or a selector, else all",
     )
     budget: int | None = _setting(
         None, "Most sound and picture tokens to keep, instead of a share", int, low=1, null="no such limit"
@@ -148,7 +150,9 @@ class Profile:
     system: str | None = _setting(None, "System prompt", str, null="the model's own")
     max_new_tokens: int = _setting(128, "Longest answer, in tokens", int, low=1)
     temperature: float = _setting(0.0, "Randomness of the answer; 0 always takes the likeliest word", float, high=2)
-    seed: int = _setting(0, "Start of the random numbers, where temperature is over 0", int, high=2**32 - 1)
+    seed: int = _setting(
+        0, "Start of the random numbers, for temperature over 0 and the selector random", int, high=2**32 - 1
+    )
     threads: int | None = _setting(None, "CPU threads to compute with", int, low=1, null="all cores")
     cache: bool = _setting(
         True, "Store what the towers made of a file, so that the next question about it needs no decoding", bool

@@ -4,16 +4,16 @@ The rule, step by step:
 
 1. One more pass of the decoder over the answer, on the cache of keys that the answer was made with. Only the queries of
    the answer's few tokens meet the keys, so no layer's full attention matrix is ever held, whatever the film's length.
-2. In the middle layers (LAYERS of the depth), the softmax over all kept tokens, the mean over heads.
-3. The queries are those that chose the answer's content words: words of the answer that are no function words and do
-   not stand in the question. The reference are the queries of the markup before the answer, which ask for nothing.
-4. A media token's evidence is how much more attention the content words pay it than the reference does, where more.
+2. In the last layers (the last LAYERS of the depth), the softmax over all kept tokens, the mean over heads.
+3. The queries are those that chose the answer's tokens. The reference are the queries of the markup before the answer,
+   which ask for nothing.
+4. A media token's evidence is how much more attention the answer's queries pay it than the reference does, where more.
    Attention sinks draw about the same from every query and fall out.
 5. Each modality's tokens that stand out are merged into spans of time and, for the picture, a part of it.
 
 Sources: attention of the answer relative to a neutral query is the relative attention of "MLLMs Know Where to Look"
-(arXiv 2502.17422); that middle layers fetch what the answer needs is found there and by FastV (arXiv 2403.06764);
-attention sinks are described in arXiv 2309.17453. How often it is right: docs/inspect.md.
+(arXiv 2502.17422); attention sinks are described in arXiv 2309.17453. Which layers to read was seen on ep-smol. How
+often it is right: docs/inspect.md.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from epcli.compat import caching
 from epcli.models.base import AVModel
 from epcli.records import Answer, KeptStream, Modality
 
@@ -81,8 +82,7 @@ def attention(
             inputs_embeds=torch.cat([kept.embeds[None, length - before :], said], 1),
             position_ids=torch.cat([kept.positions[:, None, length - before :], steps.expand(4, 1, -1)], 2),
             attention_mask=None,
-            past_key_values=cache,
-            use_cache=True,
+            **caching(decoder, cache),
         )
     finally:
         for hook in hooks:

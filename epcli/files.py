@@ -12,8 +12,17 @@ from epcli.errors import EpError, UsageError
 
 def check_output(path: Path, flag: str, *, suffix: str = "", source: Path | None = None) -> None:
     """Raises UsageError, naming the flag, if a file cannot be written there or would replace `source`."""
+    try:
+        _check_output(path, flag, suffix, source)
+    except OSError as problem:  # a name too long, a circle of links
+        raise UsageError(f"{flag} {path}: cannot be written: {problem.strerror}") from None
+
+
+def _check_output(path: Path, flag: str, suffix: str, source: Path | None) -> None:
     if path.is_dir():
         raise UsageError(f"{flag} {path}: is a folder; name a file")
+    if path.exists() and not path.is_file():  # it would be replaced: never a device or a pipe
+        raise UsageError(f"{flag} {path}: is no ordinary file; name another")
     if suffix and path.suffix.lower() != suffix:
         raise UsageError(f"{flag} {path}: is written as {suffix[1:].upper()}; give it the ending {suffix}")
     if source is not None and path.exists() and path.samefile(source):
@@ -29,12 +38,13 @@ def check_output(path: Path, flag: str, *, suffix: str = "", source: Path | None
 def whole(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; it takes the name of `path` at the end, or is removed on any error.
 
-    Raises EpError for what the system says, such as a full disk.
+    Where `path` is a link, the file it leads to is written. Raises EpError for what the system says, as of a full disk.
     """
-    partial = path.with_name(f".{path.name}.part{path.suffix}")
+    target = Path(os.path.realpath(path))
+    partial = target.with_name(f".{target.name}.part{target.suffix}")
     try:
         yield partial
-        os.replace(partial, path)
+        os.replace(partial, target)
     except OSError as problem:
         raise EpError(f"{path}: cannot be written: {problem.strerror or problem}") from None
     finally:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from epcli.compat import caching
 from epcli.errors import CapacityError
 from epcli.models.base import AVModel
 from epcli.records import Answer, KeptStream
@@ -83,8 +84,7 @@ def decode_steps(model: AVModel, kept: KeptStream, cache: DynamicCache) -> Gener
         inputs_embeds=kept.embeds[None],
         position_ids=kept.positions[:, None],
         attention_mask=None,
-        past_key_values=cache,
-        use_cache=True,
+        **caching(model.decoder, cache),
     ).last_hidden_state[:, -1]
     position = kept.stream.next_position
     table = model.decoder.get_input_embeddings()
@@ -95,8 +95,7 @@ def decode_steps(model: AVModel, kept: KeptStream, cache: DynamicCache) -> Gener
             inputs_embeds=table(ids).to(kept.embeds.dtype),
             position_ids=torch.full((4, 1, 1), position, device=kept.embeds.device),
             attention_mask=None,
-            past_key_values=cache,
-            use_cache=True,
+            **caching(model.decoder, cache),
         ).last_hidden_state[:, -1]
         position += 1
 

@@ -35,10 +35,13 @@ def inspect(
     start_s: float | None = None,
     end_s: float | None = None,
     on_stage: Callable[[str], None] | None = None,
+    chosen: dict[str, str] | None = None,
 ) -> Inspection:
     """Ask each question on what each selector keeps. The file is decoded and encoded once, the model loaded once.
 
-    `selectors`: none is the profile's own choice. Raises EpError: UsageError, MediaError, WeightsError, CapacityError.
+    `selectors`: none is the profile's own choice. `chosen`: the profile's name and why, as reports have it.
+
+    Raises EpError: UsageError, MediaError, WeightsError, CapacityError.
     """
     questions = list(questions) or [QUESTION]
     for question in questions:
@@ -55,7 +58,8 @@ def inspect(
     for question in questions:
         for each in profiles:
             session = session.using(each)  # hands the loaded model on
-            asked.append(session.run(looked.again() if asked else looked, question))
+            answered = session.run(looked.again() if asked else looked, question)
+            asked.append(replace(answered, report=replace(answered.report, profile=chosen)))
     return shown(looked, asked, planned, opened.clip)
 
 

@@ -88,7 +88,9 @@ def _of_picture(tokens: MediaTokens, evidence: np.ndarray) -> list[Moment]:
         peak = float(tokens.spans_s[inside[weights.argmax()]].mean())
         where, box = _place(tokens, inside, weights)
         when = format_time(round(peak, 1)) if len(run) == 1 else _range(start, end)
-        label = f"{when} {WORDS['video']}" + (f", {where}" if where else "")
+        if end <= start:  # a still picture has no time
+            when = ""
+        label = f"{when} {WORDS['video']}".strip() + (f", {where}" if where else "")
         made.append(Moment("video", start, end, peak, where, box, float(weights.sum()), label))
     return made
 

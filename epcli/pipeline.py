@@ -248,7 +248,7 @@ class Session:
     ) -> None:
         """Raises UsageError if model or device are not to be had.
 
-        `card` and `model`: of one that is no name of `ep models ls`, and is loaded.
+        `card` and `model`: of one that is no name of `ep models list`, and is loaded.
         """
         self.profile, self.on_stage = profile, on_stage
         if not (profile.video or profile.audio):

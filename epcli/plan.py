@@ -112,7 +112,7 @@ def _cost(info: MediaInfo, duration_s: float, profile: Profile, memory_bytes: in
         window = min(duration_s, AUDIO_WINDOW_S) if hears else 0
         listening = shape.audio_activation_bytes(math.ceil(window * 100), e)
     else:
-        decoder, context, depth = costs.SMOL, costs.SMOL_CONTEXT, 0
+        decoder, context, depth = costs.SMOL, costs.SMOL_CONTEXT, _smol_depth(card)
         video = frames * (width // 64) * (height // 64)
         audio = math.ceil(duration_s / 0.12) if hears else 0
         layers, tables = decoder.layers_bytes(e), decoder.tables * e
@@ -274,6 +274,23 @@ def _omni(card: registry.ModelCard) -> tuple[Omni, int]:
         return Omni.of(config), depth or int(config["text_config"].get("av_refiner_layers") or 0)
     except (KeyError, TypeError) as error:
         raise WeightsError(f"{folder / 'config.json'}: lacks {error}; fetch the checkpoint again") from error
+
+
+def _smol_depth(card: registry.ModelCard) -> int:
+    """Layers of the trained sieve in an adapter of ep-smol; 0 if it holds none. Raises WeightsError."""
+    from safetensors import safe_open
+
+    from epcli.models.ep_smol import ADAPTER
+    from epcli.models.sieve_weights import LowRank
+
+    path = card.path or ADAPTER
+    with safe_open(path, "pt") as file:
+        if not any(key.startswith("scorer.") for key in file.keys()):  # noqa: SIM118 (not a dict)
+            return 0
+        try:
+            return LowRank.of(json.loads(file.metadata()["epcli"])["refiner"]).depth
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{path.name}: its metadata do not say how its sieve is stored ({error})") from None
 
 
 def _device_and_dtype(profile: Profile) -> tuple[str, str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -100,7 +101,61 @@ def run(tokens: MediaTokens, question: str, answer: str, selector: str, keep: fl
             "moments": [asdict(moment) for moment in moments(tokens, weights)],
         },
     )
-    return Run(report, kept, scores if selector in ("cs2", "query-aware") else None, weights)
+    return Run(report, kept, scores if selector in ("cs2", "cs2-per-modality", "query-aware") else None, weights)
+
+
+def part(found: Inspection, where: np.ndarray, **changes: Any) -> Inspection:
+    """The inspection with only some of its tokens, and what else changes with them."""
+    tokens = found.tokens
+    grid = tokens.grid if (tokens.modality[where] == Modality.VIDEO).any() else (0, 0)
+    fewer = MediaTokens(tokens.modality[where], tokens.spans_s[where], tokens.cells[where], tokens.boxes[where], grid)
+    runs = []
+    for each in found.runs:
+        kept = each.kept[where]
+        counts = {
+            m.name.lower(): {
+                "total": int((fewer.modality == m).sum()),
+                "kept": int(kept[fewer.modality == m].sum()),
+            }
+            for m in (Modality.VIDEO, Modality.AUDIO)
+        }
+        told = {**each.report.tokens, **counts, "keep_ratio": float(kept.mean())}
+        scores = None if each.scores is None else each.scores[where]
+        runs.append(Run(replace(each.report, tokens=told), kept, scores, each.evidence[where]))
+    return replace(found, tokens=fewer, runs=tuple(runs), **changes)
+
+
+def sound_only(found: Inspection) -> Inspection:
+    """As of a sound file."""
+    return part(
+        found,
+        found.tokens.modality == Modality.AUDIO,
+        info=replace(found.info, video_codec=None, width=0, height=0, frame_rate=None),
+        preview=replace(found.preview, frames=None, times_s=None),
+    )
+
+
+def silent(found: Inspection) -> Inspection:
+    """As of a film without sound."""
+    return part(
+        found,
+        found.tokens.modality == Modality.VIDEO,
+        info=replace(found.info, audio_tracks=()),
+        preview=replace(found.preview, samples=None, wave=None, mel=None),
+    )
+
+
+def still(found: Inspection) -> Inspection:
+    """As of a picture file."""
+    mute, first = silent(found), found.tokens.cells[found.tokens.modality == Modality.VIDEO, 0] == 0
+    frames = mute.preview.frames
+    assert frames is not None
+    preview = replace(mute.preview, frames=frames[:1], times_s=np.zeros(1))
+    made = part(mute, first, range_s=(0.0, 0.0), info=replace(mute.info, is_image=True), preview=preview)
+    return replace(made, tokens=replace(made.tokens, spans_s=np.zeros_like(made.tokens.spans_s)))
+
+
+KINDS = {"a film": lambda found: found, "sound only": sound_only, "silent": silent, "a picture": still}
 
 
 def inspection(name: str = HOSTILE, selectors: tuple[str, ...] = ("query-aware",), keep: float = 0.1) -> Inspection:

@@ -135,6 +135,8 @@ def test_killed_half_way_it_leaves_nothing_and_the_next_run_works(
         _, stderr = process.communicate(timeout=60)
         if process.returncode == 0:  # a fast machine had answered
             break
+        if process.returncode == -signal.SIGINT and seconds < 1:  # a slow one had not begun: Python itself was ended
+            continue
         assert process.returncode == (130 if stop == signal.SIGINT else -stop)
         assert stderr == ("ep: interrupted\n" if stop == signal.SIGINT else "")
     left = {each.name for each in tmp_path.iterdir()} - {*before, "features", "xdg", "hf"}

@@ -198,6 +198,7 @@ def test_a_folder_is_asked_once_and_only_what_changed_again(tmp_path: Path, envi
         if row["report"]:
             assert row["answer"] == row["report"]["answer"]
             assert row["report"]["media"]["path"] == row["media"]
+            assert row["report"]["profile"].keys() == {"name", "why"}
 
     again = ep(*command, "--json", cwd=tmp_path, env=environment)  # nothing to do: no model is loaded
     assert json.loads(again.stdout)["done"] == 6

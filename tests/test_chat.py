@@ -118,7 +118,7 @@ def test_the_oldest_turns_are_forgotten_when_the_prompt_is_too_long(
     [
         ("/keep 0.05", "keep: 0.05"),
         ("/keep auto", "keep: auto"),
-        ("/keep none", "keep: the model's own share"),
+        ("/keep none", "keep: 0.2 with a trained sieve or a selector, else all"),
         ("/budget 40", "budget: 40"),
         ("/selector uniform", "selector: uniform"),
         ("/max-new-tokens 7", "max new tokens: 7"),
@@ -241,6 +241,7 @@ def test_from_a_pipe_each_line_is_a_question(command: list[str]) -> None:
     reports = [json.loads(line) for line in run.stdout.splitlines()]
     assert [report["question"] for report in reports] == ["What is seen?", "What else?"]
     assert [report["settings"]["keep"] for report in reports] == [None, 0.5]
+    assert all(report["profile"]["name"] == "cpu" and report["profile"]["why"] for report in reports)
     assert reports[1]["tokens"]["text"]["total"] > reports[0]["tokens"]["text"]["total"]  # it has read the first
     assert run.stderr.count("\n") == 2, run.stderr  # the wrong command, and what the right one has set
     assert "ep: error: /keep: 7 is not" in run.stderr

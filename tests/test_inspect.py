@@ -5,17 +5,21 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from inspections import inspection
+from inspections import KINDS, inspection, media_tokens
+from inspections import run as made_run
 from rich.console import Console
 
 from epcli.errors import EpError, UsageError
 from epcli.files import check_output, whole
-from epcli.records import Modality
+from epcli.inspection import spectrogram, waveform
+from epcli.records import SAMPLE_RATE, Modality, Preview
 from epcli.report import figures
 from epcli.report.html import command, embed, page_data, to_html
 from epcli.report.inspect_console import bar, print_inspection, ruler
@@ -97,11 +101,56 @@ def test_a_bar_never_hides_a_little_and_a_ruler_says_where_times_are():
     assert len(ruler(3, 3725, 60)) <= 60
 
 
-def test_selectors_side_by_side_in_the_terminal():
-    text = shown(inspection(selectors=("query-aware", "random", "uniform")))
-    for name in ("query-aware", "random", "uniform"):
-        assert name in text
+def test_selectors_side_by_side_have_the_same_numbers_in_every_view():
+    found = inspection(selectors=("query-aware", "random", "uniform"))
+    found = replace(found, runs=found.runs[:3])  # of one question
+    text, body, page = shown(found), json.loads(to_json(found)), page_data(found)
     assert max(map(len, text.splitlines())) <= 80
+    table = [line.split() for line in text.splitlines()]
+    for run, listed, row in zip(found.runs, body["runs"], page["runs"], strict=True):
+        name, counts = run.report.selector, run.report.tokens
+        both = f"{figures.overlap(run, found.runs[0]):.0%}"
+        line = [name, f"{counts['keep_ratio']:.1%}", str(counts["video"]["kept"]), str(counts["audio"]["kept"]), both]
+        assert line in [words[:5] for words in table]
+        assert row["name"] == row["selector"] == listed["report"]["selector"] == name
+        assert len(listed["kept_tokens"]) == counts["video"]["kept"] + counts["audio"]["kept"]
+        kept = np.frombuffer(base64.b64decode(row["kept"]), np.uint8)
+        assert kept.nonzero()[0].tolist() == [token["index"] for token in listed["kept_tokens"]]
+        assert f"\n ── {name}\n" in text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_file_can_be_shown(looked, kind):
+    found = KINDS[kind](looked)
+    assert max(map(len, shown(found).splitlines())) <= 80
+    body, page = json.loads(to_json(found)), page_data(found)
+    assert len(body["runs"][0]["kept_tokens"]) == found.runs[0].kept.sum()
+    assert (page["sound"] is None) == (found.preview.samples is None)
+    assert len(page["frames"]) == (0 if found.preview.frames is None else len(found.preview.frames))
+
+
+def test_nothing_of_the_file_or_the_model_steers_the_terminal(looked):
+    nasty = "[red]\x1b]0;owned\x07\x9b2J"  # to rich a colour, to a terminal a new title
+    track = replace(looked.info.audio_tracks[0], title="[/bold][link=x]")
+    info = replace(looked.info, path=looked.info.path.with_name(nasty + ".mp4"), audio_tracks=(track,))
+    for count in (1, 2):
+        runs = tuple(
+            replace(
+                each,
+                report=replace(
+                    each.report,
+                    answer="[/blue]" + nasty,
+                    question=f"{number}{nasty}",
+                    warnings=(nasty,),
+                    media={**each.report.media, "path": info.path},
+                ),
+            )
+            for number, each in enumerate(looked.runs[:count])
+        )
+        text = shown(replace(looked, info=info, runs=runs), width=200)
+        assert not set(text) & {"\x1b", "\x07", "\x9b"}
+        assert "[/blue][red]" in text
+        assert "[/bold][link=x]" in text
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -134,8 +183,51 @@ def test_without_media_the_page_holds_no_picture_and_no_sound(looked):
     assert "base64," not in to_html(looked, media=False)
 
 
+@pytest.mark.slow
+def test_the_page_of_ten_minutes_is_under_15_mb_however_busy_the_film_is():
+    tokens = media_tokens(600, 10, 18)
+    draw = np.random.default_rng(3)
+    scores = draw.normal(size=len(tokens.modality)).astype(np.float32)
+    runs = [
+        made_run(tokens, question, "Noise.", "query-aware", 0.1, scores) for question in ("What?", "Where?", "When?")
+    ]
+    noise = draw.integers(0, 256, (1, 280, 504, 3), np.uint8)  # nothing compresses worse
+    samples = draw.uniform(-0.5, 0.5, 600 * SAMPLE_RATE).astype(np.float32)
+    preview = Preview(
+        np.broadcast_to(noise, (600, *noise.shape[1:])),
+        np.arange(600) + 0.5,
+        samples,
+        waveform(samples),
+        spectrogram(samples),
+    )
+    short = inspection()
+    info = replace(short.info, duration_s=600.0)
+    found = replace(short, info=info, range_s=(0.0, 600.0), tokens=tokens, preview=preview, runs=tuple(runs))
+    page = to_html(found)
+    assert 5_000_000 < len(page.encode()) < 15_000_000
+    assert all(
+        frame["src"] for frame in json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])["frames"]
+    )
+    assert len(to_html(found, media=False).encode()) < 8_000_000
+
+
+def test_a_question_that_looks_like_a_flag_can_be_repeated(looked):
+    run = looked.runs[0]
+    asked = replace(run, report=replace(run.report, question="--keep what?"))
+    assert command(looked, asked).endswith(" -- '<img src=x onerror=alert(1)><!--.mp4' '--keep what?'")
+
+
+def test_the_page_names_the_profile_but_no_folder(looked):
+    run = looked.runs[0]
+    chosen = replace(run, report=replace(run.report, profile={"name": "/home/me/mine.yaml", "why": "--profile"}))
+    data = page_data(replace(looked, runs=(chosen,)), media=False)
+    assert data["runs"][0]["settings"][0] == ["profile", "mine.yaml"]
+    assert "/home" not in json.dumps(data)
+
+
 def test_the_page_says_how_to_repeat_the_run(looked):
     line = command(looked, looked.runs[0])
+    assert "--profile default" in line  # else another machine's hardware would choose
     assert "--keep 0.1" in line
     assert "'<img src=x onerror=alert(1)><!--.mp4'" in line
     assert "films" not in line  # no folder of the machine
@@ -161,6 +253,20 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path):
         check_output(tmp_path / "a.webm", "--video", suffix=".mp4")
     with pytest.raises(UsageError, match="is the file to be looked at"):
         check_output(clip, "--video", suffix=".mp4", source=clip)
+    with pytest.raises(UsageError, match="is no ordinary file"):
+        check_output(Path(os.devnull), "--html")
+    with pytest.raises(UsageError, match="name too long"):
+        check_output(tmp_path / ("x" * 300), "--html")
+
+
+def test_a_link_stays_a_link_and_its_file_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "a.html"
+    link.symlink_to(tmp_path / "there" / "b.html")
+    with whole(link) as partial:
+        partial.write_text("page")
+    assert link.is_symlink()
+    assert (tmp_path / "there" / "b.html").read_text() == "page"
 
 
 @pytest.mark.parametrize("trouble", [OSError(28, "No space left on device"), KeyboardInterrupt()])

@@ -5,16 +5,21 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from inspections import inspection
+import torch
+from inspections import KINDS, inspection
 
-from epcli.records import Modality
+from epcli.media.timecode import format_time
+from epcli.records import KeptStream, Modality, TokenStream
+from epcli.report import figures
 from epcli.report.html import to_html
-from epcli.sieve.select import keep_count
+from epcli.sieve.select import Budget, keep_count
+from epcli.sieve.selectors import narrow
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install 'epcli[dev]')")
 CHROMIUM = next(
@@ -75,7 +80,7 @@ def until(page: Any, expression: str, seconds: float = 60.0) -> None:
         page.wait_for_timeout(50)
 
 
-def opened(context: Any, file: Path, trouble: list[str]) -> Any:
+def opened(context: Any, file: Path, trouble: list[str], frames: int = 8) -> Any:
     page = context.new_page()
     page.set_default_timeout(60_000)
     page.on("console", lambda message: trouble.append(f"console: {message.text}"))
@@ -83,8 +88,9 @@ def opened(context: Any, file: Path, trouble: list[str]) -> Any:
     page.on("dialog", lambda dialog: (trouble.append("dialog"), dialog.dismiss()))
     page.on("request", lambda asked: asked.url.startswith(("data:", "file:")) or trouble.append(asked.url))
     page.goto(file.as_uri())
-    until(page, "document.querySelectorAll('#frames em').length == 8")
-    until(page, "document.querySelector('#frames em').textContent != ''")
+    if frames:
+        until(page, f"document.querySelectorAll('#frames em').length == {frames}")
+        until(page, "document.querySelector('#frames em').textContent != ''")
     return page
 
 
@@ -131,6 +137,37 @@ def test_the_slider_keeps_what_the_sieve_keeps(page, looked):
     assert numbers_of(page)[0][2] == f"{run.report.tokens['video']['kept']} of 224"
 
 
+ALL_SHARES = """slider => {
+    const seen = [];
+    for (let share = 2; share <= 100; share++) {
+        slider.value = share;
+        slider.dispatchEvent(new Event("input"));
+        const rows = [...document.querySelectorAll("#budget tr")].slice(0, 2);
+        seen.push(rows.map(row => [...row.cells].slice(2).map(cell => cell.textContent)));
+    }
+    return seen;
+}"""
+
+
+@pytest.mark.parametrize("selector", ["query-aware", "cs2-per-modality"])
+def test_at_every_share_the_page_has_the_numbers_of_the_sieve(browser, tmp_path, trouble, selector):
+    found = inspection(selectors=(selector,))
+    file, run, kinds = tmp_path / "report.html", found.runs[0], torch.from_numpy(found.tokens.modality)
+    file.write_text(to_html(found, media=False), encoding="utf-8")
+    context = browser.new_context()
+    shown = opened(context, file, trouble).eval_on_selector("#keep", ALL_SHARES)
+    context.close()
+    none = torch.zeros(len(kinds), 1)
+    stream = TokenStream(none, none.T, kinds, none, none, found.tokens.grid, 0)
+    whole = KeptStream(stream, none, none.T, torch.arange(len(kinds)), torch.from_numpy(run.scores))
+    for share, rows in zip(range(2, 101), shown, strict=True):
+        kept = narrow(whole, Budget(ratio=share / 100), per_modality=selector == "cs2-per-modality").indices
+        for row, modality in zip(rows, (1, 2), strict=True):
+            part, all_ = int((kinds[kept] == modality).sum()), int((kinds == modality).sum())
+            assert row == [f"{part} of {all_}", f"{part / all_:.1%}"], share  # as the terminal writes it
+    assert trouble == []
+
+
 def test_a_selector_without_scores_has_no_slider_and_says_why(page):
     page.click("#runs button:nth-child(2)")
     assert page.is_disabled("#keep")
@@ -142,6 +179,23 @@ def test_runs_can_be_switched_and_stand_side_by_side(page, looked):
     assert page.text_content("#answer") == looked.runs[2].report.answer
     assert page.get_attribute("#runs button:nth-child(3)", "aria-pressed") == "true"
     assert page.locator("#compare-list .lane").count() == 4
+    for run, note in zip(looked.runs, page.locator("#compare-list .quiet").all_text_contents(), strict=True):
+        tokens = run.report.tokens
+        assert f"{run.kept.sum()} of 288 pieces ({tokens['keep_ratio']:.1%}): " in note
+        assert f"{tokens['video']['kept']} of picture, {tokens['audio']['kept']} of sound" in note
+        assert run is looked.runs[0] or f"{figures.overlap(run, looked.runs[0]):.0%} of them" in note
+
+
+def test_another_question_opens_at_its_own_moment(page, looked):
+    at = "document.querySelector('#cursor-area').getAttribute('aria-valuenow')"
+    peaks = [f"{run.report.evidence['moments'][0]['peak_s']:.2f}" for run in looked.runs]
+    assert peaks[0] != peaks[2]
+    until(page, f"{at} == '{peaks[0]}'")
+    page.click("#runs button:nth-child(2)")  # the same question, another selector: the moment stays
+    page.wait_for_timeout(200)
+    assert page.evaluate(at) == peaks[0]
+    page.click("#runs button:nth-child(3)")
+    until(page, f"{at} == '{peaks[2]}'")
 
 
 @pytest.mark.parametrize("switch", ["#dim", "#heat"])
@@ -164,7 +218,7 @@ def test_the_keyboard_moves_through_the_clip_and_hears_it(page):
     page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")
     until(page, "document.querySelector('#cursor-area').getAttribute('aria-valuenow') == '1.00'")
-    assert "cells read" in page.get_attribute("#cursor-area", "aria-valuetext")
+    assert "of this picture" in page.get_attribute("#cursor-area", "aria-valuetext")
     page.keyboard.press("End")
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Enter")
@@ -192,12 +246,31 @@ def test_a_phone_shows_it_without_scrolling_sideways(browser, file, trouble, sch
     assert trouble == []
 
 
+@pytest.mark.parametrize("kind", ["sound only", "silent", "a picture"])
+def test_every_kind_of_file_has_a_page(browser, looked, tmp_path, trouble, kind):
+    file, found = tmp_path / "report.html", KINDS[kind](looked)
+    file.write_text(to_html(found), encoding="utf-8")
+    context = browser.new_context()
+    count = 0 if found.preview.frames is None else len(found.preview.frames)
+    page = opened(context, file, trouble, count)
+    assert page.text_content("#answer") == found.runs[0].report.answer
+    assert page.is_visible("#frame") == page.is_visible("#dim") == (count > 0)
+    assert page.is_visible("#play") == (found.preview.samples is not None)
+    assert page.is_visible("#timeline") == (found.range_s[1] > 0)
+    page.click("#runs button:nth-child(3)")
+    context.close()
+    assert trouble == []
+
+
 def test_without_media_it_still_works(browser, looked, tmp_path, trouble):
-    bare = tmp_path / "bare.html"
-    bare.write_text(to_html(looked, media=False), encoding="utf-8")
+    bare, times = tmp_path / "bare.html", np.arange(8) + 0.25
+    found = replace(looked, preview=replace(looked.preview, times_s=times))
+    bare.write_text(to_html(found, media=False), encoding="utf-8")
     context = browser.new_context()
     page = opened(context, bare, trouble)
     assert page.is_hidden("#play")
     assert numbers_of(page)[0][2].endswith("of 224")
+    shown = page.eval_on_selector_all("#frames span", "all => all.map(each => each.firstChild.textContent)")
+    assert shown == [format_time(round(time, 1)) for time in times.tolist()]  # a half as in the terminal: 0:00.2
     context.close()
     assert trouble == []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from epcli.errors import MediaError
+from epcli.errors import EpError, MediaError
 from epcli.media.probe import probe
 from epcli.media.read import read, still_with_sound
 from epcli.media.write import write
@@ -46,11 +46,16 @@ def test_sound_alone(tmp_path):
 def test_a_failure_leaves_nothing_and_says_why(tmp_path):
     with pytest.raises(MediaError, match="neither picture nor sound"):
         write(tmp_path / "film.mp4")
-    with pytest.raises(MediaError, match=r"film\.xyz: ffmpeg could not write it: "):
+    with pytest.raises(EpError, match=r"film\.xyz: ffmpeg could not write it: "):
         write(tmp_path / "film.xyz", [np.zeros((32, 32, 3), np.uint8)])
-    with pytest.raises(MediaError, match=r"film\.mp4"):
+    with pytest.raises(EpError, match=r"film\.mp4"):
         write(tmp_path / "nowhere" / "film.mp4", [np.zeros((32, 32, 3), np.uint8)])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_film_may_have_a_name_that_is_not_utf8(tmp_path):
+    write(tmp_path / "dog\udce9.mp4", [np.zeros((32, 32, 3), np.uint8)] * 2, 2.0)
+    assert probe(tmp_path / "dog\udce9.mp4").has_video
 
 
 def test_a_still_picture_lasts_as_long_as_its_sound(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from inspections import media_tokens
+from inspections import inspection, media_tokens, still
 
 from epcli.moments import frame_spans, moments, place_words
 from epcli.records import Modality
@@ -47,6 +47,12 @@ def test_a_whole_picture_has_no_place():
     (moment,) = moments(tokens, evidence(tokens, at(tokens, Modality.VIDEO, 2, 4)))
     assert moment.label == "0:02–0:04 picture"
     assert moment.box is None
+
+
+def test_a_still_picture_has_a_place_but_no_time():
+    found = still(inspection())
+    (moment,) = moments(found.tokens, evidence(found.tokens, found.tokens.cells[:, 2] < 2))
+    assert moment.label == "picture, left"
 
 
 def test_what_hardly_counts_is_not_told_and_nothing_makes_no_moment():

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import tiny_omni
 import torch
+from safetensors.torch import save_file
 from transformers import DynamicCache
 
 from epcli import plan as planning
 from epcli.cli import app
+from epcli.compat import caching
 from epcli.config import Profile, find_profile, profile_names, resolve
 from epcli.media import ffmpeg
 from epcli.models import costs
@@ -99,7 +101,7 @@ def test_kv_bytes_are_those_of_the_cache(folder, shape, dtype):
     decoder = QwenOmni.load(folder, dtype=dtype).decoder
     cache = DynamicCache(config=decoder.config)
     with torch.inference_mode():
-        decoder(inputs_embeds=torch.zeros(1, 37, 128, dtype=dtype), past_key_values=cache, use_cache=True)
+        decoder(inputs_embeds=torch.zeros(1, 37, 128, dtype=dtype), **caching(decoder, cache))
     allocated = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert shape.decoder.kv_bytes(37, dtype.itemsize) == allocated
 
@@ -121,6 +123,17 @@ def test_the_decoder_of_ep_smol_has_the_size_of_its_model():
             )
         )
     assert smol.parameters == sum(weight.numel() for weight in model.parameters()) == 134_515_008
+
+
+def test_an_adapter_of_ep_smol_with_a_sieve_is_planned_with_it(clip, tmp_path):
+    refiner = {"depth": 3, "rank": 4, "gain": 0.2, "scale": 1.0}
+    path = tmp_path / "adapter.safetensors"
+    for tensors, selector, depth in (({}, "none", 0), ({"scorer.ln.weight": torch.ones(2)}, "cs2", 3)):
+        about = {"epcli": json.dumps({"seen": [], "refiner": refiner})}
+        save_file({"audio.weight": torch.ones(2), **tensors}, path, about)
+        made = planning.plan(clip, Profile(model=str(path), device="cpu", dtype="fp32"))
+        assert made.selector == selector
+        assert made.memory["sieve"] == (costs.SMOL.sieve_parameters(depth) * 4 if depth else 0)
 
 
 def test_an_activation_estimate_covers_what_a_layer_holds():

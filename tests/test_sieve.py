@@ -11,6 +11,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaModel
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniThinkerTextModel
 
+from epcli.compat import caching
 from epcli.errors import UsageError
 from epcli.records import Modality, TokenStream
 from epcli.sieve import selectors
@@ -374,7 +375,7 @@ def greedy(decoder, out, steps: int) -> Tensor:
     given = {"inputs_embeds": out.embeds, "position_ids": out.positions}
     ids = []
     for step in range(steps):
-        hidden = decoder(**given, attention_mask=mask, past_key_values=cache, use_cache=True).last_hidden_state
+        hidden = decoder(**given, attention_mask=mask, **caching(decoder, cache)).last_hidden_state
         ids.append((hidden[:, -1] @ table.T).argmax(-1, keepdim=True))
         given = {"inputs_embeds": table[ids[-1]], "position_ids": (out.next_positions + step).expand(4, 1, -1).mT}
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)

@@ -33,6 +33,7 @@ def some_features() -> Features:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A file whose sieve and LoRA were changed at random, as training would, and what the model then says."""
+    torch.manual_seed(0)  # low-rank weights begin by chance, and what is compared below is close, not equal
     learner = smol_learner(ADAPTER, Shape(refiner_rank=4))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

@@ -60,9 +60,11 @@ def settings(profile: Profile, range_s: RangeS) -> dict[str, Any]:
     return {**asdict(profile), "start": range_s[0], "end": range_s[1]}
 
 
-def row(outcome: Outcome) -> dict[str, Any]:
-    """The row of one job, as it stands in the output."""
+def row(outcome: Outcome, profile: dict[str, str] | None = None) -> dict[str, Any]:
+    """The row of one job, as it stands in the output. `profile`: its name and why it is the one, for the report."""
     report, failure = outcome.report, outcome.failure
+    if report is not None and profile is not None:
+        report = {**report, "profile": profile}
     question = outcome.job.question
     return {
         "schema": ROW_SCHEMA,
@@ -89,6 +91,7 @@ class Batch:
     output: Output
     jobs: list[FileJobs]
     retry_failed: bool = False
+    profile: dict[str, str] | None = None  # as a report has it
     on_row: Callable[[dict[str, Any]], None] = lambda row: None
     refill: Callable[[], None] = lambda: None  # called when nothing waits; may `add`
     tally: Tally = field(default_factory=Tally)
@@ -172,7 +175,7 @@ class Batch:
         self.count()
 
     def _record(self, outcome: Outcome) -> None:
-        made = row(outcome)
+        made = row(outcome, self.profile)
         line = self.ledger.finish(outcome.media, outcome.job, made, outcome.stamp, outcome.content)
         if line is None:  # another worker was given the job as well, and was first
             return

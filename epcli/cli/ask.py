@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, setting, time_range
+from epcli.cli.options import (
+    ANSWER,
+    LOOK,
+    MACHINE,
+    OUTPUT,
+    TOKENS,
+    DebugFlag,
+    EndFlag,
+    ProfileFlag,
+    StartFlag,
+    setting,
+    time_range,
+)
 from epcli.config import PROJECT_FILE, SETTINGS, Resolved, resolve
 from epcli.errors import UsageError
 
@@ -25,31 +37,15 @@ def ask(
         str,
         typer.Argument(help="The question; - reads it from standard input.", metavar="QUESTION", show_default=False),
     ],
-    start: Annotated[
-        str | None,
-        typer.Option(
-            help="Begin here: 90, 1:30 or 0:01:30 (default: the beginning).",
-            metavar="TIME",
-            rich_help_panel=LOOK,
-            show_default=False,
-        ),
-    ] = None,
-    end: Annotated[
-        str | None,
-        typer.Option(
-            help="Stop here: 90, 1:30 or 0:01:30 (default: the end).",
-            metavar="TIME",
-            rich_help_panel=LOOK,
-            show_default=False,
-        ),
-    ] = None,
+    start: StartFlag = None,
+    end: EndFlag = None,
     fps: Annotated[str | None, setting("fps", LOOK, "NUMBER")] = None,
     max_frames: Annotated[str | None, setting("max_frames", LOOK, "COUNT")] = None,
     max_pixels: Annotated[str | None, setting("max_pixels", LOOK, "COUNT")] = None,
     video: Annotated[bool | None, setting("video", LOOK)] = None,
     audio: Annotated[bool | None, setting("audio", LOOK)] = None,
     audio_track: Annotated[str | None, setting("audio_track", LOOK, "INDEX")] = None,
-    model: Annotated[str | None, setting("model", ANSWER, "NAME")] = None,
+    model: Annotated[str | None, setting("model", ANSWER, "NAME|PATH")] = None,
     system: Annotated[str | None, setting("system", ANSWER, "TEXT")] = None,
     max_new_tokens: Annotated[str | None, setting("max_new_tokens", ANSWER, "COUNT")] = None,
     temperature: Annotated[str | None, setting("temperature", ANSWER, "NUMBER")] = None,

@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, setting, time_range
+from epcli.cli.options import (
+    ANSWER,
+    LOOK,
+    MACHINE,
+    OUTPUT,
+    TOKENS,
+    DebugFlag,
+    EndFlag,
+    ProfileFlag,
+    StartFlag,
+    setting,
+    time_range,
+)
 from epcli.config import SETTINGS, Profile, resolve
 from epcli.errors import EXIT_PARTIAL, EpError, UsageError
 
@@ -47,7 +59,7 @@ def batch(
     questions: Annotated[
         Path | None,
         typer.Option(
-            help="Questions of a file: a line each, or JSONL or CSV with question and media.",
+            help="A file of questions: a line each, or JSONL or CSV with question and media.",
             metavar="FILE",
             rich_help_panel=ASKING,
             show_default=False,
@@ -56,7 +68,8 @@ def batch(
     include: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only files like this, *.mkv or talks/* (default: by the suffixes of media).",
+            help="Only files like this, *.mkv or talks/*; may be given several times "
+            "(default: by the suffixes of media).",
             metavar="GLOB",
             rich_help_panel=FILES,
             show_default=False,
@@ -64,7 +77,12 @@ def batch(
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(help="No files or folders like this.", metavar="GLOB", rich_help_panel=FILES, show_default=False),
+        typer.Option(
+            help="No files or folders like this; may be given several times.",
+            metavar="GLOB",
+            rich_help_panel=FILES,
+            show_default=False,
+        ),
     ] = None,
     follow_links: Annotated[
         bool,
@@ -81,21 +99,19 @@ def batch(
     ] = None,
     shuffle: Annotated[
         bool,
-        typer.Option("--shuffle", help="Files by chance, decided by --seed.", rich_help_panel=FILES),
+        typer.Option(
+            "--shuffle", help="Take the files in an order of chance, which --seed decides.", rich_help_panel=FILES
+        ),
     ] = False,
-    start: Annotated[
-        str | None,
-        typer.Option(help="Begin each file here (default: the beginning).", metavar="TIME", rich_help_panel=LOOK),
-    ] = None,
-    end: Annotated[
-        str | None, typer.Option(help="Stop each file here (default: the end).", metavar="TIME", rich_help_panel=LOOK)
-    ] = None,
+    start: StartFlag = None,
+    end: EndFlag = None,
     fps: Annotated[str | None, setting("fps", LOOK, "NUMBER")] = None,
     max_frames: Annotated[str | None, setting("max_frames", LOOK, "COUNT")] = None,
+    max_pixels: Annotated[str | None, setting("max_pixels", LOOK, "COUNT")] = None,
     video: Annotated[bool | None, setting("video", LOOK)] = None,
     audio: Annotated[bool | None, setting("audio", LOOK)] = None,
     audio_track: Annotated[str | None, setting("audio_track", LOOK, "INDEX")] = None,
-    model: Annotated[str | None, setting("model", ANSWER, "NAME")] = None,
+    model: Annotated[str | None, setting("model", ANSWER, "NAME|PATH")] = None,
     system: Annotated[str | None, setting("system", ANSWER, "TEXT")] = None,
     max_new_tokens: Annotated[str | None, setting("max_new_tokens", ANSWER, "COUNT")] = None,
     temperature: Annotated[str | None, setting("temperature", ANSWER, "NUMBER")] = None,
@@ -108,7 +124,7 @@ def batch(
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Tell what would be done, with tokens and memory.", rich_help_panel=RUN),
+        typer.Option("--dry-run", help="Only tell what would be done, with tokens and memory.", rich_help_panel=RUN),
     ] = False,
     watch: Annotated[
         bool,
@@ -116,7 +132,9 @@ def batch(
     ] = False,
     wait: Annotated[
         bool,
-        typer.Option("--wait", help="Wait while another process writes the output.", rich_help_panel=RUN),
+        typer.Option(
+            "--wait", help="If another process writes the same output, wait until it has ended.", rich_help_panel=RUN
+        ),
     ] = False,
     timeout: Annotated[
         float,
@@ -129,12 +147,16 @@ def batch(
     ] = 900.0,
     engine: Annotated[
         str,
-        typer.Option(help="ray: on a Ray cluster (default: local).", metavar="local|ray", rich_help_panel=MACHINES),
+        typer.Option(
+            help="local: on this machine; ray: on a Ray cluster (default: local).",
+            metavar="local|ray",
+            rich_help_panel=MACHINES,
+        ),
     ] = "local",
     address: Annotated[
         str | None,
         typer.Option(
-            help="Of the cluster, host:6379 (default: the one on this machine, or a new one).",
+            help="Address of the cluster, host:6379 (default: the one on this machine, or a new one).",
             metavar="ADDRESS",
             rich_help_panel=MACHINES,
             show_default=False,
@@ -143,7 +165,7 @@ def batch(
     workers: Annotated[
         int | None,
         typer.Option(
-            help="How many (default: as the GPUs allow; without GPUs one a machine).",
+            help="Number of workers (default: as many as the GPUs allow; without GPUs one a machine).",
             metavar="COUNT",
             min=1,
             rich_help_panel=MACHINES,
@@ -170,6 +192,8 @@ def batch(
     quantize: Annotated[str | None, setting("quantize", MACHINE)] = None,
     threads: Annotated[str | None, setting("threads", MACHINE, "COUNT")] = None,
     cache: Annotated[bool | None, setting("cache", MACHINE)] = None,
+    cache_gb: Annotated[str | None, setting("cache_gb", MACHINE, "GB")] = None,
+    cache_dir: Annotated[str | None, setting("cache_dir", MACHINE, "FOLDER")] = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -195,7 +219,8 @@ def batch(
     Exit code 3: some files failed.
     """
     given = {name: context.params[name] for name in SETTINGS if name in context.params}
-    settings = resolve(given, profile).profile
+    resolved = resolve(given, profile)
+    settings = resolved.profile
     range_s = time_range(start, end)
 
     from epcli.batch import run as batches
@@ -263,7 +288,9 @@ def batch(
     if not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.absolute().parent}")
     with Ledger(out, batches.settings(settings, range_s), wait=wait) as ledger:
-        work = batches.Batch(ledger, output, jobs, retry_failed=retry_failed, on_row=screen.row)
+        work = batches.Batch(
+            ledger, output, jobs, retry_failed=retry_failed, profile=resolved.chosen(), on_row=screen.row
+        )
         waiter = _watcher(work, places, search, plan) if watch else None
         _go(work, start_engine, screen, waiter)
     if work.tally.failed:

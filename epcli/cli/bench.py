@@ -22,12 +22,20 @@ def bench(
         typer.Argument(help="Files to ask a model about; none with --shape.", metavar="MEDIA...", show_default=False),
     ] = None,
     keeps: Annotated[
-        str, typer.Option("--keep", help="Shares of the tokens to compare; none: no sieve.", metavar="LIST")
+        str,
+        typer.Option(
+            "--keep",
+            help="Shares of the tokens to compare; none: no sieve (default: none,1.0,0.2,0.1,0.05).",
+            metavar="LIST",
+            show_default=False,
+        ),
     ] = "none,1.0,0.2,0.1,0.05",
-    repeat: Annotated[int, typer.Option(help="Rounds that count; one before does not.", metavar="COUNT", min=1)] = 3,
+    repeat: Annotated[
+        int, typer.Option(help="Rounds that count; one before does not (default: 3).", metavar="COUNT", min=1)
+    ] = 3,
     again: Annotated[
         bool,
-        typer.Option("--again", help="Compare asking again with asking first (feature cache)."),
+        typer.Option("--again", help="Compare asking again, from the feature cache, with asking first."),
     ] = False,
     shape: Annotated[
         str | None,
@@ -58,7 +66,7 @@ def bench(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[str | None, setting("model", ANSWER, "NAME")] = None,
+    model: Annotated[str | None, setting("model", ANSWER, "NAME|PATH")] = None,
     profile: ProfileFlag = None,
     device: Annotated[str | None, setting("device", MACHINE)] = None,
     threads: Annotated[str | None, setting("threads", MACHINE, "COUNT")] = None,
@@ -70,9 +78,9 @@ def bench(
     """Time the stages at several keep ratios, beside what arithmetic allows.
 
     The ratios take turns, and medians are shown. --shape needs no download, but
-    time and memory: qwen2.5-omni-3b as in the first example takes about ten
-    minutes on two CPU cores with bfloat16 instructions, longer on others, and
-    8 GB. --layers 4 is a quick look.
+    time and memory: the first example takes 8 GB, and took seven minutes on two
+    CPU cores with bfloat16 instructions; on others it takes longer. --layers 4
+    is a quick look.
     """
     if again and not media:
         raise UsageError("--again needs files to ask about; --shape names the towers, without it --model answers")

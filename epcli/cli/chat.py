@@ -12,9 +12,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from epcli.cli.ask import Screen
-from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, seconds, setting
+from epcli.cli.options import (
+    ANSWER,
+    LOOK,
+    MACHINE,
+    OUTPUT,
+    TOKENS,
+    DebugFlag,
+    EndFlag,
+    ProfileFlag,
+    StartFlag,
+    setting,
+    time_range,
+)
 from epcli.config import SETTINGS, resolve, state_home
-from epcli.errors import EXIT_PARTIAL, EpError, UsageError
+from epcli.errors import EXIT_PARTIAL, EpError
 
 if TYPE_CHECKING:
     from epcli.chat import Chat
@@ -24,24 +36,8 @@ if TYPE_CHECKING:
 def chat(
     context: typer.Context,
     media: Annotated[Path, typer.Argument(help="Video, sound or picture file.", metavar="MEDIA", show_default=False)],
-    start: Annotated[
-        str | None,
-        typer.Option(
-            help="Begin here: 90, 1:30 or 0:01:30 (default: the beginning).",
-            metavar="TIME",
-            rich_help_panel=LOOK,
-            show_default=False,
-        ),
-    ] = None,
-    end: Annotated[
-        str | None,
-        typer.Option(
-            help="Stop here: 90, 1:30 or 0:01:30 (default: the end).",
-            metavar="TIME",
-            rich_help_panel=LOOK,
-            show_default=False,
-        ),
-    ] = None,
+    start: StartFlag = None,
+    end: EndFlag = None,
     fps: Annotated[str | None, setting("fps", LOOK, "NUMBER")] = None,
     max_frames: Annotated[str | None, setting("max_frames", LOOK, "COUNT")] = None,
     max_pixels: Annotated[str | None, setting("max_pixels", LOOK, "COUNT")] = None,
@@ -50,9 +46,13 @@ def chat(
     audio_track: Annotated[str | None, setting("audio_track", LOOK, "INDEX")] = None,
     history: Annotated[
         bool,
-        typer.Option("--history/--no-history", help="The model reads what was said before.", rich_help_panel=ANSWER),
+        typer.Option(
+            "--history/--no-history",
+            help="The model reads what was said before (default: yes).",
+            rich_help_panel=ANSWER,
+        ),
     ] = True,
-    model: Annotated[str | None, setting("model", ANSWER, "NAME")] = None,
+    model: Annotated[str | None, setting("model", ANSWER, "NAME|PATH")] = None,
     system: Annotated[str | None, setting("system", ANSWER, "TEXT")] = None,
     max_new_tokens: Annotated[str | None, setting("max_new_tokens", ANSWER, "COUNT")] = None,
     temperature: Annotated[str | None, setting("temperature", ANSWER, "NUMBER")] = None,
@@ -69,7 +69,7 @@ def chat(
     cache_gb: Annotated[str | None, setting("cache_gb", MACHINE, "GB")] = None,
     cache_dir: Annotated[str | None, setting("cache_dir", MACHINE, "FOLDER")] = None,
     json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a line and question.", rich_help_panel=OUTPUT)
+        bool, typer.Option("--json", help="Print a JSON object for each question, a line each.", rich_help_panel=OUTPUT)
     ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print the answers and nothing else.", rich_help_panel=OUTPUT)
@@ -81,9 +81,7 @@ def chat(
     On a terminal, /help lists what else can be typed. From a pipe or file, each line is a question.
     """
     resolved = resolve({name: context.params[name] for name in SETTINGS}, profile)
-    start_s, end_s = seconds("--start", start), seconds("--end", end)
-    if end_s is not None and end_s <= (start_s or 0.0):
-        raise UsageError(f"--end {end} is not after {f'--start {start}' if start else 'the beginning'}")
+    start_s, end_s = time_range(start, end)
 
     from epcli.media.probe import check_file
     from epcli.models import registry
@@ -98,7 +96,7 @@ def chat(
         from epcli.pipeline import Meter, Session
 
         session = Session(resolved.profile, screen.stage)
-        talk = Chat(session, media, start_s, end_s, history)
+        talk = Chat(session, media, start_s, end_s, history, resolved.chosen())
         session.load(Meter(session.device, screen.stage))  # after a hit it is not there yet
     finally:
         screen.close()

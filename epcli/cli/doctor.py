@@ -108,7 +108,8 @@ def _device() -> list[Finding]:
     import torch
 
     memory = f"{size(psutil.virtual_memory().total)} of memory, {size(psutil.virtual_memory().available)} free"
-    findings = [Finding(True, f"cpu: {torch.get_num_threads()} threads, {memory}")]
+    count = torch.get_num_threads()
+    findings = [Finding(True, f"cpu: {count} thread{'s' * (count != 1)}, {memory}")]
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         findings.append(
@@ -175,7 +176,7 @@ def _caches() -> list[Finding]:
         return [ours, Finding(True, "feature cache: off")]
     entries = store.entries()
     features = _folder("feature cache", store.folder)
-    held = f"{len(entries)} of files, at most {size(store.limit_bytes)}"
+    held = f"{len(entries)} entries, at most {size(store.limit_bytes)}"
     return [ours, replace(features, what=f"{features.what}, {held}") if features.fine else features]
 
 

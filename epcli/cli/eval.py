@@ -40,7 +40,7 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Write a JSONL line a question here; run again to go on where it stopped.",
+            help="Write a line of JSONL for each question here; run again to go on where it stopped.",
             metavar="FILE",
             rich_help_panel=OUTPUT,
             show_default=False,
@@ -61,12 +61,18 @@ def evaluate(
     video: Annotated[bool | None, setting("video", LOOK)] = None,
     audio: Annotated[bool | None, setting("audio", LOOK)] = None,
     fps: Annotated[str | None, setting("fps", LOOK, "NUMBER")] = None,
-    model: Annotated[str | None, setting("model", ANSWER, "NAME")] = None,
+    max_frames: Annotated[str | None, setting("max_frames", LOOK, "COUNT")] = None,
+    max_pixels: Annotated[str | None, setting("max_pixels", LOOK, "COUNT")] = None,
+    model: Annotated[str | None, setting("model", ANSWER, "NAME|PATH")] = None,
+    system: Annotated[str | None, setting("system", ANSWER, "TEXT")] = None,
     max_new_tokens: Annotated[str | None, setting("max_new_tokens", ANSWER, "COUNT")] = None,
     keep: Annotated[str | None, setting("keep", TOKENS, "SHARE|auto")] = None,
     budget: Annotated[str | None, setting("budget", TOKENS, "COUNT")] = None,
     selector: Annotated[str | None, setting("selector", TOKENS, "NAME")] = None,
     profile: ProfileFlag = None,
+    device: Annotated[str | None, setting("device", MACHINE)] = None,
+    dtype: Annotated[str | None, setting("dtype", MACHINE)] = None,
+    quantize: Annotated[str | None, setting("quantize", MACHINE)] = None,
     threads: Annotated[str | None, setting("threads", MACHINE, "COUNT")] = None,
     cache: Annotated[bool | None, setting("cache", MACHINE)] = None,
     json: Annotated[
@@ -78,8 +84,8 @@ def evaluate(
 
     SET is JSONL of {"media", "question", "accept"}, media relative to it, where a
     true answer matches "accept", a regular expression, and not "reject"; or a
-    local copy of WorldSense, Daily-Omni, OmniBench, MUSIC-AVQA, AVUT or
-    Video-MME. Intervals are 95%, clustered by file. What could not be asked is
+    local copy of WorldSense, Daily-Omni, OmniBench, MUSIC-AVQA, Video-MME or
+    AVUT. Intervals are 95%, clustered by file. What could not be asked is
     counted as failed, and the exit code is then 3.
     """
     flags = {name: context.params.get(name) for name in SETTINGS}

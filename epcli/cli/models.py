@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from epcli.cli.help import Command, Group
+from epcli.cli.options import DebugFlag
 from epcli.report.units import size
 
 app = typer.Typer(cls=Group, rich_markup_mode=None, help="Models: what there is, and their weights on this machine.")
@@ -18,7 +19,7 @@ ModelName = Annotated[str, typer.Argument(help="A name of `ep models list`.", me
 
 @app.command("list", cls=Command)
 @app.command("ls", cls=Command, hidden=True)
-def list_() -> None:
+def list_(debug: DebugFlag = False) -> None:
     """List the models and whether their weights are here."""
     from epcli.models import registry
 
@@ -33,7 +34,7 @@ def list_() -> None:
 
 
 @app.command(cls=Command)
-def show(name: ModelName) -> None:
+def show(name: ModelName, debug: DebugFlag = False) -> None:
     """Show what a model is, needs and may be used for."""
     from epcli.models import registry
 
@@ -54,7 +55,7 @@ def show(name: ModelName) -> None:
 
 
 @app.command(cls=Command)
-def pull(name: ModelName) -> None:
+def pull(name: ModelName, debug: DebugFlag = False) -> None:
     """Download a model's weights now, so that `ep ask` works without a network later."""
     from epcli.models import registry
 
@@ -64,7 +65,7 @@ def pull(name: ModelName) -> None:
 
 
 @app.command(cls=Command)
-def rm(name: ModelName) -> None:
+def rm(name: ModelName, debug: DebugFlag = False) -> None:
     """Delete a model's downloaded weights; `ep models pull` brings them back."""
     from epcli.models import registry
 

@@ -24,20 +24,42 @@ ProfileFlag = Annotated[
         show_default=False,
     ),
 ]
+StartFlag = Annotated[
+    str | None,
+    typer.Option(
+        help="Begin here: 90, 1:30 or 0:01:30 (default: the beginning).",
+        metavar="TIME",
+        rich_help_panel=LOOK,
+        show_default=False,
+    ),
+]
+EndFlag = Annotated[
+    str | None,
+    typer.Option(
+        help="Stop here: 90, 1:30 or 0:01:30 (default: the end).",
+        metavar="TIME",
+        rich_help_panel=LOOK,
+        show_default=False,
+    ),
+]
 
 
-def setting(name: str, panel: str, metavar: str = "") -> Any:
-    """The flag of a setting. It stays None unless given; config.py parses and checks the text."""
+def setting(name: str, panel: str, metavar: str = "", meaning: str = "") -> Any:
+    """The flag of a setting. It stays None unless given; config.py parses and checks the text.
+
+    `meaning`: what it says about itself where it means less, or more, than elsewhere.
+    """
     limits, default = SETTINGS[name], DEFAULTS[name]
+    meaning = meaning or limits.meaning
     flag = "--" + name.replace("_", "-")
     if bool in limits.types:
         return typer.Option(
-            f"{flag}/--no-{name}", help=f"{limits.meaning} (default: yes).", rich_help_panel=panel, show_default=False
+            f"{flag}/--no-{name}", help=f"{meaning} (default: yes).", rich_help_panel=panel, show_default=False
         )
     shown = limits.null if default is None else default
     return typer.Option(
         flag,
-        help=f"{limits.meaning} (default: {shown}).",
+        help=f"{meaning} (default: {shown}).",
         metavar=metavar or "|".join(limits.choices),
         rich_help_panel=panel,
         show_default=False,

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, setting, time_range
+from epcli.cli.options import (
+    ANSWER,
+    LOOK,
+    MACHINE,
+    OUTPUT,
+    TOKENS,
+    DebugFlag,
+    EndFlag,
+    ProfileFlag,
+    StartFlag,
+    setting,
+    time_range,
+)
 from epcli.config import SETTINGS, resolve
 
 if TYPE_CHECKING:
@@ -17,19 +29,14 @@ if TYPE_CHECKING:
 def plan(
     context: typer.Context,
     media: Annotated[Path, typer.Argument(help="Video, sound or picture file.", metavar="MEDIA", show_default=False)],
-    start: Annotated[
-        str | None,
-        typer.Option(help="Begin here (default: the beginning).", metavar="TIME", rich_help_panel=LOOK),
-    ] = None,
-    end: Annotated[
-        str | None, typer.Option(help="Stop here (default: the end).", metavar="TIME", rich_help_panel=LOOK)
-    ] = None,
+    start: StartFlag = None,
+    end: EndFlag = None,
     fps: Annotated[str | None, setting("fps", LOOK, "NUMBER")] = None,
     max_frames: Annotated[str | None, setting("max_frames", LOOK, "COUNT")] = None,
     max_pixels: Annotated[str | None, setting("max_pixels", LOOK, "COUNT")] = None,
     video: Annotated[bool | None, setting("video", LOOK)] = None,
     audio: Annotated[bool | None, setting("audio", LOOK)] = None,
-    model: Annotated[str | None, setting("model", ANSWER, "NAME")] = None,
+    model: Annotated[str | None, setting("model", ANSWER, "NAME|PATH")] = None,
     max_new_tokens: Annotated[str | None, setting("max_new_tokens", ANSWER, "COUNT")] = None,
     keep: Annotated[str | None, setting("keep", TOKENS, "SHARE|auto")] = None,
     budget: Annotated[str | None, setting("budget", TOKENS, "COUNT")] = None,

@@ -14,13 +14,14 @@ import typer
 
 from epcli import config
 from epcli.cli.help import Command, Group
+from epcli.cli.options import DebugFlag
 from epcli.errors import UsageError
 
 app = typer.Typer(cls=Group, rich_markup_mode=None, help="Settings: what there is, and where each comes from.")
 
 
 @app.command("list", cls=Command)
-def list_() -> None:
+def list_(debug: DebugFlag = False) -> None:
     """List the shipped profiles; * marks the one that holds here."""
     here = config.resolve()
     names = config.profile_names()
@@ -42,6 +43,7 @@ def validate(
             show_default=False,
         ),
     ] = None,
+    debug: DebugFlag = False,
 ) -> None:
     """Check settings: unknown keys, wrong types, values out of range.
 
@@ -77,6 +79,7 @@ def show(
             show_default=False,
         ),
     ] = None,
+    debug: DebugFlag = False,
 ) -> None:
     """Show the settings of a run, and where each comes from.
 

@@ -30,7 +30,15 @@ def train(
             show_default=False,
         ),
     ],
-    model: Annotated[str | None, setting("model", METHOD, "NAME|PATH")] = None,
+    model: Annotated[
+        str | None,
+        setting(
+            "model",
+            METHOD,
+            "NAME|PATH",
+            "Model to train: a name of `ep models list`, a Qwen2.5-Omni folder, or an adapter of ep-smol",
+        ),
+    ] = None,
     sieve: Annotated[
         bool,
         typer.Option(
@@ -40,7 +48,7 @@ def train(
     method: Annotated[
         str,
         typer.Option(
-            help="lora; qlora, on 4-bit weights; or full; ep-smol: lora (default: lora).",
+            help="lora; qlora, the same on 4-bit weights; or full. ep-smol takes lora only (default: lora).",
             metavar="lora|qlora|full",
             rich_help_panel=METHOD,
         ),
@@ -201,12 +209,12 @@ def train(
     max_pixels: Annotated[str | None, setting("max_pixels", LOOK, "COUNT")] = None,
     video: Annotated[bool | None, setting("video", LOOK)] = None,
     audio: Annotated[bool | None, setting("audio", LOOK)] = None,
-    system: Annotated[str | None, setting("system", LOOK, "TEXT")] = None,
+    system: Annotated[str | None, setting("system", LOSS, "TEXT")] = None,
     profile: ProfileFlag = None,
     device: Annotated[str | None, setting("device", MACHINE)] = None,
     dtype: Annotated[str | None, setting("dtype", MACHINE)] = None,
     threads: Annotated[str | None, setting("threads", MACHINE, "COUNT")] = None,
-    seed: Annotated[str | None, setting("seed", MACHINE, "NUMBER")] = None,
+    seed: Annotated[str | None, setting("seed", RUN, "NUMBER", "Start of the random numbers")] = None,
     debug: DebugFlag = False,
 ) -> None:
     """Train a model and its sieve together on your own clips, questions and answers.

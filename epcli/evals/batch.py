@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from epcli import generate
+from epcli.compat import caching
 from epcli.models.base import AVModel
 from epcli.records import KeptStream
 
@@ -55,8 +56,7 @@ def _together(model: AVModel, streams: Sequence[KeptStream], max_new_tokens: int
             inputs_embeds=embeds,
             position_ids=positions,
             attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
+            **caching(model.decoder, cache),
         ).last_hidden_state[:, -1]
         tokens = model.logits(hidden).argmax(-1)
         going = []

@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import json
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -391,7 +390,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m epcli.evals.conformance", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder with manifest.json")
-    warnings.simplefilter("ignore", FutureWarning)  # of transformers, about names that this version still takes
     try:
         ledger = run(parser.parse_args(arguments).folder)
     except EpError as error:

@@ -8,13 +8,14 @@ is no shell and no stdin; time and messages are bounded.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +25,7 @@ from typing import IO, Any
 
 import ffmpeg
 
-from epcli.errors import MediaError
+from epcli.errors import EpError, MediaError
 
 _NAME_GOES_HERE = "file:"
 MAX_MESSAGES = 200  # lines of ffmpeg's messages kept of one run
@@ -34,6 +35,7 @@ MAX_MESSAGES = 200  # lines of ffmpeg's messages kept of one run
 _HARMLESS = re.compile(
     r"co located POCs unavailable|mmco: unref short|unable to decode APP fields|invalid new backstep"
 )
+_PLACE = re.compile(r"\[[^\]]* @ 0x[0-9a-f]+\] ?|\[(error|fatal|warning|info|panic)\] ?")  # where in ffmpeg it was said
 _FAILED = re.compile(r"Error while decoding|Error submitting packet|Decoding error")
 _DAMAGE = re.compile(r"corrupt|truncat|ended prematurely|CRC mismatch|changing packet size", re.IGNORECASE)
 
@@ -226,7 +228,7 @@ class Process(AbstractContextManager["Process"]):
         return self._clean((errors or self.messages or ["ffmpeg gave no reason"])[0])
 
     def _clean(self, line: str) -> str:
-        line = re.sub(r"\[[^\]]* @ 0x[0-9a-f]+\] ?|\[(error|fatal|warning|info|panic)\] ?", "", line)
+        line = _PLACE.sub("", line)
         line = line.replace(_url(self.path), name(self.path))
         line = "".join(letter if letter.isprintable() else "?" for letter in line).strip(" .")
         return line if len(line) <= 160 else line[:157] + "..."
@@ -236,12 +238,14 @@ def _is_error(line: str) -> bool:
     return "[error]" in line or "[fatal]" in line
 
 
-def encode(output: Any, path: Path, chunks: Iterable[bytes] = ()) -> None:
-    """Run an ffmpeg-python output to its end, `chunks` on its standard input (`pipe:0`).
+def encode(inputs: Sequence[Any], target: Path, path: Path, chunks: Iterable[bytes] = (), **options: Any) -> None:
+    """Make the file `target` of ffmpeg-python inputs and output options, `chunks` on the standard input (`pipe:0`).
 
-    `path` is what the error names. Raises MediaError with ffmpeg's own words.
+    `path` is what the error names. Raises EpError with ffmpeg's own words.
     """
+    output = ffmpeg.output(*inputs, _NAME_GOES_HERE, **options)
     args = ffmpeg.compile(output, cmd=[find().path, "-hide_banner", "-nostats", "-loglevel", "error", "-y"])
+    args[args.index(_NAME_GOES_HERE)] = _url(target)
     with TemporaryFile() as messages:
         try:
             child = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=messages)
@@ -261,8 +265,11 @@ def encode(output: Any, path: Path, chunks: Iterable[bytes] = ()) -> None:
                 child.wait()
         if status:
             messages.seek(0)
-            said = messages.read().decode(errors="replace").strip().splitlines() or ["ffmpeg gave no reason"]
-            raise MediaError(f"{name(path)}: ffmpeg could not write it: {said[-1]}")
+            said = messages.read().decode(errors="replace")
+            if (full := os.strerror(errno.ENOSPC)) in said:
+                raise EpError(f"{name(path)}: cannot be written: {full}")
+            last = (said.strip().splitlines() or ["ffmpeg gave no reason"])[-1]
+            raise EpError(f"{name(path)}: ffmpeg could not write it: {_PLACE.sub('', last)}")
 
 
 def read_into(stream: IO[bytes], room: memoryview) -> int:

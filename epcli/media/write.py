@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import ffmpeg
 import numpy as np
-import soundfile
 
-from epcli.errors import MediaError
+from epcli.errors import EpError, MediaError
+from epcli.files import whole
 from epcli.media.ffmpeg import encode, name
 from epcli.records import SAMPLE_RATE
 
@@ -36,14 +34,14 @@ def write(
         crf: of x264, 0 to 51; lower is better and larger.
 
     Raises:
-        MediaError: there is neither picture nor sound, or ffmpeg cannot write it.
+        MediaError: there is neither picture nor sound.
+        EpError: it cannot be written: no encoder for this ending, no such folder, a full disk.
     """
     stream = iter(frames) if frames is not None else iter(())
     first = next(stream, None)
     if first is None and samples is None:
         raise MediaError(f"{name(path)}: neither picture nor sound to write")
-    partial = path.with_name(f".{path.name}.part{path.suffix}")
-    with tempfile.TemporaryDirectory() as scratch:
+    with whole(path) as partial, tempfile.TemporaryDirectory() as scratch:
         inputs: list[Any] = []
         options: dict[str, Any] = {}
         if first is not None:
@@ -57,20 +55,17 @@ def write(
             if width % 2 or height % 2:  # 4:2:0 needs even sides
                 options["vf"] = "pad=ceil(iw/2)*2:ceil(ih/2)*2"
         if samples is not None:
-            wave = Path(scratch) / "sound.wav"
-            soundfile.write(wave, samples, rate, subtype="FLOAT")
-            inputs.append(ffmpeg.input(str(wave)))
+            inputs.append(_sound(samples, rate, Path(scratch)))
             options |= {"acodec": "aac", "audio_bitrate": audio_bitrate}
-        output = ffmpeg.output(*inputs, "file:" + os.path.abspath(partial), movflags="+faststart", **options)
         chunks = (np.ascontiguousarray(frame).tobytes() for frame in _all(first, stream))
-        try:
-            encode(output, path, chunks)
-            os.replace(partial, path)
-        except OSError as problem:
-            raise MediaError(f"{name(path)}: cannot be written: {problem.strerror}") from None
-        finally:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
+        encode(inputs, partial, path, chunks, movflags="+faststart", **options)
+
+
+def _sound(samples: np.ndarray, rate: int, folder: Path) -> Any:
+    """(S,) float32 mono as an input of ffmpeg, by way of a file: its standard input is for pictures."""
+    raw = folder / "sound.raw"
+    raw.write_bytes(samples.astype("<f4").tobytes())
+    return ffmpeg.input(str(raw), format="f32le", ar=rate, ac=1)
 
 
 def _all(first: np.ndarray | None, rest: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
@@ -80,20 +75,18 @@ def _all(first: np.ndarray | None, rest: Iterable[np.ndarray]) -> Iterable[np.nd
 
 
 def compressed_sound(samples: np.ndarray, *, rate: int = SAMPLE_RATE) -> tuple[bytes, str]:
-    """(S,) float32 mono in [-1, 1] -> a small file that any browser plays, and its MIME type. Raises MediaError.
+    """(S,) float32 mono in [-1, 1] -> a small file that any browser plays, and its MIME type. Raises EpError.
 
     MP3 at an even bit rate, so that a player finds any moment; AAC where ffmpeg cannot write MP3.
     """
     bit_rate = "32k" if len(samples) <= 900 * rate else "16k"
     with tempfile.TemporaryDirectory() as scratch:
-        wave = Path(scratch) / "sound.wav"
-        soundfile.write(wave, samples, rate, subtype="FLOAT")
+        sound = _sound(samples, rate, Path(scratch))
         for file, codec, kind in (("sound.mp3", "libmp3lame", "audio/mpeg"), ("sound.m4a", "aac", "audio/mp4")):
             target = Path(scratch) / file
-            options = {"acodec": codec, "audio_bitrate": bit_rate}
             try:
-                encode(ffmpeg.output(ffmpeg.input(str(wave)), "file:" + str(target), **options), target)
-            except MediaError:
+                encode([sound], target, target, acodec=codec, audio_bitrate=bit_rate)
+            except EpError:
                 if codec == "aac":
                     raise
                 continue

@@ -22,12 +22,15 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
+    DynamicCache,
+    EncoderDecoderCache,
     PreTrainedTokenizerFast,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
 )
 
+from epcli.compat import caching
 from epcli.models.weights import WHISPER_CONFIG, WHISPER_CT2, WHISPER_TOKENIZER, prepared
 from epcli.records import SAMPLE_RATE
 
@@ -148,16 +151,15 @@ class Whisper:
         rows: list[Tensor] = []
         spoken: list[str] = []  # the tokens as text, without case
         heard_s: list[float] = []  # where each token attends to
-        new, cache, no_speech = torch.tensor([[_START, _NO_TIMESTAMPS]], device=encoded.device), None, 0.0
+        new, no_speech = torch.tensor([[_START, _NO_TIMESTAMPS]], device=encoded.device), 0.0
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         while len(tokens) < min(MAX_TOKENS, 10 + TOKENS_PER_S * frames * FRAME_S):
             out = decoder(
                 input_ids=new,
                 encoder_hidden_states=encoded[None],
-                past_key_values=cache,
-                use_cache=True,
                 output_attentions=True,
+                **caching(decoder, cache),
             )
-            cache = out.past_key_values
             weights = torch.stack([out.cross_attentions[layer][0, head, -1] for layer, head in self.alignment_heads])
             rows.append(weights[:, :frames])
             heard_s.append(float(_centre(rows[-1])) * FRAME_S)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -21,8 +22,14 @@ def print_report(report: Report, console: Console | None = None) -> None:
     console = console or _stderr()
     for warning in report.warnings:
         # soft_wrap: one line a warning, whatever the width, so that a script can find it
-        console.print(Text.assemble(("ep: warning: ", "yellow"), " ".join(warning.splitlines())), soft_wrap=True)
+        line = visible(" ".join(warning.splitlines()))
+        console.print(Text.assemble(("ep: warning: ", "yellow"), line), soft_wrap=True)
     console.print(render(report))
+
+
+def visible(text: str) -> str:
+    """Text without what could steer a terminal: a file may be called anything, and a model may say anything."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
 
 
 def _stderr() -> Console:
@@ -50,10 +57,10 @@ def evidence_lines(report: Report) -> list[Text]:
     return [Text("\n what carried the answer"), *(lines or [Text("   nothing stands out", style="dim")])]
 
 
-def _heading(report: Report) -> Text:
+def _heading(report: Report) -> RenderableType:
     media = report.media
     start, end = media["range_s"]
-    facts = [Path(media["path"]).name]
+    facts = [visible(Path(media["path"]).name)]
     if end > start:
         facts.append(f"{format_time(start)}–{format_time(end)}")
     if media["frames"]:
@@ -61,7 +68,7 @@ def _heading(report: Report) -> Text:
     facts += [report.model, f"{report.device} {report.dtype}"]
     if report.selector != "none":
         facts.append(f"selector {report.selector}")
-    return Text(" " + " · ".join(facts), style="dim")
+    return Padding(Text(" · ".join(facts), style="dim"), (0, 0, 0, 1), expand=False)
 
 
 def _tokens(report: Report) -> Table:

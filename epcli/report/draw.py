@@ -155,12 +155,16 @@ def _canvas(height: int) -> tuple[Image, ImageDraw]:
 
 
 def _heading(inspection: Inspection) -> Image:
-    picture, draw = _canvas(78)
+    picture, draw = _canvas(102)
     (start, end), info = inspection.range_s, inspection.info
     draw.text((MARGIN, MARGIN - 6), _plain(info.path.name), INK, _font(22))
     when = [f"{format_time(start)}–{format_time(end)}"] if end > start else []
     facts = [*when, *(f"{each['kind']} {figures.stream_words(each)}" for each in figures.streams(inspection))]
     draw.text((MARGIN, MARGIN + 26), _plain(" · ".join(facts)), QUIET, _font(15))
+    there = figures.modalities(inspection.tokens)
+    legend = ["bright cells were read by the model, dark ones were dropped"] * (Modality.VIDEO in there)
+    legend += ["coloured sound was read, grey sound was dropped"] * (inspection.preview.wave is not None)
+    draw.text((MARGIN, MARGIN + 50), " · ".join(legend), QUIET, _font(15))
     return picture
 
 

@@ -29,9 +29,11 @@ from epcli.report import figures
 
 PAGE = Path(__file__).parent / "page"
 FRAME_BYTES = 5_500_000  # of all frames together, at most
+PAGE_BYTES = 14_500_000  # of the page: what sound and tokens take, frames do not get
 FRAME_LADDER = ((480, 78), (400, 72), (320, 66), (256, 60), (192, 55), (144, 50))  # width in pixels, JPEG quality
 CHOSEN_BY = {
     "cs2": "They are those that the trained sieve scored highest for this question.",
+    "cs2-per-modality": "They are those that the trained sieve scored highest for this question, each kind by itself.",
     "query-aware": "They are those that the question looked at most.",
     "random": "They were drawn by lot.",
     "uniform": "They lie at even steps, whatever the question.",
@@ -86,7 +88,7 @@ def page_data(inspection: Inspection, *, media: bool = True) -> dict[str, Any]:
     start, end = inspection.range_s
     samples = preview.samples if media else None
     mel = preview.mel if media else None
-    return {
+    data: dict[str, Any] = {
         "name": _text(info.path.name),
         "facts": [
             *([f"{format_time(start)}–{format_time(end)} of {format_time(info.duration_s)}"] if end > start else []),
@@ -96,7 +98,6 @@ def page_data(inspection: Inspection, *, media: bool = True) -> dict[str, Any]:
         "width": info.width,
         "height": info.height,
         "grid": {"rows": tokens.grid[0], "columns": tokens.grid[1]},
-        "frames": _frames(inspection, media),
         "tokens": {
             "modality": _pack(tokens.modality, "u1"),
             "start": _pack(tokens.spans_s[:, 0], "<f4"),
@@ -116,6 +117,8 @@ def page_data(inspection: Inspection, *, media: bool = True) -> dict[str, Any]:
         ],
         "made": f"Made by ep {__version__}. This page holds everything it shows and loads nothing.",
     }
+    room = (PAGE_BYTES - len(json.dumps(data))) * 3 // 4  # three bytes are four letters of base64
+    return {**data, "frames": _frames(inspection, min(FRAME_BYTES, room) if media else None)}
 
 
 def _run(inspection: Inspection, run: Run, name: str) -> dict[str, Any]:
@@ -126,6 +129,7 @@ def _run(inspection: Inspection, run: Run, name: str) -> dict[str, Any]:
         "question": _text(report.question),
         "answer": _text(report.answer),
         "selector": report.selector,
+        "per_modality": report.selector == "cs2-per-modality",
         "chosen_by": CHOSEN_BY.get(report.selector, f"The selector {report.selector} chose them."),
         "kept": _pack(run.kept, "u1"),
         "scores": None if run.scores is None else _pack(run.scores, "<f4"),
@@ -137,7 +141,10 @@ def _run(inspection: Inspection, run: Run, name: str) -> dict[str, Any]:
         "timings": list(report.timings_s.items()),
         "memory": report.memory["peak_device_bytes"] or report.memory["peak_rss_bytes"] or 0,
         "warnings": [_text(warning) for warning in report.warnings],
-        "settings": [[key, "–" if value is None else _text(str(value))] for key, value in _settings(run).items()],
+        "settings": [
+            *([["profile", _text(Path(report.profile["name"]).name)]] if report.profile else []),
+            *([key, "–" if value is None else _text(str(value))] for key, value in _settings(run).items()),
+        ],
         "command": _text(command(inspection, run)),
     }
 
@@ -155,8 +162,12 @@ def _settings(run: Run) -> dict[str, Any]:
 
 
 def command(inspection: Inspection, run: Run) -> str:
-    """The command line that makes the run again, in the folder of the file."""
-    words = ["ep", "inspect", _argument(inspection.info.path.name), run.report.question]
+    """The command line that makes the run again, in the folder of the file.
+
+    It starts from the default profile, so that another machine's hardware does not choose other settings.
+    """
+    what = [_argument(inspection.info.path.name), run.report.question]
+    words = ["--profile", "default"]
     settings = {**_settings(run), "selector": run.report.selector}
     for key, value in settings.items():
         if key in DEFAULTS and value != DEFAULTS[key]:
@@ -167,7 +178,8 @@ def command(inspection: Inspection, run: Run) -> str:
         words += ["--start", f"{start:g}"]
     if end and end < inspection.info.duration_s - 0.05:
         words += ["--end", f"{end:g}"]
-    return shlex.join(words)
+    dashed = run.report.question.startswith("-")
+    return shlex.join(["ep", "inspect", *([*words, "--", *what] if dashed else [*what, *words])])
 
 
 def _argument(name: str) -> str:
@@ -197,26 +209,28 @@ def _png(mel: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _frames(inspection: Inspection, media: bool) -> list[dict[str, Any]]:
+def _frames(inspection: Inspection, room: int | None) -> list[dict[str, Any]]:
+    """Each frame's time, and its picture if there are so many bytes of `room` for all of them."""
     tokens, preview = inspection.tokens, inspection.preview
     if preview.frames is None or preview.times_s is None:
         return []
     picture = tokens.modality == Modality.VIDEO
     start = np.zeros(len(preview.frames))
     start[tokens.cells[picture, 0]] = tokens.spans_s[picture, 0]
-    coded = _coded(preview.frames, inspection.info.width / max(inspection.info.height, 1)) if media else None
+    aspect = inspection.info.width / max(inspection.info.height, 1)
+    coded = None if room is None else _coded(preview.frames, aspect, room)
     return [
         {
-            "time": round(float(time), 3),
-            "start": round(float(start[index]), 3),
+            "time": float(time),
+            "start": float(start[index]),
             "src": None if coded is None else _uri(coded(index), "image/jpeg"),
         }
         for index, time in enumerate(preview.times_s)
     ]
 
 
-def _coded(frames: np.ndarray, aspect: float) -> Callable[[int], bytes]:
-    """JPEG of a frame by number, in its displayed shape, at a size at which all frames together stay small."""
+def _coded(frames: np.ndarray, aspect: float, room: int) -> Callable[[int], bytes]:
+    """JPEG of a frame by number, in its displayed shape, at the largest size at which all frames take `room` bytes."""
     from PIL import Image
 
     def jpeg(index: int, width: int, quality: int) -> bytes:
@@ -228,7 +242,7 @@ def _coded(frames: np.ndarray, aspect: float) -> Callable[[int], bytes]:
     some = range(0, len(frames), max(1, len(frames) // 8))
     for width, quality in FRAME_LADDER:
         mean = sum(len(jpeg(index, width, quality)) for index in some) / len(some)
-        if mean * len(frames) <= FRAME_BYTES:
+        if mean * len(frames) <= room:
             break
     return lambda index: jpeg(index, width, quality)
 

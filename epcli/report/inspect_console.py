@@ -14,7 +14,7 @@ from rich.text import Text
 from epcli.media.timecode import format_time
 from epcli.records import Inspection, Run
 from epcli.report import figures
-from epcli.report.console import STYLES, evidence_lines
+from epcli.report.console import STYLES, evidence_lines, visible
 from epcli.report.console import render as render_report
 from epcli.report.units import size
 
@@ -27,7 +27,7 @@ GRIDS = 4  # frames drawn
 def print_inspection(inspection: Inspection, console: Console, *, grids: bool = True) -> None:
     """Everything but the single tokens. `grids`: also draw the kept cells of the frames that matter most."""
     for warning in dict.fromkeys(warning for run in inspection.runs for warning in run.report.warnings):
-        console.print(Text.assemble((" note: ", "yellow"), warning), soft_wrap=True)
+        console.print(Text.assemble((" note: ", "yellow"), visible(warning)), soft_wrap=True)
     console.print(Group(*_all(inspection, console, grids)))
 
 
@@ -38,13 +38,13 @@ def _all(inspection: Inspection, console: Console, grids: bool) -> Iterator[Rend
         yield from _comparison(inspection)
     for name, run in zip(figures.run_names(runs), runs, strict=True):
         if len(runs) > 1:
-            yield Text(f"\n ── {name}", style="bold")
+            yield Text(f"\n ── {visible(name)}", style="bold")
         else:
-            yield Text(f"\n {run.report.question}", style="bold")
-        yield Padding(Text(run.report.answer or "(no answer)"), (0, 1))
+            yield Text(f"\n {visible(run.report.question)}", style="bold")
+        yield Padding(Text(visible(run.report.answer) or "(no answer)"), (0, 1))
         if len(runs) == 1:
             yield render_report(run.report)
-            yield _memory(inspection, run)
+        yield _memory(inspection, run)
         yield from _timeline(inspection, run, console)
         if len(runs) > 1:  # of a single run its figures tell it
             yield from evidence_lines(run.report)
@@ -55,10 +55,10 @@ def _all(inspection: Inspection, console: Console, grids: bool) -> Iterator[Rend
 def _file(inspection: Inspection) -> Iterator[RenderableType]:
     info, (start, end) = inspection.info, inspection.range_s
     when = f" · {format_time(start)}–{format_time(end)} of {format_time(info.duration_s)}" if end > start else ""
-    yield Text(f"\n {info.path.name}{when}", style="bold")
+    yield Text(f"\n {visible(info.path.name)}{when}", style="bold")
     table = Table.grid(padding=(0, 2))
     for stream in figures.streams(inspection):
-        table.add_row(" " + stream["kind"], figures.stream_words(stream))
+        table.add_row(" " + stream["kind"], Text(figures.stream_words(stream)))  # never markup: a title may be "[/]"
     yield table
     rows, columns = inspection.tokens.grid
     if inspection.preview.times_s is not None and rows:
@@ -69,7 +69,7 @@ def _file(inspection: Inspection) -> Iterator[RenderableType]:
 def _memory(inspection: Inspection, run: Run) -> RenderableType:
     report, planned = run.report, inspection.plan["peak_bytes"]
     used = report.memory["peak_device_bytes"] or report.memory["peak_rss_bytes"] or 0
-    return Text(f"\n planned memory {size(planned)} at most, used {size(used)}", style="dim")
+    return Text(f"\n memory foreseen {size(planned)}, used {size(used)}", style="dim")
 
 
 def _timeline(inspection: Inspection, run: Run, console: Console) -> Iterator[RenderableType]:
@@ -120,8 +120,9 @@ def _grids(inspection: Inspection, run: Run, console: Console) -> Iterator[Rende
     blocks = []
     for frame in chosen:
         grid = figures.frame_grid(tokens, run.kept, frame)
-        when = format_time(round(float(inspection.preview.times_s[frame]), 1))
-        lines = [f"{when}  {int(grid.sum())} of {grid.size}"]
+        timed = inspection.range_s[1] > inspection.range_s[0]
+        when = format_time(round(float(inspection.preview.times_s[frame]), 1)) + "  " if timed else ""
+        lines = [f"{when}{int(grid.sum())} of {grid.size}"]
         lines += ["".join((full if cell else empty) * (2 if wide else 1) for cell in row) for row in grid.tolist()]
         blocks.append(lines)
     width = max(len(line) for lines in blocks for line in lines) + 3
@@ -138,7 +139,7 @@ def _grids(inspection: Inspection, run: Run, console: Console) -> Iterator[Rende
 def _comparison(inspection: Inspection) -> Iterator[RenderableType]:
     runs = inspection.runs
     table = Table(box=None, pad_edge=True, header_style="bold cyan")
-    several = len({run.report.question for run in runs}) > 1
+    several, asked = len({run.report.question for run in runs}) > 1, ""
     headings: list[tuple[str, Any]] = [("selector", "left"), ("kept", "right")]
     headings += [(figures.WORDS[m.name.lower()], "right") for m in figures.modalities(inspection.tokens)]
     headings += [("as first", "right"), ("seconds", "right"), ("answer", "left")]
@@ -148,11 +149,12 @@ def _comparison(inspection: Inspection) -> Iterator[RenderableType]:
         table.add_column(heading, justify=side, no_wrap=heading not in ("answer", "question"))
     for run in runs:
         counts = run.report.tokens
-        row = [run.report.selector, f"{counts['keep_ratio'] or 0:.1%}"]
+        row: list[RenderableType] = [run.report.selector, f"{counts['keep_ratio'] or 0:.1%}"]
         row += [f"{counts[m.name.lower()]['kept']:,}" for m in figures.modalities(inspection.tokens)]
         seconds = sum(run.report.timings_s[stage] for stage in ("sieve", "prefill", "decode"))
-        row += [f"{figures.overlap(run, runs[0]):.0%}", f"{seconds:.2f}", run.report.answer]
-        table.add_row(*([run.report.question] * several), *row)
+        row += [f"{figures.overlap(run, runs[0]):.0%}", f"{seconds:.2f}", Text(visible(run.report.answer))]
+        question = "" if run.report.question == asked else visible(asked := run.report.question)
+        table.add_row(*([Text(question)] * several), *row)
     yield Text("")
     yield table
     yield Text(" as first: kept by the first line's choice too · seconds: choosing and answering", style="dim")

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
 
+from epcli.compat import caching
 from epcli.errors import UsageError
 from epcli.records import CHUNK_S, KeptStream, Modality, TokenStream
 from epcli.sieve.select import Budget, top
@@ -269,8 +270,7 @@ def _early_attention(decoder: Any, stream: TokenStream, first: int, chunk: int) 
                 hidden,
                 attention_mask=mask,
                 position_embeddings=(cos[:, part], sin[:, part]),
-                past_key_values=cache,
-                use_cache=True,
+                **caching(early, cache),
             )
         normed = layer.input_layernorm(hidden)
         keys.append(layer.self_attn.k_proj(normed))

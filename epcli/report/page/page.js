@@ -22,18 +22,27 @@
   const runs = data.runs.map((run) => ({
     ...run,
     kept: array(Uint8Array, run.kept), scores: array(Float32Array, run.scores), evidence: array(Float32Array, run.evidence),
-    order: null,
+    order: null, at: null, then: null, // best first; what is kept at the slider's share
   }));
 
   // The rule of epcli/sieve/select.py: min(n, max(1, ceil(n * share))), the earlier of equal scores first.
   const keepCount = (count, share) => Math.min(count, Math.max(1, Math.ceil(count * share)));
+  const bestFirst = (run) => {
+    const order = Uint32Array.from({ length: n }, (_, i) => i).sort((a, b) => run.scores[b] - run.scores[a] || a - b);
+    if (!run.per_modality) return order;
+    // Each kind among its own, the places divided by Sainte-Lague's highest averages (epcli/sieve/selectors.py).
+    const rank = { [VIDEO]: 0, [AUDIO]: 0 }, claim = new Float32Array(n);
+    for (const i of order) claim[i] = total[kind[i]] / (2 * rank[kind[i]]++ + 1);
+    return order.sort((a, b) => claim[b] - claim[a] || kind[a] - kind[b]);
+  };
   const keptAt = (run, percent) => {
-    if (!run.order) {
-      run.order = Uint32Array.from({ length: n }, (_, i) => i).sort((a, b) => run.scores[b] - run.scores[a] || a - b);
+    if (run.at !== percent) {
+      run.order ??= bestFirst(run);
+      run.then = new Uint8Array(n);
+      for (const i of run.order.subarray(0, keepCount(n, percent / 100))) run.then[i] = 1;
+      run.at = percent;
     }
-    const kept = new Uint8Array(n);
-    for (const i of run.order.subarray(0, keepCount(n, percent / 100))) kept[i] = 1;
-    return kept;
+    return run.then;
   };
 
   // --- what is shown now --------------------------------------------------------------------------------------------
@@ -54,19 +63,22 @@
     else node.textContent = content;
     return node;
   };
+  // As Python writes them, in the other views: a half that is exact goes to the even digit.
+  const fixed0 = (value) => ((2 * value) % 4 === 1 ? value - 0.5 : value).toFixed(0);
+  const fixed1 = (value) => ((4 * value) % 4 === 1 ? value - 0.05 : value).toFixed(1);
   const clock = (seconds) => {
-    const tenths = Math.round(seconds * 10), whole = Math.floor(tenths / 10), tenth = tenths % 10;
+    const tenths = Math.round(10 * fixed1(seconds)), whole = Math.floor(tenths / 10), tenth = tenths % 10;
     const h = Math.floor(whole / 3600), m = Math.floor(whole / 60) % 60, s = String(whole % 60).padStart(2, "0");
     return (h ? `${h}:${String(m).padStart(2, "0")}` : `${m}`) + `:${s}` + (tenth ? `.${tenth}` : "");
   };
   const number = (value) => value.toLocaleString("en-US");
-  const percent = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)}%` : "–");
+  const percent = (part, whole) => (whole ? `${fixed1((part / whole) * 100)}%` : "–");
   const size = (value) => {
     for (const unit of ["B", "kB", "MB"]) {
-      if (value < 999.5) return `${Math.round(value)} ${unit}`;
+      if (value < 999.5) return `${fixed0(value)} ${unit}`;
       value /= 1000;
     }
-    return `${value.toFixed(1)} GB`;
+    return `${fixed1(value)} GB`;
   };
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   const fit = (canvas, height) => {
@@ -106,18 +118,18 @@
     return picture;
   });
   const aspect = data.width && data.height ? data.width / data.height : 16 / 9;
-  const drawFrame = (canvas, index, width, detail) => {
+  const drawFrame = (canvas, index, width, detail, run = runs[state.run]) => {
     const height = Math.round(width / aspect);
     canvas.width = width; canvas.height = height;
     const pen = canvas.getContext("2d"), picture = pictures[index];
     if (picture && picture.complete && picture.naturalWidth) pen.drawImage(picture, 0, 0, width, height);
     else { pen.fillStyle = "#4b5563"; pen.fillRect(0, 0, width, height); }
-    const w = width / columns, h = height / rows, evidence = runs[state.run].evidence;
+    const w = width / columns, h = height / rows, evidence = run.evidence, kept = chosen(run);
     const most = state.heat ? evidence.reduce((a, b) => Math.max(a, b), 0) : 0;
     for (const i of cellsOf[index]) {
       const x = columnOf[i] * w, y = rowOf[i] * h;
-      if (state.dim && !now[i]) { pen.fillStyle = "rgba(8, 8, 14, 0.78)"; pen.fillRect(x, y, w + 0.5, h + 0.5); }
-      if (state.dim && now[i] && detail) {
+      if (state.dim && !kept[i]) { pen.fillStyle = "rgba(8, 8, 14, 0.78)"; pen.fillRect(x, y, w + 0.5, h + 0.5); }
+      if (state.dim && kept[i] && detail) {
         pen.strokeStyle = "rgba(255, 255, 255, 0.55)"; pen.lineWidth = 1; pen.strokeRect(x + 0.5, y + 0.5, w - 1, h - 1);
       }
       if (most > 0 && evidence[i] > 0.15 * most) {
@@ -131,7 +143,7 @@
     frames.forEach((frame, i) => { if (frame.start <= time + 1e-6) best = i; });
     return best;
   };
-  const keptIn = (index) => cellsOf[index].reduce((sum, i) => sum + now[i], 0);
+  const keptIn = (index, kept = now) => cellsOf[index].reduce((sum, i) => sum + kept[i], 0);
 
   // --- the timeline -------------------------------------------------------------------------------------------------
   const lanes = [];
@@ -216,6 +228,9 @@
       + "Click, or use the arrow keys, to go to a moment" + (data.sound ? "; Enter plays it." : ".");
   } else $("timeline").hidden = true;
 
+  /** The moment that a question's view opens at: what carried its answer most. */
+  const begins = (run) => (run.moments && run.moments.length ? run.moments[0].peak_s : frames.length ? frames[0].time : from);
+
   // --- comparing runs -----------------------------------------------------------------------------------------------
   if (runs.length > 1) {
     $("compare").hidden = false;
@@ -223,13 +238,21 @@
     runs.forEach((run, index) => {
       const button = make("button", run.name);
       button.type = "button";
-      button.addEventListener("click", () => { state.run = index; refresh(); });
+      button.addEventListener("click", () => {
+        if (run.question !== runs[state.run].question) state.at = begins(run); // another question: another moment
+        state.run = index;
+        refresh();
+      });
       $("runs").append(button);
-      const host = make("div", "", "lane");
-      host.append(make("p", [make("b", run.name), document.createTextNode(` — ${run.answer || "(no answer)"}`)]));
-      const note = make("p", "", "quiet");
-      host.append(note);
-      $("compare-list").append(host);
+      const host = make("div"), note = make("p", "", "quiet");
+      host.append(make("p", [make("b", run.name), document.createTextNode(` — ${run.answer || "(no answer)"}`)]), note);
+      const beside = make("div", [host], frames.length ? "lane pictured" : "lane");
+      if (frames.length) {
+        run.picture = make("canvas");
+        run.picture.setAttribute("role", "img");
+        beside.prepend(run.picture);
+      }
+      $("compare-list").append(beside);
       run.note = note;
       if (timed) for (const which of there) lane(host, WORD[which], 22, drawShare(which, () => chosen(run)));
     });
@@ -270,7 +293,7 @@
     if (seen) seen.observe(button);
   });
   $("frames-part").hidden = !frames.length;
-  $("stage").hidden = !frames.length;
+  for (const each of [$("stage"), $("legend"), $("dim").parentElement, $("heat").parentElement]) each.hidden = !frames.length;
 
   const paintCursor = () => {
     if (!timed) return;
@@ -283,13 +306,17 @@
   };
   const describe = (time) => {
     const facts = [];
-    if (frames.length) { const index = frameAt(time); facts.push(`picture: ${keptIn(index)} of ${cellsOf[index].length} cells read`); }
+    if (frames.length) {
+      const index = frameAt(time), kept = keptIn(index), all = cellsOf[index].length;
+      const part = kept === 0 ? "nothing" : kept === all ? "all" : `${kept} of ${all} cells`;
+      facts.push(`${part} of this picture ${kept > 0 && kept < all ? "were" : "was"} read`);
+    }
     if (total[AUDIO]) {
       let yes = false;
       for (let i = 0; i < n; i++) if (kind[i] === AUDIO && begin[i] <= time && time < end[i] && now[i]) yes = true;
-      facts.push(`sound: ${yes ? "read" : "dropped"}`);
+      facts.push(`the sound here was ${yes ? "read" : "dropped"}`);
     }
-    return facts.join(", ");
+    return facts.join("; ");
   };
   const paintNow = () => {
     if (frames.length) {
@@ -301,6 +328,11 @@
       thumbs.forEach((thumb, i) => thumb.button.setAttribute("aria-current", i === index ? "true" : "false"));
     }
     paintCursor();
+    if (frames.length) for (const run of runs) if (run.picture) {
+      const index = frameAt(state.at), said = `${keptIn(index, chosen(run))} of ${cellsOf[index].length} cells read`;
+      drawFrame(run.picture, index, 320, false, run);
+      run.picture.setAttribute("aria-label", `${run.name}: frame at ${clock(frames[index].time)}, ${said}`);
+    }
     if (!dirty) return;
     dirty = false;
     for (const each of lanes) {
@@ -337,7 +369,8 @@
     pen.fillText(low.toFixed(1), 0, height); pen.textAlign = "right"; pen.fillText(high.toFixed(1), width, height);
     pen.textAlign = "left";
     const sum = count[VIDEO] + count[AUDIO];
-    $("scores-note").textContent = `${number(n)} scores; the ${number(sum)} highest, from ${edge.toFixed(2)} up, are read (coloured).`;
+    const which = run.per_modality ? "highest of each kind" : `highest, from ${edge.toFixed(2)} up,`;
+    $("scores-note").textContent = `${number(n)} scores; the ${number(sum)} ${which} are read (coloured).`;
     canvas.setAttribute("aria-label", `Histogram of ${n} scores from ${low.toFixed(2)} to ${high.toFixed(2)}; the ${sum} highest are read`);
   };
 
@@ -380,10 +413,11 @@
     $("why").hidden = run.moments === null;
     $("why-none").hidden = moments.length > 0;
     $("why-none").textContent = "Nothing stands out: the model looked all over what it read.";
-    $("why-rule").textContent = run.rule ? `Found by: ${run.rule}. A hint at the reason, not a proof.` : "";
+    $("why-rule").textContent = run.rule
+      ? `Where the model looked while it wrote its answer: a hint at the reason, not a proof. Found by: ${run.rule}.` : "";
     $("moments").replaceChildren(...moments.map((moment) => {
       const fill = make("i"), button = make("button", [
-        make("span", `${Math.round(100 * moment.share)}%`, "share"), make("span", moment.label), make("div", [fill], "bar"),
+        make("span", `${fixed0(100 * moment.share)}%`, "share"), make("span", moment.label), make("div", [fill], "bar"),
       ], moment.modality);
       fill.style.width = `${100 * moment.share}%`;
       button.type = "button";
@@ -405,10 +439,13 @@
     $("keep-note").textContent = run.scores
       ? `${number(sum)} of ${number(n)} pieces` + (state.percent === null ? ", as in this run." : `; the answer was given with ${number(ownSum)}.`)
       : run.no_scores;
+    const firsts = chosen(runs[0]);
     for (const other of runs) if (other.note) {
-      const c = tally(chosen(other)), all = c[VIDEO] + c[AUDIO];
+      const kept = chosen(other), c = tally(kept), all = c[VIDEO] + c[AUDIO];
+      const both = kept.reduce((sum_, yes, i) => sum_ + (yes && firsts[i]), 0);
       other.note.textContent = `${number(all)} of ${number(n)} pieces (${percent(all, n)}): `
-        + there.map((which) => `${number(c[which])} of ${WORD[which]}`).join(", ");
+        + there.map((which) => `${number(c[which])} of ${WORD[which]}`).join(", ")
+        + (other === runs[0] ? "" : `; ${fixed0((both / Math.max(all, 1)) * 100)}% of them are read in the first line too`);
     }
 
     table($("budget"), [
@@ -429,8 +466,8 @@
       dot.style.background = i < 0 ? "none" : STAGE_COLOURS[i % STAGE_COLOURS.length];
       return [[dot, document.createTextNode(name)], `${seconds.toFixed(2)} s`];
     }));
-    $("memory").textContent = `Memory: ${size(run.memory)} used; planned at most ${size(data.planned)}.`;
-    $("command").textContent = run.command;
+    $("memory").textContent = `Memory: ${size(run.memory)} used; foreseen were ${size(data.planned)}.`;
+    $("command").replaceChildren(...run.command.split(/(--[a-z-]+)/).map((part, i) => make("span", part, i % 2 ? "flag" : "")));
     table($("settings"), run.settings);
     paint(true);
   };
@@ -494,7 +531,6 @@
   $("name").textContent = data.name;
   $("facts").textContent = data.facts.join(" · ");
   $("made").textContent = data.made;
-  const first = runs[0].moments && runs[0].moments[0];
-  state.at = first ? first.peak_s : frames.length ? frames[0].time : from;
+  state.at = begins(runs[0]);
   refresh();
 })();
