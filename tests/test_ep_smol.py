@@ -97,7 +97,9 @@ def test_a_question_about_sound_in_a_silent_file_is_warned_about(session):
 @pytest.mark.slow
 def test_tokens_are_as_many_as_the_clip_is_long(session):
     looked = session.look(MEDIA / "duet.mp4")  # 9 s, 640 x 360
-    report = session.ask(looked, "What do you hear?")
+    plain = Session(Profile(selector="none"))
+    plain._model = session._model  # loaded once for all
+    report = plain.ask(looked, "What do you hear?")
     assert report.tokens["video"]["total"] == 9 * 4 * 7  # a frame a second, 256 x 448 pixels, 64 a token
     assert report.tokens["audio"]["total"] == 9 / 0.12
     assert report.tokens["keep_ratio"] == 1.0

@@ -231,7 +231,7 @@ def sieve(
     learner = smol_learner(start or run / "adapter.safetensors", Shape())
     train_split, held_split = SceneSource(library, run, "train"), SceneSource(library, run, "heldout")
     held = Moments(held_split.lib, held_split.maker, learner.model, noise=0.0)
-    recipe = SieveRecipe(minutes=minutes, relevance_any=0.5, relevance_all=0.1, evaluate_s=900.0, evaluate_items=48)
+    recipe = SieveRecipe(minutes=minutes, relevance_any=0.5, relevance_all=0.3, evaluate_s=900.0, evaluate_items=48)
     few = Moments(
         train_split.lib, train_split.maker, learner.model, noise=0.7, questions=8, long=0.3, thinned=(0.15, 0.5)
     )
