@@ -215,7 +215,7 @@ def sieve(
     run: Path,
     minutes: float = 20.0,
     find: Annotated[float, typer.Option(help="Minutes before, in which refiner and score head learn to find.")] = 10.0,
-    start: Annotated[
+    begin: Annotated[
         Path | None, typer.Option(help="Adapter to begin with (default: RUN/adapter.safetensors).")
     ] = None,
     threads: int = 2,
@@ -228,7 +228,7 @@ def sieve(
     torch.set_num_threads(threads)
     parallel.start()
     library = Path(json.loads((run / "library.json").read_text()))
-    learner = smol_learner(start or run / "adapter.safetensors", Shape())
+    learner = smol_learner(begin or run / "adapter.safetensors", Shape())
     train_split, held_split = SceneSource(library, run, "train"), SceneSource(library, run, "heldout")
     held = Moments(held_split.lib, held_split.maker, learner.model, noise=0.0)
     recipe = SieveRecipe(minutes=minutes, relevance_any=0.5, relevance_all=0.3, evaluate_s=900.0, evaluate_items=48)
