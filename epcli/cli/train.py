@@ -73,7 +73,7 @@ def train(
     refiner_gain: Annotated[
         float | None,
         typer.Option(
-            help="What a refiner layer adds at the start, as a share of the decoder's own layer (default: 0.2, and 1 "
+            help="What a refiner layer adds at the start, as a share of the decoder's own layer (default: 0, and 1 "
             "in full).",
             metavar="SHARE",
             min=0.0,
@@ -240,7 +240,7 @@ def train(
         sieve=sieve,
         lora_rank=lora_rank,
         refiner_rank=rank,
-        refiner_gain=(0.2 if rank else 1.0) if refiner_gain is None else refiner_gain,
+        refiner_gain=(Shape.refiner_gain if rank else 1.0) if refiner_gain is None else refiner_gain,
     )
     recipe = SieveRecipe(
         minutes=minutes,

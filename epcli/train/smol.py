@@ -229,21 +229,22 @@ def sieve(
     parallel.start()
     library = Path(json.loads((run / "library.json").read_text()))
     learner = smol_learner(begin or run / "adapter.safetensors", Shape())
-    train_split, held_split = SceneSource(library, run, "train"), SceneSource(library, run, "heldout")
-    held = Moments(held_split.lib, held_split.maker, learner.model, noise=0.0)
+    training, held = SceneSource(library, run, "train"), SceneSource(library, run, "heldout")
     recipe = SieveRecipe(minutes=minutes, relevance_any=0.5, relevance_all=0.3, evaluate_s=900.0, evaluate_items=48)
-    few = Moments(
-        train_split.lib, train_split.maker, learner.model, noise=0.7, questions=8, long=0.3, thinned=(0.15, 0.5)
-    )
     rates = {"adapter": 1e-4, "decoder": 2e-4, "refiner": 1e-3, "scorer": 1e-3}
-    finding = replace(recipe, minutes=find, items=32, relevance_only=1.0, anchor=0.3, lr=rates)
-    trainer = SieveTrainer(learner, few, None, finding, run / "find", typer.echo)
-    if not (run / "sieve" / "checkpoint.pt").exists() and find:
-        trainer.resume()
-        trainer.run()
-    scenes = Moments(train_split.lib, train_split.maker, learner.model, noise=0.7)
+    if find and not (run / "sieve" / "checkpoint.pt").exists():
+        few = Moments(
+            training.lib, training.maker, learner.model, noise=0.7, questions=8, long=0.3, thinned=(0.15, 0.5)
+        )
+        finding = replace(recipe, minutes=find, items=32, relevance_only=1.0, anchor=0.3, lr=rates)
+        finder = SieveTrainer(learner, few, None, finding, run / "find", typer.echo)
+        finder.resume()
+        finder.run()
+    scenes, unseen = (
+        Moments(s.lib, s.maker, learner.model, noise=noise) for s, noise in ((training, 0.7), (held, 0.0))
+    )
     together = replace(recipe, lr=rates | {"refiner": 3e-4, "scorer": 5e-4})
-    trainer = SieveTrainer(learner, scenes, held, together, run / "sieve", typer.echo)
+    trainer = SieveTrainer(learner, scenes, unseen, together, run / "sieve", typer.echo)
     trainer.resume()
     trainer.run()
     parallel.stop()
