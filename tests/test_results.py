@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import media_samples
@@ -14,6 +15,7 @@ from epcli import generate
 from epcli.config import Profile
 from epcli.errors import UsageError
 from epcli.evals import batch, results, sweep
+from epcli.evals.ablate import ABLATIONS, ablated
 from epcli.evals.sets import read_set
 from epcli.evals.sweep import Setting
 from epcli.pipeline import Meter, Session
@@ -239,3 +241,45 @@ def test_a_card_is_filled_between_its_marks(tmp_path):
     assert results.filled(new, "new", tmp_path) == new
     with pytest.raises(UsageError, match="lacks"):
         results.filled("a", "new", tmp_path)
+
+
+def test_an_ablated_sieve_shares_its_weights_and_lacks_one_thing(profile, folder):
+    session = Session(profile)
+    model = session.load(Meter(session.device))
+    stream = model.stream(session.look(folder / "a.mp4").features, "What is heard?", None)
+    tools = Tools(decoder=model.decoder, sieve=model.sieve)
+    whole = select("cs2", stream, Budget(ratio=1.0), tools)
+    is_text = stream.modality == Modality.TEXT
+    first = int((~is_text).nonzero()[0])
+    last = len(is_text) - 1
+
+    def scores(what: str, embeds: torch.Tensor) -> torch.Tensor:
+        sieve = ablated(model.sieve, what, stream.modality)
+        changed = replace(stream, embeds=embeds)
+        return select("cs2", changed, Budget(ratio=1.0), Tools(decoder=model.decoder, sieve=sieve)).scores
+
+    def change(at: int) -> torch.Tensor:
+        embeds = stream.embeds.clone()
+        embeds[at] = -embeds[at].roll(1)
+        return embeds
+
+    depth = len(model.sieve.refiner.layers)
+    for what in ABLATIONS:
+        if what.startswith("depth") and int(what[-1]) >= depth:
+            with pytest.raises(UsageError, match="only"):
+                ablated(model.sieve, what, stream.modality)
+        else:
+            assert not torch.allclose(scores(what, stream.embeds), whole.scores, atol=1e-4), what
+    asked = change(last - 2)  # a word of the question
+    for what, moved in (("causal", False), ("no-text", False), ("no-cross", True), ("three-axes", True)):
+        other = (scores(what, asked) - scores(what, stream.embeds))[first].abs()
+        assert bool(other > 1e-5) == moved, what
+    picture = stream.modality == Modality.VIDEO
+    seen = change(int(picture.nonzero()[0]))
+    sound = (scores("no-text", seen) - scores("no-text", stream.embeds))[stream.modality == Modality.AUDIO]
+    assert sound.abs().max() > 1e-5
+    rows = sweep.sweep(read_set(folder), profile, "none,cs2@0.5,cs2/causal@0.5", folder / "ablated.jsonl")
+    assert {row["setting"] for row in rows} == {"none", "cs2@0.5", "cs2/causal@0.5"}
+    page = results.page(read_set(folder), rows, None, "command")
+    assert "## What the sieve leans on" in page
+    assert "`cs2/causal`" not in page.split("## What the sieve leans on")[0]

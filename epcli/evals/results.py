@@ -23,6 +23,7 @@ import typer
 from epcli.config import Profile, resolve
 from epcli.errors import EpError, UsageError
 from epcli.evals import score, sweep
+from epcli.evals.ablate import ABLATIONS
 from epcli.evals.bench import bench_clips
 from epcli.evals.items import Item
 from epcli.evals.score import Row, accuracy, answered, kept_share
@@ -35,6 +36,7 @@ from epcli.pipeline import Session
 RESAMPLES = 2000
 FULL = "none"
 ORDER = ("cs2", "cs2-per-modality", "query-aware", "audio-guided", "uniform", "random")
+ABLATED = ("cs2", *(f"cs2/{what}" for what in ABLATIONS))
 MARKS = re.compile(r"(<!-- written by python -m epcli\.evals\.results -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -68,9 +70,8 @@ class Outcome:
         return [s for s in ORDER if s in there]
 
     def keeps(self) -> list[float]:
-        return sorted(
-            {r["keep"] for rows in self.by_setting.values() for r in rows.values() if r["keep"]}, reverse=True
-        )
+        rows = (r for rows in self.by_setting.values() for r in rows.values())
+        return sorted({r["keep"] for r in rows if r["keep"] and r["selector"] in ORDER}, reverse=True)
 
 
 def compared(pairs: Sequence[tuple[Row, Row]], seed: int = 0) -> dict[str, Any] | None:
@@ -133,6 +134,7 @@ def page(questions: QuestionSet, rows: Sequence[Row], times: Mapping[str, Any] |
         _by_type(outcome, asked),
         "## Where the tokens go",
         _shares(outcome),
+        _ablations(outcome),
         "## Time and memory",
         _times(times),
     ]
@@ -228,6 +230,30 @@ def _shares(outcome: Outcome) -> str:
         "Share of the picture and sound tokens that stays, by what a question needs; and of those tokens that lie in "
         "the modality and the moment of the answer's evidence. A selector that looks for the evidence keeps more of it "
         "than its ratio.\n\n" + markdown(head, rows)
+    )
+
+
+def _ablations(outcome: Outcome) -> str:
+    """What the trained sieve finds with one thing taken from it."""
+    keeps = sorted(
+        {r["keep"] for n in outcome.by_setting for r in outcome.rows(n) if "/" in r["selector"]}, reverse=True
+    )
+    if not keeps:
+        return ""
+    rows = []
+    for selector in ABLATED:
+        cells = []
+        for keep in keeps:
+            name = f"{selector}@{keep:g}"
+            paired = [one for one, _ in outcome.paired(name, f"cs2/causal@{keep:g}")]
+            cells += [_cell(accuracy(paired)), percent(evidence_share(paired))]
+        rows.append([f"`{selector}`", str(len(paired)), *cells])
+    head = ["", "n", *(f"keep {keep:g}: {what}" for keep in keeps for what in ("accuracy", "evidence kept"))]
+    return (
+        "## What the sieve leans on\n\nThe trained sieve with one thing taken from its refiner, not trained anew: "
+        "`causal` attention; `no-text`, sound and picture do not see the question; `no-cross`, they do not see each "
+        "other; `three-axes`, [T, H, W] positions instead of [T, H, W, T]; `depth-N`, its first layers only.\n\n"
+        + markdown(head, rows)
     )
 
 

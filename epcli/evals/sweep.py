@@ -8,6 +8,7 @@ time has asked a fair sample, each question under every setting. It goes on wher
 from __future__ import annotations
 
 import random
+import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from torch import Tensor
 from epcli.config import Profile
 from epcli.errors import CapacityError, UsageError
 from epcli.evals import batch
+from epcli.evals.ablate import ABLATIONS, ablated
 from epcli.evals.items import Item
 from epcli.evals.score import Ledger, Row, Run, by_media, described, failure
 from epcli.evals.sets import QuestionSet
@@ -39,7 +41,7 @@ MORE = {"query-aware": KEEPS[1:], "audio-guided": KEEPS[1:]}
 
 @dataclass(frozen=True)
 class Setting:
-    """A selector at a keep ratio: "none", "cs2@0.05", or "blind"."""
+    """A selector at a keep ratio: "none", "cs2@0.05", or "blind"; "cs2/causal@0.05" is cs2 with an ablation."""
 
     selector: str
     keep: float | None = None  # None: everything, without a sieve
@@ -57,9 +59,10 @@ class Setting:
         selector, _, keep = text.partition("@")
         if text == BLIND:
             return cls(judge, 0.2, blind=True)
-        if selector not in SELECTORS or bool(keep) == (selector == "none"):
+        known = (*SELECTORS, *(f"cs2/{what}" for what in ABLATIONS))
+        if selector not in known or bool(keep) == (selector == "none"):
             raise UsageError(
-                f"--settings: {text!r} is none of: none, {BLIND}, or SELECTOR@SHARE with one of {', '.join(SELECTORS)}"
+                f"--settings: {text!r} is none of: none, {BLIND}, or SELECTOR@SHARE with one of {', '.join(known)}"
             )
         try:
             return cls(selector, Budget.of(float(keep)).ratio if keep else None)
@@ -189,11 +192,14 @@ def _ask(
 def _select(setting: Setting, stream: TokenStream, tools: Tools, whole: dict[str, KeptStream]) -> KeptStream:
     """What a setting keeps; a selector that scores runs once a question (in `whole`), for all ratios."""
     budget = Budget.of(setting.keep or 1.0)
-    scorer = SCORED_BY.get(setting.selector)
+    name, _, ablation = setting.selector.partition("/")
+    scorer = setting.selector if ablation else SCORED_BY.get(name)
     if scorer is None:
-        return select(setting.selector, stream, budget, tools)
+        return select(name, stream, budget, tools)
     if scorer not in whole:
-        whole[scorer] = select(scorer, stream, Budget.of(1.0), tools)
+        if ablation and tools.sieve is not None:
+            tools = replace(tools, sieve=ablated(tools.sieve, ablation, stream.modality), window_tokens=sys.maxsize)
+        whole[scorer] = select(name, stream, Budget.of(1.0), tools)
     if whole[scorer].scores is None:  # a prompt without media
         return whole[scorer]
     with torch.inference_mode():

@@ -82,6 +82,14 @@ def place_features(time_s: Tensor, duration_s: float, y: Tensor | None = None, x
     return torch.cat([when, _waves(y, (0.5, 1.0, 2.0, 4.0)), _waves(x, (0.5, 1.0, 2.0, 4.0))], -1)
 
 
+def doubt(logits: Tensor) -> Tensor:
+    """(…, K) noise for logits: half of its own for each, half the same everywhere.
+
+    On what a head was not fitted on it is often wrong in the same way all over a thing, not cell by cell.
+    """
+    return torch.randn_like(logits) + torch.randn(logits.shape[-1], dtype=logits.dtype, device=logits.device)
+
+
 class SoundHead(nn.Module):
     """(…, F) -> (…, K + 1): a small network on YAMNet's features.
 
@@ -150,7 +158,7 @@ class Projector(nn.Module):
         """(…, F) -> (…, K) how much each name holds; they need not sum to 1."""
         logits = self.head(self.norm(features) if self.one_of else features)
         if noise:  # training only: the names must not be trusted blindly
-            logits = logits + noise * torch.randn_like(logits)
+            logits = logits + noise * doubt(logits)
         if self.one_of:
             return logits.softmax(-1)[..., :-1]
         p = logits[..., :-1].sigmoid()

@@ -61,7 +61,7 @@ class Recipe:
         1.0,
     )  # random share of a scene's tokens that is read: cheaper, readies for a sieve
     proxy: tuple[float, float] = (0.5, 0.2)  # share of scenes whose tokens are true names, at first and from half-way
-    noise: float = 0.7  # standard deviation added to the heads' logits
+    noise: float = 2.0  # a scene's names are made doubtful by up to this: standard deviation on the heads' logits
     checkpoint_s: float = 180.0
     seed: int = 0
 
@@ -199,7 +199,7 @@ class Trainer:
         if use_proxy:
             segment = proxy_layout(self.adapter, example, self.head_length, self.table, self.generator)
         else:
-            noise = self.recipe.noise if training else 0.0
+            noise = self.rng.uniform(0.0, self.recipe.noise) if training else 0.0
             segment = media_layout(self.adapter, self.table, example.features, self.head_length, noise)
         if training:
             keep = self.rng.uniform(*self.recipe.keep)
@@ -410,6 +410,10 @@ RARE = {
     "visible": 0.7,
     "hear at": 0.8,
     "where": 1.4,
+    "hear": 1.5,
+    "see": 1.5,
+    "first": 1.3,
+    "last": 1.3,
     "colour": 2.0,
     "colour of": 1.5,
 }
