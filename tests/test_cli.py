@@ -390,3 +390,11 @@ class TestAsk:
             (clip.parent / "ep.yaml").unlink()
         assert "ep: video, max_new_tokens set by ep.yaml in this folder\n" in run.stderr
         assert run.returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_under_the_output_is_one_line(tmp_path, environment):
+    with open("/dev/full", "w") as full:
+        run = subprocess.run([EP, "profiles", "list"], env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[0] == "ep: error: the output: no space left to write it"

@@ -233,6 +233,7 @@ def test_a_needle_is_found_at_a_twentieth_after_training(tmp_path):
     assert last["exact"] > 0.4 > first["exact"]  # a guess is right a quarter of the time
     assert last["loss"] < first["loss"] / 2
     assert sum(last["kept_share"].values()) == pytest.approx(0.1, abs=1e-3)  # one of twenty, in either sense
+    assert min(last["found"].values()) > 0.8 > max(first["found"].values())
 
 
 def test_without_a_sieve_items_are_thinned_by_selectors_that_need_no_training(tmp_path):

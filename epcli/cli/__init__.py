@@ -6,6 +6,7 @@ Answers go to stdout, everything else to stderr. A mistake is one line and an ex
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -144,11 +145,20 @@ def main() -> None:
         code = _fail(f"error: {error}", error.exit_code, debug)
     except _TyperUsageError as error:
         code = _fail(f"error: {_sentence(error)}", 2, debug)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            code = _unexpected(error, debug)
+        else:
+            code = _fail(f"error: {error.filename or 'the output'}: no space left to write it", 1, debug)
     except Exception as error:
-        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        hint = "" if debug else " (run again with --debug for the traceback)"
-        code = _fail(f"error: unexpected {what}{hint}", 1, debug)
+        code = _unexpected(error, debug)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _unexpected(error: Exception, debug: bool) -> int:
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    hint = "" if debug else " (run again with --debug for the traceback)"
+    return _fail(f"error: unexpected {what}{hint}", 1, debug)
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

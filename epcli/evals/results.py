@@ -100,10 +100,15 @@ def compared(pairs: Sequence[tuple[Row, Row]], seed: int = 0) -> dict[str, Any] 
     }
 
 
-def evidence_share(rows: Sequence[Row]) -> float | None:
-    """Kept over all tokens of the modality and moment in which the answers' evidence lies."""
-    found = [row["evidence"] for row in rows if row.get("evidence", {}).get("total")]
-    return sum(e["kept"] for e in found) / sum(e["total"] for e in found) if found else None
+def evidence_found(rows: Sequence[Row]) -> float | None:
+    """Kept tokens of the modality and moment in which the answers' evidence lies, over the most that could be kept.
+
+    Evidence can be longer than the budget: all of a picture, or of a melody. Then a budget spent on it alone is 1.
+    """
+    found = [row for row in rows if row.get("evidence", {}).get("total")]
+    kept = [sum(tokens["kept"] for tokens in row["tokens"].values()) for row in found]
+    most = sum(min(row["evidence"]["total"], n) for row, n in zip(found, kept, strict=True))
+    return sum(row["evidence"]["kept"] for row in found) / most if most else None
 
 
 # --- The page -------------------------------------------------------------------------------------
@@ -223,13 +228,13 @@ def _shares(outcome: Outcome) -> str:
             for need in needs:
                 some = outcome.rows(name, lambda row, need=need: row.get("needs") == need)  # type: ignore[misc]
                 cells += [percent(kept_share(some, "video")), percent(kept_share(some, "audio"))]
-                cells.append(percent(evidence_share(some)))
+                cells.append(percent(evidence_found(some)))
             rows.append([f"`{selector}` {keep:g}", *cells])
     head = ["", *(f"{need}: {what}" for need in needs for what in ("picture", "sound", "evidence"))]
     return (
-        "Share of the picture and sound tokens that stays, by what a question needs; and of those tokens that lie in "
-        "the modality and the moment of the answer's evidence. A selector that looks for the evidence keeps more of it "
-        "than its ratio.\n\n" + markdown(head, rows)
+        "Share of the picture and sound tokens that stays, by what a question needs; and, as evidence, how many of the "
+        "kept tokens lie in the modality and the moment of the answer's evidence, over the most that could: 100% is a "
+        "budget spent on it alone, or all of it kept.\n\n" + markdown(head, rows)
     )
 
 
@@ -246,9 +251,9 @@ def _ablations(outcome: Outcome) -> str:
         for keep in keeps:
             name = f"{selector}@{keep:g}"
             paired = [one for one, _ in outcome.paired(name, f"cs2/causal@{keep:g}")]
-            cells += [_cell(accuracy(paired)), percent(evidence_share(paired))]
+            cells += [_cell(accuracy(paired)), percent(evidence_found(paired))]
         rows.append([f"`{selector}`", str(len(paired)), *cells])
-    head = ["", "n", *(f"keep {keep:g}: {what}" for keep in keeps for what in ("accuracy", "evidence kept"))]
+    head = ["", "n", *(f"keep {keep:g}: {what}" for keep in keeps for what in ("accuracy", "evidence"))]
     return (
         "## What the sieve leans on\n\nThe trained sieve with one thing taken from its refiner, not trained anew: "
         "`causal` attention; `no-text`, sound and picture do not see the question; `no-cross`, they do not see each "

@@ -13,7 +13,7 @@ FPS = 8
 
 
 def write_film(script: Script, path: Path, *, crf: int = 30) -> None:
-    """Render a script to `path` (mp4: H.264 and AAC; m4a if it has no picture). Raises MediaError if ffmpeg fails."""
+    """Render a script to `path` (mp4: H.264 and AAC; m4a if it has no picture). Raises EpError if ffmpeg fails."""
     nr = np.random.default_rng(script.seed)
     drawn = {v.look: draw_view(v, script.size, nr)[0] for v in script.views}  # the same look is the same picture
     shown = (script.view_at(i / FPS) for i in range(round(script.duration_s * FPS)))

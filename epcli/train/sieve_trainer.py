@@ -131,6 +131,20 @@ def relevance_losses(scores: Tensor, is_av: Tensor, relevant: Tensor) -> tuple[T
     return some, -shares[pieces.any(0)].mean()
 
 
+def evidence_found(item: Item, kept: Tensor) -> tuple[str, float]:
+    """The sense that an item's evidence needs ("video", "audio" or "both"), and how much of it was kept.
+
+    Kept evidence tokens over the most that could be: all of them, or the whole budget.
+    """
+    assert item.relevant is not None
+    modality = item.stream.modality
+    holds = item.relevant.reshape(-1, len(modality)).any(0)
+    senses = {Modality(int(kind)).name.lower() for kind in modality[holds].unique()}
+    places = int((modality[kept] != Modality.TEXT).sum())
+    share = float(holds[kept].sum() / max(1, min(int(holds.sum()), places)))
+    return senses.pop() if len(senses) == 1 else "both", share
+
+
 class SieveTrainer:
     """Trains `learner` on items of `source`, into `folder`: checkpoint.pt, log.jsonl, training.svg and the model."""
 
@@ -319,7 +333,8 @@ class SieveTrainer:
     def evaluate(self) -> dict[str, Any]:
         """Held-out items, always the same: at each ratio, the share of answers of which every token is the likeliest.
 
-        Returns for each ratio (`none`: no sieve, all tokens) exact, loss, kept shares, and exact by type of question.
+        Returns for each ratio (`none`: no sieve, all tokens) exact, loss, kept shares, evidence found by the sense in
+        which it lies, and exact by type of question.
         """
         assert self.held_out is not None
         rng = random.Random(1234)
@@ -337,10 +352,13 @@ class SieveTrainer:
             }
 
     def _score(self, items: Sequence[Item], selector: str, keep: float) -> dict[str, Any]:
-        right, losses, shares = defaultdict(list), [], defaultdict(list)
+        right, losses, shares, found = defaultdict(list), [], defaultdict(list), defaultdict(list)
         for item in items:
             with self._computing():
                 reading = read_item(self.model, item, item.stream.embeds, keep, selector)
+            if item.relevant is not None and item.relevant.any():
+                sense, share = evidence_found(item, reading.kept)
+                found[sense].append(share)
             losses.append(F.cross_entropy(reading.logits, item.answer).item())
             right[item.type].append(bool((reading.logits.argmax(-1) == item.answer).all()))
             for kind in (Modality.VIDEO, Modality.AUDIO):
@@ -353,6 +371,7 @@ class SieveTrainer:
             "loss": round(sum(losses) / len(losses), 4),
             "n": len(every),
             "kept_share": {kind: round(sum(v) / len(v), 4) for kind, v in shares.items()},
+            "found": {sense: round(sum(v) / len(v), 4) for sense, v in sorted(found.items())},
             "by_type": {kind: round(sum(v) / len(v), 3) for kind, v in sorted(right.items())},
         }
 
