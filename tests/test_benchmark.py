@@ -123,3 +123,16 @@ def test_a_source_that_was_trained_on_is_found_by_its_content(folder, tmp_path):
 def test_a_folder_that_is_no_library_is_said_so(tmp_path):
     with pytest.raises(UsageError, match="is no folder of"):
         scenes.make(tmp_path, tmp_path / "out")
+
+
+def test_short_scenes_are_short_and_mostly_asked_plain_questions(folder, tmp_path):
+    lib, rng, so_far = Library(folder, "heldout"), random.Random(3), Counter()
+    chosen = list(scenes.scripts(lib, rng, 40, short=True))
+    assert len({scenes.things_of(s) for s in chosen}) == len(chosen)
+    assert max(s.duration_s for s in chosen if not any(p.speech for p in s.sounds)) <= scenes.SHORT_LENGTH[1]
+    for script in chosen:
+        scenes.choose(ask(script, lib, rng), 4, so_far, rng, short=True)
+    plain = sum(n for kind, n in so_far.items() if kind in scenes.PLAIN)
+    assert plain > 0.4 * sum(so_far.values())
+    made = scenes.make(folder, tmp_path, count=2, questions=2, short=True)
+    assert made["name"] == "scenes", "not the set's size, so not its name"

@@ -5,6 +5,8 @@ stand still, change, flash up or move, distractors; questions about what, where,
 and by both. Pictures, recordings and sentences are the held-out ones of the library (docs/sources.md), none of them by
 content among the training ones, which is checked. No two scenes hold the same things, in whatever order.
 The same library, version and seed give the same scripts and questions.
+
+With --short, ep-basics: scenes of 3 to 9 s, as a first try would be, and of the questions mostly the plain ones.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from epcli.errors import EpError, UsageError
 from epcli.train.film import write_film
 from epcli.train.pools import moved
 from epcli.train.questions import Question, ask
-from epcli.train.scenes import Library, Script, Thing, View, new_view, things_heard, write_long_script
+from epcli.train.scenes import Library, Script, Thing, View, new_view, things_heard, write_long_script, write_script
 
 NAME, VERSION, SEED = "ep-moments", 1, 2512
 SCENES, QUESTIONS = 132, 4
@@ -36,6 +38,11 @@ LEFT_OUT = ("describe",)  # needs a long answer
 ABOUT_PICTURES = ("see", "colour", "place", "where", "move", "count seen")  # of types that name no evidence
 BOTH = 0.35  # a question for both senses counts so much when types are balanced: few types need both
 MANIFEST = "benchmark.json"
+# ep-basics
+SHORT_NAME, SHORT_VERSION, SHORT_SCENES, SHORT_QUESTIONS = "ep-basics", 1, 130, 4
+SHORT_LENGTH = (3.0, 9.0)  # seconds
+PLAIN = ("hear", "first", "last", "see", "where", "colour", "see while", "hear while", "speech")
+PLAIN_WEIGHT = 0.35  # a plain question counts so much when types are balanced: they are asked three times as often
 
 
 def needs(question: Question) -> str:
@@ -64,17 +71,17 @@ def moving(lib: Library, rng: random.Random, duration_s: float, heard: Sequence[
             return before, replace(after, start_s=cut, end_s=duration_s)
 
 
-def scripts(lib: Library, rng: random.Random, count: int) -> Iterable[Script]:
+def scripts(lib: Library, rng: random.Random, count: int, *, short: bool = False) -> Iterable[Script]:
     """`count` scenes of the lengths in turn, no two of the same things."""
     known: set[frozenset[str]] = set()
     for number in range(count):
-        low, high = LENGTHS[number % len(LENGTHS)]
+        low, high = SHORT_LENGTH if short else LENGTHS[number % len(LENGTHS)]
         for _ in range(500):
-            script = write_long_script(lib, rng, high + 2.0)
-            if script.views and number % MOVES == MOVES - 1:
+            script = write_script(lib, rng, low, high) if short else write_long_script(lib, rng, high + 2.0)
+            if not short and script.views and number % MOVES == MOVES - 1:
                 script = replace(script, views=moving(lib, rng, script.duration_s, things_heard(script.sounds)))
             things = things_of(script)
-            if low <= script.duration_s <= high and things not in known and (script.views or script.sounds):
+            if (short or low <= script.duration_s <= high) and things not in known and (script.views or script.sounds):
                 break
         else:
             raise UsageError(f"{lib.folder}: too few {lib.split} sources for {count} scenes; give a smaller --count")
@@ -82,10 +89,17 @@ def scripts(lib: Library, rng: random.Random, count: int) -> Iterable[Script]:
         yield replace(script, size=rng.choice(SIZES))
 
 
-def choose(asked: Sequence[Question], count: int, so_far: Counter[str], rng: random.Random) -> list[Question]:
-    """`count` questions of different types, those asked least so far. Those for both senses are favoured."""
+def choose(
+    asked: Sequence[Question], count: int, so_far: Counter[str], rng: random.Random, *, short: bool = False
+) -> list[Question]:
+    """`count` questions of different types, those asked least so far.
+
+    Those for both senses are favoured, or in short scenes the plain ones.
+    """
     types = {q.type: needs(q) for q in asked if q.type not in LEFT_OUT}
     weight = {kind: BOTH if need == "both" else 1.0 for kind, need in types.items()}
+    if short:
+        weight = {kind: PLAIN_WEIGHT if kind in PLAIN else 1.0 for kind in types}
     first = sorted(weight, key=lambda kind: (weight[kind] * so_far[kind], rng.random()))[:count]
     so_far.update(first)
     return [rng.choice([q for q in asked if q.type == kind]) for kind in first]
@@ -124,33 +138,43 @@ def _digest_of(script: Script, lib: Library) -> str:
 
 
 def make(
-    library: Path, out: Path, count: int = SCENES, questions: int = QUESTIONS, seed: int = SEED, split: str = "heldout"
+    library: Path,
+    out: Path,
+    count: int | None = None,
+    questions: int | None = None,
+    seed: int = SEED,
+    split: str = "heldout",
+    *,
+    short: bool = False,
 ) -> dict[str, Any]:
     """Write OUT/media, OUT/questions.jsonl and OUT/benchmark.json; returns the last.
 
     Raises UsageError or MediaError.
     """
+    usual = (SHORT_SCENES, SHORT_QUESTIONS) if short else (SCENES, QUESTIONS)
+    count, questions = count or usual[0], questions or usual[1]
+    title, version = (SHORT_NAME, SHORT_VERSION) if short else (NAME, VERSION)
     try:
         lib = Library(library, split)
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{library}: is no folder of `python -m epcli.train.sources` ({error})") from None
     rng, so_far = random.Random(seed), Counter[str]()
-    chosen = list(scripts(lib, rng, count))
+    chosen = list(scripts(lib, rng, count, short=short))
     sources = check_disjoint(lib, chosen) if split != "train" else 0
     (out / "media").mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for number, script in enumerate(chosen):
         name = f"media/{number:04d}-{_digest_of(script, lib)}.{'mp4' if script.views else 'm4a'}"
-        rows += [as_row(name, q) for q in choose(ask(script, lib, rng), questions, so_far, rng)]
+        rows += [as_row(name, q) for q in choose(ask(script, lib, rng), questions, so_far, rng, short=short)]
         if not (out / name).exists():  # whole or not at all, so a run that was stopped goes on
             write_film(script, out / name)
         if sys.stderr.isatty():
             print(f"\r{number + 1} of {count} scenes", end="", file=sys.stderr, flush=True)
     text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
-    ours = (count, questions, seed, split) == (SCENES, QUESTIONS, SEED, "heldout")
+    ours = (count, questions, seed, split) == (*usual, SEED, "heldout")
     manifest = {
-        "name": NAME if ours else "scenes",
-        "version": VERSION if ours else 0,
+        "name": title if ours else "scenes",
+        "version": version if ours else 0,
         "seed": seed,
         "split": split,
         "scenes": count,
@@ -171,14 +195,17 @@ def make(
 def main(
     library: Annotated[Path, typer.Argument(help="Folder written by `python -m epcli.train.sources`.")],
     out: Annotated[Path, typer.Argument(help="Where to write media and questions.jsonl.")],
-    count: Annotated[int, typer.Option(help="Scenes; another number is another set, without the name.")] = SCENES,
-    questions: Annotated[int, typer.Option(help="Asked of each scene, at most.")] = QUESTIONS,
+    count: Annotated[
+        int | None, typer.Option(help="Scenes; another number is another set, without the name.", min=1)
+    ] = None,
+    questions: Annotated[int | None, typer.Option(help="Asked of each scene, at most.", min=1)] = None,
     seed: int = SEED,
     split: Annotated[str, typer.Option(help="heldout, or train to see how much was learnt by heart.")] = "heldout",
+    short: Annotated[bool, typer.Option("--short", help="ep-basics: short scenes, plain questions.")] = False,
 ) -> None:
-    """Write ep-moments, or a set made in its way."""
+    """Write ep-moments or ep-basics, or a set made in their way."""
     try:
-        made = make(library, out, count, questions, seed, split)
+        made = make(library, out, count, questions, seed, split, short=short)
     except EpError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
