@@ -234,14 +234,22 @@ def sieve(
     rates = {"adapter": 1e-4, "decoder": 2e-4, "refiner": 1e-3, "scorer": 1e-3}
     if find and not (run / "sieve" / "checkpoint.pt").exists():
         few = Moments(
-            training.lib, training.maker, learner.model, noise=0.7, questions=8, long=0.3, thinned=(0.15, 0.5)
+            training.lib,
+            training.maker,
+            learner.model,
+            noise=0.7,
+            questions=8,
+            long=0.4,
+            longest_s=44.0,
+            thinned=(0.15, 0.5),
         )
         finding = replace(recipe, minutes=find, items=32, relevance_only=1.0, anchor=0.3, lr=rates)
         finder = SieveTrainer(learner, few, None, finding, run / "find", typer.echo)
         finder.resume()
         finder.run()
     scenes, unseen = (
-        Moments(s.lib, s.maker, learner.model, noise=noise) for s, noise in ((training, 0.7), (held, 0.0))
+        Moments(s.lib, s.maker, learner.model, noise=noise, longest_s=44.0, most_frames=20)
+        for s, noise in ((training, 0.7), (held, 0.0))
     )
     together = replace(recipe, lr=rates | {"refiner": 3e-4, "scorer": 5e-4})
     trainer = SieveTrainer(learner, scenes, unseen, together, run / "sieve", typer.echo)
