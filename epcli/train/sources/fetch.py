@@ -61,6 +61,7 @@ PACKAGES: tuple[Package, ...] = (
     ),
     Package("fluid", "apt", "fluid-soundfont-gm", "", "MIT", _GM, "train"),
     Package("fluid-gs", "apt", "fluid-soundfont-gs", "", "MIT", "sound effects", "train"),
+    Package("sonivox", "npm", "@coderline/alphatab", "1.8.4", "Apache-2.0 (sound font)", _GM, "train"),
     Package("freepats", "apt", "freepats", "", "GPL-2+ with an exception for compositions", _GM, "train"),
     Package("timgm6mb", "apt", "timgm6mb-soundfont", "", "GPL-2", _GM, "held out"),
     *(

@@ -46,7 +46,7 @@ def patches(folder: Path) -> set[tuple[int, int]]:
 def fonts(folders: Mapping[str, Path]) -> dict[str, tuple[Path, set[tuple[int, int]]]]:
     """Source -> its font file (FreePats: its folder) and the programs in it."""
     found = {}
-    for key in ("fluid", "fluid-gs", "timgm6mb"):
+    for key in ("fluid", "fluid-gs", "sonivox", "timgm6mb"):
         font = next(folders[key].rglob("*.sf2"))
         found[key] = (font, presets(font))
     found["freepats"] = (folders["freepats"], patches(folders["freepats"]))
