@@ -221,7 +221,7 @@ def test_the_page_says_what_was_measured(folder):
     assert "| `cs2` minus `random` | +25.0 (" in text
     assert "| `cs2` 0.2 | 20.0% | 20.0% | 80.0% |" in text
     assert "| none | 1.00 | 0.50 | 1.50 | 5.0 | 900 |" in text
-    assert "| hear | 4 | 75% |" in text
+    assert "| hear | 4 | 75% (" in text
     assert "$ python -m x" in text
 
 

@@ -205,8 +205,9 @@ def _by_type(outcome: Outcome, asked: Sequence[Item]) -> str:
     kinds = sorted({row["type"] for row in outcome.rows(FULL)})
 
     def line(label: str, where: Callable[[Row], bool], best: float | None) -> list[str]:
-        cells = [accuracy(outcome.rows(name, where)) for name in shown]
-        return [label, str(cells[0]["n"]), *(percent(c["accuracy"], 0) for c in cells), percent(best, 0)]
+        first, *others = [accuracy(outcome.rows(name, where)) for name in shown]
+        whole = f"{percent(first['accuracy'], 0)} ({interval(first['ci95'])})" if first["n"] else "-"
+        return [label, str(first["n"]), whole, *(percent(c["accuracy"], 0) for c in others), percent(best, 0)]
 
     rows = [line(kind, lambda row, kind=kind: row["type"] == kind, constant.get(kind)) for kind in kinds]  # type: ignore[misc]
     rows.append(line("**all**", lambda row: True, constant.get("all")))
