@@ -290,13 +290,16 @@ def _times(times: Mapping[str, Any] | None) -> str:
     )
 
 
-def card(rows: Sequence[Row], questions: QuestionSet) -> str:
-    """The table by type for docs/ep-smol.md: full tokens, the default share, what is constant and what is blind."""
+def card(rows: Sequence[Row], questions: QuestionSet, more: str = "results.md") -> str:
+    """The table by type for docs/ep-smol.md: full tokens, the default share, what is constant and what is blind.
+
+    `more`: the page beside it with all of the run.
+    """
     outcome = Outcome.of(rows)
     items = {item.key: item for item in questions.items}
     asked = [items[key] for key in outcome.by_setting.get(FULL, {}) if key in items]
     full = accuracy(outcome.rows(FULL))
-    head = f"`{questions.name}`, {full['n']} questions, all tokens: {_cell(full)}. More: [results.md](results.md).\n\n"
+    head = f"`{questions.name}`, {full['n']} questions, all tokens: {_cell(full)}. More: [{more}]({more}).\n\n"
     return head + _by_type(outcome, asked)
 
 
@@ -377,9 +380,10 @@ def main(
     said += ["--page", f"docs/{page_path.name}"] if page_path else []
     said += ["--settings", settings] if settings != "all" else []
     said += ["--limit", str(limit)] if limit else []
+    more = page_path.name if page_path else "results.md"
     for path, text in (
         (page_path, lambda _: page(found, rows, clock, shlex.join(said))),
-        (card_path, lambda old: filled(old, card(rows, found), card_path)),  # type: ignore[arg-type]
+        (card_path, lambda old: filled(old, card(rows, found, more), card_path)),  # type: ignore[arg-type]
     ):
         if path is not None:
             partial = path.with_name(f".{path.name}.part")
