@@ -267,9 +267,11 @@ def _times(times: Mapping[str, Any] | None) -> str:
     if not times:
         return "Not measured."
     rows = []
+    spent = {stage for row in times["rows"] for stage, seconds in row["stages_s"].items() if seconds >= 0.005}
+    shown = [stage for stage in times["rows"][0]["stages_s"] if stage in spent - {"total"}]
     for row in times["rows"]:
         peak = row["peak_device_bytes"] or row["peak_rss_bytes"]
-        stages = row["stages_s"]
+        stages = {stage: row["stages_s"][stage] for stage in shown}
         rows.append(
             [
                 "none" if row["keep"] is None else f"{row['keep']:g}",
@@ -280,12 +282,11 @@ def _times(times: Mapping[str, Any] | None) -> str:
             ]
         )
     setup = times["setup"]
-    stages = times["rows"][0]["stages_s"]
     where = setup["chip"] or f"{setup['device']}, {setup['threads']} threads"
     return (
         f"Seconds of asking about {', '.join(setup['media'])} ({setup['dtype']}, {where}, median of "
         f"{setup['repeat']}, ratios taking turns; `ep bench` measures the same):\n\n"
-        + markdown(["keep", *stages, "all", "KV cache MB", "peak MB"], rows)
+        + markdown(["keep", *shown, "all", "KV cache MB", "peak MB"], rows)
         + f"\n\nPeak: {setup['peak_rss_is']}."
     )
 
