@@ -213,11 +213,11 @@ def test_the_page_says_what_was_measured(folder):
                   "peak_rss_is": "most memory"},
     }  # fmt: skip
     text = results.page(read_set(folder), rows, times, "python -m x")
-    assert "4 questions about 4 files under every setting, 1 failures" in text
+    assert "4 questions about 4 files, fewer where a cell says n, 1 failures" in text
     assert "`none`, all tokens: **75.0%" in text
     assert "| `cs2` | 50.0% (" in text
     assert "| `cs2` | 66.7% (" in text  # of full tokens
-    assert "about another file, at 0.2: 0.0% (0-79%), 1 questions" in text
+    assert "about another file, all tokens: 0.0% (0-79%), 1 questions" in text
     assert "| `cs2` minus `random` | +25.0 (" in text
     assert "| `cs2` 0.2 | 20.0% | 20.0% | 80.0% |" in text
     assert "| none | 1.00 | 0.50 | 1.50 | 5.0 | 900 |" in text

@@ -31,14 +31,10 @@ class Masked(Refiner):
 
     sees: Tensor
 
-    def forward(self, embeds: Tensor, rotation: tuple[Tensor, Tensor], keys: Tensor) -> Tensor:
+    def mask(self, embeds: Tensor, keys: Tensor) -> Tensor:
         sees = self.sees.to(embeds.device) & keys[0]
         mask = torch.zeros(sees.shape, dtype=embeds.dtype, device=embeds.device)
-        mask = mask.masked_fill(~sees, torch.finfo(embeds.dtype).min)[None, None]
-        hidden = embeds
-        for layer in self.layers:
-            hidden = layer(hidden, attention_mask=mask, position_embeddings=rotation)
-        return torch.where(keys.unsqueeze(-1), hidden, embeds)
+        return mask.masked_fill(~sees, torch.finfo(embeds.dtype).min)[None, None]
 
 
 def ablated(sieve: Sieve, what: str, modality: Tensor) -> Sieve:

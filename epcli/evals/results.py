@@ -125,10 +125,11 @@ def page(questions: QuestionSet, rows: Sequence[Row], times: Mapping[str, Any] |
         "# Results",
         f"Written by a command from its own measurements, so change the code, not this page:\n\n"
         f"```console\n$ {command}\n```",
-        f"Model `{model}`, question set `{questions.name}`: {len(asked)} questions about {files} files under every "
-        f"setting, {outcome.failed} failures. Intervals are 95%, by file ([evals.md](evals.md)). Answers come from "
-        "greedy decoding, several settings in one batch; `keep` is the share of sound and picture tokens that the "
-        "language model reads. `none` is the plain model on all tokens; `cs2` at 1.0 drops nothing but refines.",
+        f"Model `{model}`, question set `{questions.name}`: {len(asked)} questions about {files} files, fewer "
+        f"where a cell says n, {outcome.failed} failures. Intervals are 95%, by file ([evals.md](evals.md)). Answers "
+        "come from greedy decoding, several settings in one batch; `keep` is the share of sound and picture tokens "
+        "that the language model reads. `none` is the plain model on all tokens; `cs2` at 1.0 "
+        "drops nothing but refines.",
         "## Accuracy",
         _accuracy(outcome),
         "## Relative to full tokens",
@@ -164,7 +165,7 @@ def _accuracy(outcome: Outcome) -> str:
     full, blind = accuracy(outcome.rows(FULL)), accuracy(outcome.rows(BLIND))
     lines = [f"`none`, all tokens: **{_cell(full)}**, {full['n']} questions."]
     if blind["n"]:
-        lines.append(f"Blind, about another file, at 0.2: {_cell(blind)}, {blind['n']} questions.")
+        lines.append(f"Blind, about another file, all tokens: {_cell(blind)}, {blind['n']} questions.")
     return " ".join(lines) + "\n\n" + _grid(outcome, lambda name: _cell(accuracy(outcome.rows(name)), full["n"]))
 
 

@@ -196,9 +196,10 @@ def main(
     library: Annotated[Path, typer.Argument(help="Folder written by `python -m epcli.train.sources`.")],
     out: Annotated[Path, typer.Argument(help="Where to write media and questions.jsonl.")],
     count: Annotated[
-        int | None, typer.Option(help="Scenes; another number is another set, without the name.", min=1)
+        int | None,
+        typer.Option(help="Scenes (132, or 130 with --short); another number is another set, without the name.", min=1),
     ] = None,
-    questions: Annotated[int | None, typer.Option(help="Asked of each scene, at most.", min=1)] = None,
+    questions: Annotated[int | None, typer.Option(help="Asked of each scene, at most (4).", min=1)] = None,
     seed: int = SEED,
     split: Annotated[str, typer.Option(help="heldout, or train to see how much was learnt by heart.")] = "heldout",
     short: Annotated[bool, typer.Option("--short", help="ep-basics: short scenes, plain questions.")] = False,

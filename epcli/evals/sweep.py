@@ -34,7 +34,7 @@ from epcli.sieve.selectors import SELECTORS, Tools, narrow, select
 
 KEEPS = (1.0, 0.2, 0.1, 0.05, 0.02)
 SCORED_BY = {"cs2": "cs2", "cs2-per-modality": "cs2", "query-aware": "query-aware"}  # whose scores serve every ratio
-BLIND = "blind"  # about another file, with a fifth of its tokens
+BLIND = "blind"  # about another file, with all of its tokens, without a sieve
 FAIR = {"cs2": (*KEEPS,), "cs2-per-modality": KEEPS[1:], "random": KEEPS[1:], "uniform": KEEPS[1:]}
 MORE = {"query-aware": KEEPS[1:], "audio-guided": KEEPS[1:]}
 

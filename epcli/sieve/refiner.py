@@ -51,8 +51,12 @@ class Refiner(nn.Module):
         Returns:
             (B, L, D).
         """
-        mask = create_bidirectional_mask(self.config, embeds, keys)  # in the form that the config's kernel reads
+        mask = self.mask(embeds, keys)
         hidden = embeds
         for layer in self.layers:
             hidden = layer(hidden, attention_mask=mask, position_embeddings=rotation)
         return torch.where(keys.unsqueeze(-1), hidden, embeds)
+
+    def mask(self, embeds: Tensor, keys: Tensor) -> Any:
+        """Who sees whom: everything sees all of `keys`. In the form that the config's kernel reads."""
+        return create_bidirectional_mask(self.config, embeds, keys)
