@@ -116,7 +116,7 @@ def test_tokens_are_as_many_as_the_clip_is_long(session):
     plain = Session(Profile(selector="none"))
     plain._model = session._model  # loaded once for all
     report = plain.ask(looked, "What do you hear?")
-    assert report.tokens["video"]["total"] == 9 * 4 * 7  # a frame a second, 256 x 448 pixels, 64 a token
+    assert report.tokens["video"]["total"] == 9 * 4 * 7  # a frame a second, 512 x 896 pixels, 128 a token
     assert report.tokens["audio"]["total"] == 9 / 0.12
     assert report.tokens["keep_ratio"] == 1.0
     assert report.finish_reason == "stop"

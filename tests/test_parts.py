@@ -269,6 +269,32 @@ def test_lite0_recognises_a_drawn_clock_at_any_size(real_lite0):
 
 
 @pytest.mark.slow
+def test_a_frame_like_the_one_before_is_not_encoded_again(real_lite0, monkeypatch):
+    from epcli.models.ep_smol import VIDEO_WIDTH, Towers
+    from epcli.records import Clip, MediaInfo
+
+    noise = np.random.default_rng(0)
+    still = noise.integers(60, 190, (128, 256, 3), np.uint8)
+    frames = np.stack([still] * 5)
+    frames[1] += noise.integers(0, 4, frames[1].shape, np.uint8)  # what a codec leaves
+    frames[3, 40:60, 200:220] = 255  # a small thing appears, and stays
+    frames[4] = frames[3]
+    towers = Towers.__new__(Towers)
+    towers.lite0 = real_lite0
+    runs = []
+    forward = real_lite0.forward
+    monkeypatch.setattr(real_lite0, "forward", lambda x: runs.append(len(x)) or forward(x))
+    info = MediaInfo(Path("still"), "mp4", 5.0, False, 256, 128, 1.0, "h264", ())
+    features = towers.video(Clip(info, (0.0, 5.0), frames, np.arange(5) + 0.5, None))
+    assert runs == [1, 1]
+    grid = features.grid
+    assert grid.shape == (5, 2, 4, VIDEO_WIDTH)
+    assert all(torch.equal(grid[a], grid[b]) for a, b in ((0, 1), (0, 2), (3, 4)))
+    changed = (grid[3] - grid[0]).abs().amax(-1) > 0.1
+    assert changed[0, 3]
+
+
+@pytest.mark.slow
 def test_the_whisper_encoder_is_the_one_of_transformers_on_30_seconds(real_whisper):
     samples = torch.randn(30 * SAMPLE_RATE, generator=torch.Generator().manual_seed(0)) * 0.1
     mel = real_whisper._extract(samples.numpy(), sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features

@@ -100,7 +100,7 @@ def compared(pairs: Sequence[tuple[Row, Row]], seed: int = 0) -> dict[str, Any] 
     }
 
 
-def evidence_found(rows: Sequence[Row]) -> float | None:
+def evidence_kept(rows: Sequence[Row]) -> float | None:
     """Kept tokens of the modality and moment in which the answers' evidence lies, over the most that could be kept.
 
     Evidence can be longer than the budget: all of a picture, or of a melody. Then a budget spent on it alone is 1.
@@ -230,7 +230,7 @@ def _shares(outcome: Outcome) -> str:
             for need in needs:
                 some = outcome.rows(name, lambda row, need=need: row.get("needs") == need)  # type: ignore[misc]
                 cells += [percent(kept_share(some, "video")), percent(kept_share(some, "audio"))]
-                cells.append(percent(evidence_found(some)))
+                cells.append(percent(evidence_kept(some)))
             rows.append([f"`{selector}` {keep:g}", *cells])
     head = ["", *(f"{need}: {what}" for need in needs for what in ("picture", "sound", "evidence"))]
     return (
@@ -253,7 +253,7 @@ def _ablations(outcome: Outcome) -> str:
         for keep in keeps:
             name = f"{selector}@{keep:g}"
             paired = [one for one, _ in outcome.paired(name, f"cs2/causal@{keep:g}")]
-            cells += [_cell(accuracy(paired)), percent(evidence_found(paired))]
+            cells += [_cell(accuracy(paired)), percent(evidence_kept(paired))]
         rows.append([f"`{selector}`", str(len(paired)), *cells])
     head = ["", "n", *(f"keep {keep:g}: {what}" for keep in keeps for what in ("accuracy", "evidence"))]
     return (
