@@ -16,12 +16,14 @@ import torch
 
 from epcli.media.read import read
 from epcli.models.ep_smol import COLOURS
+from epcli.models.smollm import load_smollm
 from epcli.models.yamnet import load_yamnet
 from epcli.records import SAMPLE_RATE, Sampling
 from epcli.train import scenes
 from epcli.train.film import write_film
 from epcli.train.pools import NOTHING, UNSURE, cell_labels, moved, sound_labels, tint_labels
 from epcli.train.questions import ask
+from epcli.train.retold import Retold
 from epcli.train.scenes import (
     Heard,
     Library,
@@ -186,6 +188,29 @@ def test_a_film_comes_back_from_disk_as_it_was_drawn(folder, tmp_path):
     assert np.abs(clip.frames.astype(int) - drawn.frames).mean() < 12
     assert torch.tensor(clip.samples).std() == pytest.approx(float(drawn.samples.std()), rel=0.2)
     assert [p.name for p in tmp_path.iterdir()] == ["film.mp4"]
+
+
+@pytest.mark.slow
+def test_a_voice_told_in_other_words_has_them_where_it_speaks():
+    tokenizer = load_smollm(torch.float32, torch.device("cpu"))[2]
+    retold, rng = Retold(tokenizer), random.Random(4)
+    assert retold.words[0] == "the"
+    part = Heard(1.2, 3.6, speech="my sister found the letter")
+    said = set()
+    for _ in range(60):
+        words = torch.full((50,), -1)
+        new = retold(rng, part, words)
+        where = torch.nonzero(words >= 0).flatten()
+        assert where.min() >= 10
+        assert where.max() < 30
+        written = tokenizer.decode(words[where])
+        assert re.sub(r"[,.?!]", "", written).strip().lower() == new.speech
+        assert written.strip()[0].isupper()
+        assert written[-1] in ".?!"
+        said.add(new.speech)
+    assert len(said) > 55
+    long = replace(part, end_s=1.5)  # two tokens: one word and its full stop at most
+    assert len(retold(rng, long, torch.full((50,), -1)).speech.split()) in (1, 5)
 
 
 def test_the_colour_of_a_picture_is_that_of_most_of_it(folder):

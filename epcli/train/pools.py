@@ -19,6 +19,7 @@ from torch import Tensor
 
 from epcli.models.ep_smol import AUDIO_STEP_S, CELL, COLOURS, Towers
 from epcli.records import AudioFeatures, Clip, Features, MediaInfo, VideoFeatures
+from epcli.train.retold import SHARE, Retold
 from epcli.train.scenes import (
     SIZES,
     Heard,
@@ -253,8 +254,9 @@ class Scene:
 class SceneMaker:
     """Draws scenes from the pools."""
 
-    def __init__(self, lib: Library, views: ViewPool, tracks: TrackPool) -> None:
-        self.lib, self.pool, self.tracks = lib, views, tracks
+    def __init__(self, lib: Library, views: ViewPool, tracks: TrackPool, retold: Retold | None = None) -> None:
+        """`retold` puts other words into the mouths of some voices."""
+        self.lib, self.pool, self.tracks, self.retold = lib, views, tracks, retold
         self.number = {name: i for i, name in enumerate(lib.heard_names)}
         self.by_size = {size: views.of(size) for size in views.grids}
         self.moving = {size: [v for v in members if v.key in views.partner] for size, members in self.by_size.items()}
@@ -277,9 +279,14 @@ class SceneMaker:
 
         return make
 
-    def _sounds(self, index: int) -> tuple[float, tuple[Heard, ...], AudioFeatures, Tensor]:
+    def _sounds(self, rng: random.Random, index: int) -> tuple[float, tuple[Heard, ...], AudioFeatures, Tensor]:
         duration, parts = self.tracks.tracks[index]
-        return duration, parts, self.tracks.features[index], self.tracks.labels(index, self.number)
+        features = self.tracks.features[index]
+        if self.retold is not None and any(p.speech for p in parts) and rng.random() < SHARE:
+            words = torch.full((len(features.tokens),), -1)
+            parts = tuple(self.retold(rng, p, words) if p.speech else p for p in parts)
+            features = replace(features, words=words)
+        return duration, parts, features, self.tracks.labels(index, self.number)
 
     def _long_sounds(
         self, rng: random.Random, longest_s: float
@@ -292,7 +299,7 @@ class SceneMaker:
         def track(avoid: Sequence[Thing]) -> tuple[float, tuple[Heard, ...]]:
             for _ in range(40):
                 index = rng.randrange(len(self.tracks.tracks))
-                _, parts, features, names = self._sounds(index)
+                _, parts, features, names = self._sounds(rng, index)
                 found = things_heard(parts)
                 if (found or any(p.speech for p in parts)) and all(self.lib.differ(t, a) for t in found for a in avoid):
                     break
@@ -325,7 +332,7 @@ class SceneMaker:
         if longest_s and self.quiet:
             duration, sounds, audio, audio_labels = self._long_sounds(rng, longest_s)
         else:
-            duration, sounds, audio, audio_labels = self._sounds(rng.randrange(len(self.tracks.tracks)))
+            duration, sounds, audio, audio_labels = self._sounds(rng, rng.randrange(len(self.tracks.tracks)))
         if kind < 0.08:
             sounds, audio, audio_labels = (), None, None
             duration = min(duration, longest_s or 6.0)

@@ -37,6 +37,7 @@ from epcli.train.pools import (
     tint_labels,
 )
 from epcli.train.questions import ask
+from epcli.train.retold import Retold
 from epcli.train.scenes import Library, boxes_of, frame_times, write_long_script, write_script
 from epcli.train.sieve_trainer import SieveRecipe, SieveTrainer
 from epcli.train.sounds import make_sounds
@@ -52,9 +53,11 @@ EASY = 0.1, 3  # share and pictures at the beginning of training: reading is lea
 class SceneSource:
     """Scenes from pools, with their questions."""
 
-    def __init__(self, library: Path, pools: Path, split: str) -> None:
+    def __init__(self, library: Path, pools: Path, split: str, tokenizer: Any = None) -> None:
+        """`tokenizer`: some voices say other words than were recorded."""
         self.lib = Library(library, split)
-        self.maker = SceneMaker(self.lib, load_views(self.lib, pools / split), load_tracks(self.lib, pools / split))
+        views, tracks = load_views(self.lib, pools / split), load_tracks(self.lib, pools / split)
+        self.maker = SceneMaker(self.lib, views, tracks, Retold(tokenizer) if tokenizer else None)
 
     def draw(self, rng: random.Random, progress: float = 1.0) -> Example:
         share = EASY[0] + (LONG - EASY[0]) * progress
@@ -194,7 +197,7 @@ def train(
     library = Path(json.loads((run / "library.json").read_text()))
     recipe = replace(Recipe(), minutes=minutes, lr=lr, lora_lr=lora_lr)
     model = EpSmol(torch.device("cpu"), torch.bfloat16, adapter=None)
-    source = SceneSource(library, run, "train")
+    source = SceneSource(library, run, "train", model.tokenizer)
     held = SceneSource(library, run, "heldout")
     adapter = Adapter(source.lib.seen_names, source.lib.heard_names, 576)
     adapter.load_state_dict(load_file(run / "heads.safetensors"))
@@ -229,7 +232,8 @@ def sieve(
     parallel.start()
     library = Path(json.loads((run / "library.json").read_text()))
     learner = smol_learner(begin or run / "adapter.safetensors", Shape())
-    training, held = SceneSource(library, run, "train"), SceneSource(library, run, "heldout")
+    training = SceneSource(library, run, "train", learner.model.tokenizer)
+    held = SceneSource(library, run, "heldout")
     recipe = SieveRecipe(minutes=minutes, relevance_any=0.5, relevance_all=0.3, evaluate_s=900.0, evaluate_items=48)
     rates = {"adapter": 1e-4, "decoder": 2e-4, "refiner": 1e-3, "scorer": 1e-3}
     if find and not (run / "sieve" / "checkpoint.pt").exists():
