@@ -274,17 +274,17 @@ def test_a_frame_like_the_one_before_is_not_encoded_again(real_lite0, monkeypatc
     from epcli.records import Clip, MediaInfo
 
     noise = np.random.default_rng(0)
-    still = noise.integers(60, 190, (128, 256, 3), np.uint8)
+    still = noise.integers(60, 190, (64, 128, 3), np.uint8)
     frames = np.stack([still] * 5)
     frames[1] += noise.integers(0, 4, frames[1].shape, np.uint8)  # what a codec leaves
-    frames[3, 40:60, 200:220] = 255  # a small thing appears, and stays
+    frames[3, 20:40, 100:120] = 255  # a small thing appears, and stays
     frames[4] = frames[3]
     towers = Towers.__new__(Towers)
     towers.lite0 = real_lite0
     runs = []
     forward = real_lite0.forward
     monkeypatch.setattr(real_lite0, "forward", lambda x: runs.append(len(x)) or forward(x))
-    info = MediaInfo(Path("still"), "mp4", 5.0, False, 256, 128, 1.0, "h264", ())
+    info = MediaInfo(Path("still"), "mp4", 5.0, False, 128, 64, 1.0, "h264", ())
     features = towers.video(Clip(info, (0.0, 5.0), frames, np.arange(5) + 0.5, None))
     assert runs == [1, 1]
     grid = features.grid

@@ -164,9 +164,9 @@ def test_silence_between_two_sounds_stays_silent(folder):
 
 
 def test_a_cell_is_named_after_what_covers_most_of_it():
-    labels = cell_labels((256, 128), [(0, 0, 128, 128), (140, 20, 20, 20)], [5, 7])
+    labels = cell_labels((128, 64), [(0, 0, 64, 64), (70, 10, 10, 10)], [5, 7])
     assert labels.tolist() == [[5, 5, 7, NOTHING], [5, 5, NOTHING, NOTHING]]
-    edge = cell_labels((192, 64), [(0, 0, 80, 64)], [1])
+    edge = cell_labels((96, 32), [(0, 0, 40, 32)], [1])
     assert edge.tolist() == [[1, UNSURE, NOTHING]]
 
 

@@ -53,8 +53,7 @@ SYSTEM = "You watch and listen to a clip and answer questions about it."
 SECTIONS = (9, 9, 9, 5)  # Sync-RoPE [T, H, W, T] at 32 rotary frequencies: the paper's 18, 18, 18, 10 halved
 AUDIO_STEP_S = 0.12  # 3 position steps; 8.3 tokens a second
 WHISPER_FRAMES = 6  # of 20 ms, a token
-ALIKE, SOUND_REACH = 4.0, 25  # see `agree`; tokens: 3 seconds
-CELL, LITE0_WIDTH = 64, 1280  # pixels a side (2 x 2 of the tower's cells), features
+CELL, LITE0_WIDTH = 32, 1280  # the tower's cells: pixels a side, features
 SAME_FRAME = 2.0  # two frames are one if nowhere, over 32 x 32 pixels, they differ by more on the mean, of 255
 VIDEO_WIDTH, AUDIO_WIDTH = LITE0_WIDTH + 3, 1024 + 384 + 1  # a cell's mean red, green and blue in [0, 1] stand last
 PLACE_WIDTH = 32
@@ -90,25 +89,6 @@ def doubt(logits: Tensor) -> Tensor:
     On what a head was not fitted on it is often wrong in the same way all over a thing, not cell by cell.
     """
     return torch.randn_like(logits) + torch.randn(logits.shape[-1], dtype=logits.dtype, device=logits.device)
-
-
-def agree(logits: Tensor, shares: Tensor, reach: int) -> Tensor:
-    """(…, N, K) logits of K names for N tokens, and their shares -> (…, N, K) the shares that tokens alike agree on.
-
-    A mean over the tokens up to `reach` away, each weighted by e to the ALIKE times the cosine of the logits: one sound
-    is named alike as long as it lasts, one thing over all of its cells. How much of a token is named at all stays its
-    own. Held-out sound tokens: .47 named right alone, .57 so; picture cells .29 and .34.
-    """
-    kind = F.normalize(logits - logits.mean(-1, keepdim=True), dim=-1)
-    number = torch.arange(shares.shape[-2], device=shares.device)
-    means = []
-    for rows in number.split(256):  # a whole film's tokens by themselves would be a square too large
-        near = number[max(0, int(rows[0]) - reach) : int(rows[-1]) + reach + 1]
-        far = (rows[:, None] - near).abs() > reach
-        alike = ALIKE * kind[..., rows, :] @ kind[..., near, :].transpose(-1, -2)
-        means.append(alike.masked_fill(far, -torch.inf).softmax(-1) @ shares[..., near, :])
-    mean = torch.cat(means, -2)
-    return mean * (shares.sum(-1, keepdim=True) / mean.sum(-1, keepdim=True).clamp(min=1e-9))
 
 
 class SoundHead(nn.Module):
@@ -175,18 +155,15 @@ class Projector(nn.Module):
         for parameter in (*self.correct[2].parameters(), *self.place.parameters()):
             nn.init.zeros_(parameter)
 
-    def probabilities(self, features: Tensor, noise: float = 0.0, *, reach: int = 0) -> Tensor:
-        """(…, F) -> (…, K) how much each name holds; they need not sum to 1.
-
-        With `reach`, (…, N, F): the N tokens, those up to `reach` apart, agree on names (`agree`).
-        """
+    def probabilities(self, features: Tensor, noise: float = 0.0) -> Tensor:
+        """(…, F) -> (…, K) how much each name holds; they need not sum to 1."""
         logits = self.head(self.norm(features) if self.one_of else features)
         if noise:  # training only: the names must not be trusted blindly
             logits = logits + noise * doubt(logits)
-        p = (logits.softmax(-1) if self.one_of else logits.sigmoid())[..., :-1]
-        if reach:
-            p = agree(logits[..., :-1], p, reach)
-        return p if self.one_of else p / (p.sum(-1, keepdim=True) + 0.1)
+        if self.one_of:
+            return logits.softmax(-1)[..., :-1]
+        p = logits[..., :-1].sigmoid()
+        return p / (p.sum(-1, keepdim=True) + 0.1)
 
     def prior(self, features: Tensor) -> Tensor:
         """(…, F) -> (…, C) what the tower's own classifier says (ImageNet, AudioSet)."""
@@ -334,8 +311,7 @@ class Adapter(nn.Module):
         """(N, 2r, 2c, VIDEO_WIDTH) cells -> (N, r, c, D): four cells a token, probabilities and features averaged."""
         cells = video.grid.float()
         grid = cells[..., :LITE0_WIDTH]
-        named = self.video.probabilities(grid.flatten(1, 2), noise, reach=grid.shape[1] * grid.shape[2])
-        p, tints = pool_cells(named.view(*grid.shape[:3], -1)), pool_cells(self.tints(cells, noise))
+        p, tints = pool_cells(self.video.probabilities(grid, noise)), pool_cells(self.tints(cells, noise))
         pooled = pool_cells(grid)
         n, rows, cols = pooled.shape[:3]
         out = self.video(p, pooled, video_places(video.times_s, duration_s, n, rows, cols))
@@ -344,8 +320,7 @@ class Adapter(nn.Module):
     def embed_audio(self, audio: AudioFeatures, duration_s: float, embeddings: Tensor, noise: float = 0.0) -> Tensor:
         """(A, F) -> (A, D), spoken word pieces added where they are spoken."""
         tokens = audio.tokens.float()
-        named = self.audio.probabilities(tokens, noise, reach=SOUND_REACH)
-        out = self.audio(named, tokens, audio_places(len(tokens), duration_s))
+        out = self.audio(self.audio.probabilities(tokens, noise), tokens, audio_places(len(tokens), duration_s))
         out = out + self.clock(audio_times(len(tokens)))
         if audio.words is not None:
             spoken = audio.words >= 0
@@ -442,12 +417,9 @@ class Towers:
 
     @torch.inference_mode()
     def video(self, clip: Clip) -> VideoFeatures | None:
-        """(N, H, W, 3) frames -> (N, H/64, W/64, VIDEO_WIDTH): the tower's features about each cell, averaged.
+        """(N, H, W, 3) frames -> (N, H/32, W/32, VIDEO_WIDTH).
 
-        The tower was made for things of some 200 pixels: at half the size it names two thirds as many. At that size
-        one of its cells sees a part of a thing only, so a cell's features are the mean of 6 x 6 of the tower's, 64
-        pixels more on each side. A frame that looks like the one encoded last (a slide, a still shot) is not encoded
-        again.
+        A frame that looks like the one encoded last (a slide, a still shot) is not encoded again.
         """
         if clip.frames is None or clip.frame_times_s is None:
             return None
@@ -455,12 +427,9 @@ class Towers:
         encoded: Tensor | None = None
         for frame in clip.frames:
             pixels = torch.from_numpy(frame).permute(2, 0, 1)[None].float()
-            if encoded is None or F.avg_pool2d((pixels - encoded).abs(), CELL // 2).max() > SAME_FRAME:
-                around = F.avg_pool2d(
-                    self.lite0(pixels).permute(0, 3, 1, 2).float(), 6, stride=2, padding=2, count_include_pad=False
-                )
-                cells = torch.cat([around, F.avg_pool2d(pixels, CELL) / 255], 1)
-                grids.append(cells.permute(0, 2, 3, 1).half())
+            if encoded is None or F.avg_pool2d((pixels - encoded).abs(), CELL).max() > SAME_FRAME:
+                colours = F.avg_pool2d(pixels, CELL).permute(0, 2, 3, 1) / 255
+                grids.append(torch.cat([self.lite0(pixels), colours], -1).half())
                 encoded = pixels
             else:
                 grids.append(grids[-1])
@@ -528,12 +497,12 @@ def _pool_frames(frames: Tensor, count: int) -> Tensor:
 
 
 def sampling(profile: Profile) -> Sampling:
-    """How ep-smol wants a file decoded: a frame a second, at most 64, of 512 x 896 pixels or as many."""
+    """How ep-smol wants a file decoded: a frame a second, at most 64, of 256 x 448 pixels or as many."""
     return Sampling(
         fps=profile.fps or 1.0,
         max_frames=profile.max_frames or 64,
-        max_pixels=profile.max_pixels or 512 * 896,
-        multiple=2 * CELL,
+        max_pixels=profile.max_pixels or 256 * 448,
+        multiple=64,
         video=profile.video,
         audio=profile.audio,
         audio_track=profile.audio_track,

@@ -47,7 +47,7 @@ PLACES: dict[str, tuple[float, float]] = {
     "in the bottom left": (0.25, 0.73),
     "in the bottom right": (0.75, 0.73),
 }
-SIZES = [(640, 384), (640, 384), (896, 512), (512, 512), (384, 640)]  # width, height in pixels
+SIZES = [(320, 192), (320, 192), (448, 256), (256, 256), (192, 320)]  # width, height in pixels
 LAYOUTS: list[list[str]] = [
     *([p] for p in PLACES),
     *([["in the middle"]] * 3),

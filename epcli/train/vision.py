@@ -24,19 +24,15 @@ from epcli.train.scenes import SIZES, Library, draw_view, new_view
 
 
 def draw(lib: Library, count: int, seed: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """(N, 3, H/2, W/2) uint8 pictures and (N, rows, cols) labels of the tower's own cells, every thing in turn.
-
-    At half the size at which the model looks, so that a cell sees most of a thing.
-    """
+    """(N, 3, H, W) uint8 pictures and (N, rows, cols) cell labels, every thing in turn."""
     rng, nr = random.Random(seed), np.random.default_rng(seed)
     number = {name: i for i, name in enumerate(lib.seen_names)}
     frames, labels = [], []
     for i in range(count):
         view = new_view(lib, rng, 0.0, 0.0, lib.seen[i % len(lib.seen)], [])
-        frame, boxes = draw_view(view, (size[0] // 2, size[1] // 2), nr)
+        frame, boxes = draw_view(view, size, nr)
         frames.append(torch.from_numpy(frame).permute(2, 0, 1))
-        doubled = [(2 * x, 2 * y, 2 * w, 2 * h) for x, y, w, h in boxes]
-        labels.append(cell_labels(size, doubled, [number[o.thing.name] for o in view.objects]))
+        labels.append(cell_labels(size, boxes, [number[o.thing.name] for o in view.objects]))
     return torch.stack(frames), torch.stack(labels)
 
 
