@@ -373,6 +373,8 @@ def _read(file: Path, expected: dict[str, Any]) -> tuple[ClipSummary, Features] 
         said = about.pop("sum")
         if said == _checksum(about, tensors) and all(about[key] == value for key, value in expected.items()):
             return _clip(about["clip"]), _features(about, tensors)
+    except RuntimeError:  # how torch says that another process has removed it since it was seen
+        return None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError):
         pass
     _remove(file)

@@ -316,6 +316,21 @@ def test_several_processes_share_a_small_folder(tmp_path: Path) -> None:
     assert [file for file in folder.iterdir() if file.name.endswith(".part")] == []
 
 
+def test_an_entry_that_another_process_removes_while_it_is_opened_is_a_miss(
+    store: FeatureCache, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = put(store, media)
+    original = torch.UntypedStorage.from_file
+
+    def late(*args: Any, **options: Any) -> Any:
+        file.unlink(missing_ok=True)
+        return original(*args, **options)
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", late)
+    assert store.open(media, RECIPE).features is None
+    assert not file.exists()
+
+
 def test_the_settings_choose_folder_and_size(tmp_path: Path) -> None:
     assert FeatureCache.of(Profile(cache=False)) is None
     store = FeatureCache.of(Profile(cache_dir=str(tmp_path), cache_gb=0.5))

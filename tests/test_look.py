@@ -192,9 +192,9 @@ def test_ep_smol_runs_each_tower_once_and_on_a_hit_none(smol: Profile, monkeypat
     def counting(owner: Any, method: str, amount: Any) -> None:
         original = getattr(owner, method)
 
-        def call(self: Any, *args: Any) -> Any:
+        def call(self: Any, *args: Any, **options: Any) -> Any:
             seen[method] += amount(*args)
-            return original(self, *args)
+            return original(self, *args, **options)
 
         monkeypatch.setattr(owner, method, call)
 
