@@ -40,11 +40,11 @@ class Retold:
         seconds = part.end_s - part.start_s
         return " ".join(self.word(rng) for _ in range(max(1, round(seconds * rng.uniform(SLOWEST, FASTEST)))))
 
-    def __call__(self, rng: random.Random, part: Heard, words: Tensor) -> Heard:
+    def __call__(self, rng: random.Random, part: Heard, words: Tensor) -> Heard | None:
         """The part with its new text, whose pieces are written into `words` (tokens of the track) in place.
 
         As Whisper writes: a capital first, a full stop at the end; what is said has neither. Words for which there is
-        no room are left out.
+        no room are left out; None if there is room for none.
         """
         first, last = int(part.start_s / AUDIO_STEP_S), min(int(part.end_s / AUDIO_STEP_S), len(words))
         spoken: list[str] = []
@@ -59,7 +59,7 @@ class Retold:
             spoken.append(word)
             pieces.append(ids)
         if not spoken:
-            return part
+            return None
         stop = rng.choice((".", ".", ".", "?", "!"))
         pieces[-1] = pieces[-1] + self.tokenizer(stop, add_special_tokens=False).input_ids
         free, left = first, sum(map(len, pieces))
