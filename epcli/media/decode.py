@@ -82,7 +82,7 @@ def _decode_all(
     """Decode the groups, two at a time."""
     found: Found = {}
     damage: list[str] = []
-    threads = 1 if len(groups) > 1 else 0  # 0: as many as ffmpeg likes
+    threads = 1 if len(groups) > 1 else layout.threads
     pool = ThreadPoolExecutor(SEEKS_AT_A_TIME)
     try:
         jobs = [pool.submit(_decode, layout, group, size, deadline, threads) for group in groups]

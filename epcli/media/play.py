@@ -21,7 +21,7 @@ def frames(path: Path, start_s: float, end_s: float, size: tuple[int, int], fps:
     layout = inspect(path, deadline)
     width, height = reversed(size) if layout.turn.swap else size
     start, end = layout.origin_s + start_s, layout.origin_s + end_s
-    options: dict[str, object] = {"noautorotate": None}
+    options: dict[str, object] = {"noautorotate": None, "threads": layout.threads}
     if start_s > 1:
         options |= {"ss": f"{start - 1:.6f}", "noaccurate_seek": None}
     chain = (
