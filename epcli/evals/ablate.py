@@ -5,6 +5,7 @@
     no-cross     sound does not see picture, nor picture sound; both see the text
     three-axes   rotary sections [T, H, W] of the plain model, not Sync-RoPE's [T, H, W, T]
     depth-1 …    only the first layers of the refiner
+    plain-states the refiner only chooses: the language model reads the kept tokens as they came, not refined
 
 Nothing is trained anew: this tells what this sieve uses, not what one trained without it would reach, which is what the
 paper's ablations measure.
@@ -23,7 +24,7 @@ from epcli.sieve.refiner import Refiner
 from epcli.sieve.sieve import Sieve
 from epcli.sieve.sync_rope import SyncRope
 
-ABLATIONS = ("causal", "no-text", "no-cross", "three-axes", "depth-1", "depth-2", "depth-3")
+ABLATIONS = ("causal", "no-text", "no-cross", "three-axes", "depth-1", "depth-2", "depth-3", "plain-states")
 
 
 class Masked(Refiner):
@@ -37,6 +38,13 @@ class Masked(Refiner):
         return mask.masked_fill(~sees, torch.finfo(embeds.dtype).min)[None, None]
 
 
+class Choosing(Sieve):
+    """A sieve that drops tokens and changes none."""
+
+    def refine_and_score(self, embeds: Tensor, positions: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        return embeds, super().refine_and_score(embeds, positions, keys)[1]
+
+
 def ablated(sieve: Sieve, what: str, modality: Tensor) -> Sieve:
     """`sieve` with one of ABLATIONS, for one row whose tokens' `modality` is (L,); the weights are shared, not copied.
 
@@ -48,6 +56,8 @@ def ablated(sieve: Sieve, what: str, modality: Tensor) -> Sieve:
     same = modality[:, None] == modality[None]
     if what == "three-axes":
         return Sieve(sieve.refiner, sieve.scorer, three_axes(rope)).eval()
+    if what == "plain-states":
+        return Choosing(sieve.refiner, sieve.scorer, rope).eval()
     if kind == "depth" and depth.isdigit() and 0 < int(depth) < len(layers):
         return Sieve(Refiner(layers[: int(depth)], config), sieve.scorer, rope).eval()
     sees = {

@@ -259,8 +259,8 @@ def _ablations(outcome: Outcome) -> str:
     return (
         "## What the sieve leans on\n\nThe trained sieve with one thing taken from its refiner, not trained anew: "
         "`causal` attention; `no-text`, sound and picture do not see the question; `no-cross`, they do not see each "
-        "other; `three-axes`, [T, H, W] positions instead of [T, H, W, T]; `depth-N`, its first layers only.\n\n"
-        + markdown(head, rows)
+        "other; `three-axes`, [T, H, W] positions instead of [T, H, W, T]; `depth-N`, its first layers only; "
+        "`plain-states`, the language model reads what was kept as it came, not refined.\n\n" + markdown(head, rows)
     )
 
 
