@@ -36,7 +36,7 @@ from epcli.pipeline import Session
 RESAMPLES = 2000
 FULL = "none"
 ORDER = ("cs2", "cs2-per-modality", "query-aware", "audio-guided", "uniform", "random")
-ABLATED = ("cs2", *(f"cs2/{what}" for what in ABLATIONS))
+ABLATED = tuple(f"cs2/{what}" for what in ABLATIONS)
 MARKS = re.compile(r"(<!-- written by python -m epcli\.evals\.results -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -185,15 +185,18 @@ def _against(outcome: Outcome) -> str:
         return ""
 
     def cell(rival: str, keep: float) -> str:
-        found = compared(outcome.paired(f"cs2@{keep:g}", f"{rival}@{keep:g}"))
-        if found is None:
-            return "-"
-        low, high = (100 * value for value in found["difference_ci"])
-        return f"{100 * found['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+        return _points(compared(outcome.paired(f"cs2@{keep:g}", f"{rival}@{keep:g}")))
 
     rows = [[f"`cs2` minus `{rival}`", *(cell(rival, keep) for keep in keeps)] for rival in rivals]
     head = "Points of accuracy on the same questions; an interval without 0 is a difference:\n\n"
     return head + markdown(["", *(f"keep {keep:g}" for keep in keeps)], rows)
+
+
+def _points(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "-"
+    low, high = (100 * value for value in found["difference_ci"])
+    return f"{100 * found['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def _by_type(outcome: Outcome, asked: Sequence[Item]) -> str:
@@ -242,25 +245,25 @@ def _shares(outcome: Outcome) -> str:
 
 def _ablations(outcome: Outcome) -> str:
     """What the trained sieve finds with one thing taken from it."""
-    keeps = sorted(
-        {r["keep"] for n in outcome.by_setting for r in outcome.rows(n) if "/" in r["selector"]}, reverse=True
-    )
-    if not keeps:
-        return ""
     rows = []
-    for selector in ABLATED:
-        cells = []
-        for keep in keeps:
-            name = f"{selector}@{keep:g}"
-            paired = [one for one, _ in outcome.paired(name, f"cs2/causal@{keep:g}")]
-            cells += [_cell(accuracy(paired)), percent(evidence_kept(paired))]
-        rows.append([f"`{selector}`", str(len(paired)), *cells])
-    head = ["", "n", *(f"keep {keep:g}: {what}" for keep in keeps for what in ("accuracy", "evidence"))]
+    for name in sorted(outcome.by_setting, key=lambda name: ABLATED.index(name.split("@")[0]) if "/" in name else -1):
+        selector, _, keep = name.partition("@")
+        paired = outcome.paired(name, f"cs2@{keep}") if "/" in selector else []
+        if paired:
+            one, whole = ([pair[i] for pair in paired] for i in (0, 1))
+            shares = [percent(evidence_kept(side)) for side in (one, whole)]
+            rows.append(
+                [f"`{selector}`", keep, str(len(paired)), _cell(accuracy(one)), _points(compared(paired)), *shares]
+            )
+    if not rows:
+        return ""
     return (
         "## What the sieve leans on\n\nThe trained sieve with one thing taken from its refiner, not trained anew: "
         "`causal` attention; `no-text`, sound and picture do not see the question; `no-cross`, they do not see each "
         "other; `three-axes`, [T, H, W] positions instead of [T, H, W, T]; `depth-N`, its first layers only; "
-        "`plain-states`, the language model reads what was kept as it came, not refined.\n\n" + markdown(head, rows)
+        "`plain-states`, the language model reads what was kept as it came, not refined. Beside it the difference to, "
+        "and the evidence kept by, the whole of `cs2` on the same questions.\n\n"
+        + markdown(["", "keep", "n", "accuracy", "minus `cs2`", "evidence", "of `cs2`"], rows)
     )
 
 
