@@ -280,6 +280,18 @@ def test_a_run_that_was_killed_goes_on_exactly_where_its_checkpoint_stood(tmp_pa
     assert steps == [10, 12, 12]  # of ten steps, the rest, the measuring at the end: each once
 
 
+def test_of_several_processes_that_go_on_only_the_first_mends_the_log(tmp_path):
+    recipe = SieveRecipe(steps=1, items=1, evaluate_items=2)
+    toy(tmp_path, recipe).run()
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 9}\n')  # after the last checkpoint
+    for rank, left in ((1, True), (0, False)):
+        trainer = toy(tmp_path, recipe)
+        trainer.rank = rank
+        assert trainer.resume()
+        assert ({"step": 9} in log_of(tmp_path)) == left
+
+
 def test_a_checkpoint_of_other_settings_is_refused_in_one_line(tmp_path):
     toy(tmp_path, SieveRecipe(steps=1, items=1, evaluate_items=2)).run()
     with pytest.raises(UsageError, match="other parameters are trained now"):

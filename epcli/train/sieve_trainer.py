@@ -440,6 +440,7 @@ class SieveTrainer:
                 "give the settings it was started with, or another folder"
             ) from None
         self.step, self.spent_s, self.questions = counts["step"], counts["spent_s"], counts["questions"]
-        self._forget_later()
+        if not self.rank:
+            self._forget_later()
         self.say(f"resumed at step {self.step}, minute {self.spent_s / 60:.1f}")
         return True
