@@ -246,14 +246,14 @@ def _shares(outcome: Outcome) -> str:
 def _ablations(outcome: Outcome) -> str:
     """What the trained sieve finds with one thing taken from it."""
     rows = []
-    for name in sorted(outcome.by_setting, key=lambda name: ABLATED.index(name.split("@")[0]) if "/" in name else -1):
+    for name in (name for one in ABLATED for name in outcome.by_setting if name.startswith(f"{one}@")):
         selector, _, keep = name.partition("@")
-        paired = outcome.paired(name, f"cs2@{keep}") if "/" in selector else []
+        paired = outcome.paired(name, f"cs2@{keep}")
         if paired:
-            one, whole = ([pair[i] for pair in paired] for i in (0, 1))
-            shares = [percent(evidence_kept(side)) for side in (one, whole)]
+            less, whole = ([pair[i] for pair in paired] for i in (0, 1))
+            shares = [percent(evidence_kept(side)) for side in (less, whole)]
             rows.append(
-                [f"`{selector}`", keep, str(len(paired)), _cell(accuracy(one)), _points(compared(paired)), *shares]
+                [f"`{selector}`", keep, str(len(paired)), _cell(accuracy(less)), _points(compared(paired)), *shares]
             )
     if not rows:
         return ""
