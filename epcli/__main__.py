@@ -1,5 +1,30 @@
-"""`python -m epcli` is `ep`."""
+"""The `ep` program; `python -m epcli` is the same.
 
-from epcli.cli import main
+It imports next to nothing itself, so that Ctrl-C while the command line is still being read in is heard as well.
+"""
 
-main()
+from __future__ import annotations
+
+import signal
+import sys
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        from epcli.cli import main as run
+
+        run()
+    except KeyboardInterrupt:  # before the command line could say so, or after it had ended
+        print("ep: interrupted", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        # All is said and written: from here on Ctrl-C ends Python at once, with no traceback out of its closing down.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # An interrupt that broke off an exec() of text, as dataclasses use, was handled above, yet CPython would still
+        # die of it at exit and hide the exit code. It forgets when another exec() ends well.
+        exec("")
+
+
+if __name__ == "__main__":
+    main()

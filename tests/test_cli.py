@@ -186,6 +186,22 @@ def test_looking_around_loads_no_model_library(
         assert "rich" not in loaded
 
 
+@pytest.mark.parametrize(
+    "when",
+    [
+        "sys.meta_path.insert(0, type('Finder', (), {'find_spec': lambda self, *_: os.kill(os.getpid(), 2)})())",
+        "from epcli import cli; cli.app = lambda *_, **__: exec('os.kill(os.getpid(), 2); time.sleep(9)')",
+    ],
+    ids=["while it is read in", "within the text of an exec"],
+)
+def test_an_interrupt_is_one_line_and_130_from_the_first_import_on(
+    when: str, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    program = f"import os, sys, time; from epcli import __main__; {when}; __main__.main()"
+    run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "ep: interrupted\n")
+
+
 def test_profiles_show_tells_where_each_setting_comes_from(tmp_path: Path, environment: dict[str, str]) -> None:
     (tmp_path / "ep.yaml").write_text("fps: 0.5\nsystem: 'No: answer\n  briefly # please'\n")
     environment["EP_SEED"] = "9"
