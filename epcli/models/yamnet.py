@@ -28,6 +28,8 @@ MEL_WINDOW = 400  # samples: 25 ms
 PATCH_FRAMES = 96  # mel frames the network sees at once
 PATCH_SAMPLES = (PATCH_FRAMES - 1) * MEL_HOP + MEL_WINDOW  # 15600: 0.975 s
 WIDTH = 1024
+EARLY = {10: 256, 14: 512, 18: 512, 22: 512, 24: 1024}  # convolutions whose outputs are features too: channels of each
+EARLY_WIDTH = sum(EARLY.values())
 _PATCHES_AT_ONCE = 32  # bounds memory on long sound: about 0.2 GB
 
 # Output channels and stride of the 13 separable convolutions after the first, plain one (yamnet.py, _YAMNET_LAYER_DEFS)
@@ -67,37 +69,39 @@ class Yamnet(nn.Module):
         self.register_buffer("window", torch.hann_window(MEL_WINDOW, device=device), persistent=False)
 
     def forward(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S) 16 kHz in [-1, 1] -> features (B, P, 1024), class logits (B, P, 521).
+        """(B, S) 16 kHz in [-1, 1] -> features (B, P, 1024 + EARLY_WIDTH), class logits (B, P, 521).
 
-        P as in `patch_count`. The classes are not exclusive: their probabilities are sigmoids of the logits.
+        P as in `patch_count`. The last layer's features stand first; then those of EARLY, where timbre is still told
+        apart that AudioSet has no classes for. The classes are not exclusive: their probabilities are sigmoids of the
+        logits.
         """
-        features = self.grid(samples).mean((2, 3))
-        return features, self.classifier(features)
-
-    def grid(self, samples: Tensor) -> Tensor:
-        """As `forward`, before averaging over the patch: (B, P, 3 in time, 2 from low to high pitch, 1024)."""
         patches = patch_count(samples.shape[-1], self.hop)
         step = self.hop * MEL_HOP
         samples = F.pad(samples, (0, (patches - 1) * step + PATCH_SAMPLES - samples.shape[-1]))
-        grids = []
+        features = []
         for first in range(0, patches, _PATCHES_AT_ONCE):
             last = min(first + _PATCHES_AT_ONCE, patches) - 1
             mel = self.log_mel(samples[:, first * step : last * step + PATCH_SAMPLES])
             cut = mel.unfold(1, PATCH_FRAMES, self.hop).transpose(2, 3)  # (B, P, 96, 64)
-            grids.append(self._convolve(cut.flatten(0, 1)[:, None]).unflatten(0, cut.shape[:2]))
-        return torch.cat(grids, 1).permute(0, 1, 3, 4, 2)
+            features.append(self.patches(cut.flatten(0, 1)).unflatten(0, cut.shape[:2]))
+        both = torch.cat(features, 1)
+        return both, self.classifier(both[..., :WIDTH])
 
     def log_mel(self, samples: Tensor) -> Tensor:
         """(B, S) -> (B, frames, 64): magnitude, 64 HTK mel bands of 125 to 7500 Hz, log(x + 0.001)."""
         frames = samples.unfold(-1, MEL_WINDOW, MEL_HOP) * self.window
         return torch.log(torch.fft.rfft(frames, 512).abs() @ self.mel_bank + 0.001)
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        for convolution in self.convolutions:
+    def patches(self, mel: Tensor) -> Tensor:
+        """(N, 96, 64) log-mel patches -> (N, 1024 + EARLY_WIDTH), each feature averaged over its patch."""
+        x, early = mel[:, None], []
+        for index, convolution in enumerate(self.convolutions):
             if convolution.kernel_size == (3, 3):  # TensorFlow's "same" padding of an even size
                 x = F.pad(x, (0, 1, 0, 1) if convolution.stride == (2, 2) else (1, 1, 1, 1))
             x = F.relu(convolution(x))
-        return x
+            if index in EARLY:
+                early.append(x.mean((2, 3)))
+        return torch.cat([x.mean((2, 3)), *early], -1)
 
 
 def patch_count(samples: int, hop: int) -> int:

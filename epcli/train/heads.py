@@ -1,17 +1,15 @@
-"""Warm-up without the language model: each head learns to name what a feature shows, its colour, or what sounds."""
+"""Warm-up without the language model: each head learns to name what a cell shows, or its colour."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from epcli.models.ep_smol import COLOURS, LITE0_WIDTH, Adapter, Projector, SoundHead
+from epcli.models.ep_smol import COLOURS, LITE0_WIDTH, Adapter, Projector
 from epcli.train.pools import NOTHING, UNSURE, TrackPool, ViewPool
-from epcli.train.sounds import load_sounds
 
 
 def view_cells(pool: ViewPool, generator: torch.Generator, background: float = 0.15) -> tuple[Tensor, Tensor]:
@@ -56,7 +54,7 @@ def fit_tint(adapter: Adapter, features: Tensor, labels: Tensor, epochs: int, *,
 
 
 def track_tokens(pool: TrackPool, number: dict[str, int]) -> tuple[Tensor, Tensor]:
-    """(M, 1409) features and (M, K) which things sound."""
+    """(M, AUDIO_WIDTH) features and (M, K) which things sound."""
     labels = [pool.labels(i, number) for i in range(len(pool.tracks))]
     return torch.cat([f.tokens for f in pool.features]), torch.cat(labels)
 
@@ -71,14 +69,9 @@ def fit(
     lr: float = 2e-3,
     seed: int = 0,
 ) -> None:
-    """Train `norm` and `head` of a projector: cross-entropy where one name holds, else a logistic loss a name."""
+    """Train `norm` and `head` of the picture's projector."""
     generator = torch.Generator().manual_seed(seed)
-    parameters = [*projector.head.parameters(), *(projector.norm.parameters() if projector.one_of else ())]
-    if isinstance(projector.head, SoundHead):
-        squashed = torch.cat([projector.head.squash(part.float()) for part in features.split(8192)])
-        projector.head.mean.copy_(squashed.mean(0))
-        projector.head.scale.copy_(squashed.std(0) + 1e-3)
-        del squashed
+    parameters = [*projector.head.parameters(), *projector.norm.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.05)
     steps = epochs * (len(features) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=max(steps, 2), pct_start=0.1)
@@ -90,13 +83,9 @@ def fit(
             if len(rows) < batch:
                 continue
             x = features[rows].float()
-            if projector.one_of:
-                logits = projector.head(F.dropout(projector.norm(x), 0.3))
-                target = torch.where(labels[rows] == NOTHING, nothing, labels[rows])
-                loss = F.cross_entropy(logits, target, label_smoothing=0.05)
-            else:
-                logits = projector.head(x)
-                loss = F.binary_cross_entropy_with_logits(logits[:, :-1], labels[rows]) * 20
+            logits = projector.head(F.dropout(projector.norm(x), 0.3))
+            target = torch.where(labels[rows] == NOTHING, nothing, labels[rows])
+            loss = F.cross_entropy(logits, target, label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -121,22 +110,11 @@ def measure(adapter: Adapter, views: ViewPool, tracks: TrackPool) -> dict[str, f
     return {"cells": float(video), "sounds": float(audio), "colours": float(colour)}
 
 
-def fit_sound(adapter: Adapter, tracks: TrackPool, sounds: Path, say: Callable[[str], None], epochs: int = 8) -> None:
-    """Fit the head that names sounds, on the tracks' tokens and the changed sounds of `sounds`."""
-    x, z = track_tokens(tracks, {name: i for i, name in enumerate(adapter.heard)})
-    more, which = load_sounds(sounds, len(adapter.heard))
-    say(f"naming {len(x)} sound tokens and {len(more)} changed sounds")
-    fit(adapter.audio, torch.cat([x[:, : more.shape[1]], more]), torch.cat([z, which]), epochs)
-
-
-def warm_up(
-    adapter: Adapter, views: ViewPool, tracks: TrackPool, sounds: Path, say: Callable[[str], None], epochs: int = 8
-) -> None:
-    """Fit all heads."""
+def warm_up(adapter: Adapter, views: ViewPool, say: Callable[[str], None], epochs: int = 8) -> None:
+    """Fit the heads for pictures; those for sounds learn from the library itself (sounds.py)."""
     x, y = view_cells(views, torch.Generator().manual_seed(0))
     say(f"naming {len(x)} cells")
     fit(adapter.video, x, y, epochs)
     x, y = tint_cells(views, torch.Generator().manual_seed(0))
     say(f"colours of {len(x)} cells")
     fit_tint(adapter, x, y, max(2, epochs // 2))
-    fit_sound(adapter, tracks, sounds, say, epochs)

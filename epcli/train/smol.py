@@ -20,7 +20,7 @@ import torch
 import typer
 from safetensors.torch import load_file, save_file
 
-from epcli.models.ep_smol import AUDIO_STEP_S, Adapter, EpSmol, Towers
+from epcli.models.ep_smol import AUDIO_STEP_S, Adapter, EpSmol, SoundHead, Towers
 from epcli.models.yamnet import load_yamnet
 from epcli.records import AudioFeatures, Features, VideoFeatures
 from epcli.train import heads, parallel
@@ -40,7 +40,7 @@ from epcli.train.questions import ask
 from epcli.train.retold import Retold
 from epcli.train.scenes import Library, boxes_of, frame_times, write_long_script, write_script
 from epcli.train.sieve_trainer import SieveRecipe, SieveTrainer
-from epcli.train.sounds import make_sounds
+from epcli.train.sounds import Patches, fit_sound, score
 from epcli.train.trainer import Example, Recipe, Trainer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -119,12 +119,11 @@ def pools(
     run: Path,
     views: Annotated[int, typer.Option(help="Encoded pictures of the train split.")] = 9000,
     tracks: Annotated[int, typer.Option(help="Encoded sound tracks of the train split.")] = 3000,
-    sounds: Annotated[int, typer.Option(help="Times that every sound of the train split is changed.")] = 5,
-    what: Annotated[str, typer.Option(help="views, tracks, sounds or all")] = "all",
+    what: Annotated[str, typer.Option(help="views, tracks or all")] = "all",
     split: Annotated[str, typer.Option(help="train, heldout or both")] = "both",
     threads: int = 2,
 ) -> None:
-    """Encode views, sound tracks and changed sounds into RUN, the first two of both splits."""
+    """Encode views and sound tracks of both splits into RUN."""
     torch.set_num_threads(threads)
     run.mkdir(parents=True, exist_ok=True)
     (run / "library.json").write_text(json.dumps(str(library.resolve())))
@@ -138,26 +137,26 @@ def pools(
             make_views(lib, Towers(model.tokenizer, sound=False), int(views * share), seed, run / name, typer.echo)
         if what in ("tracks", "all"):
             make_tracks(lib, Towers(model.tokenizer, vision=False), int(tracks * share), seed, run / name, typer.echo)
-        if name == "train" and what in ("sounds", "all"):
-            make_sounds(lib, load_yamnet(), sounds, 3, run / name, typer.echo)
 
 
 @app.command(name="heads")
-def fit_heads(run: Path, epochs: int = 8, threads: int = 2) -> None:
-    """Fit the projectors' heads on the pools; writes RUN/heads.safetensors."""
+def fit_heads(run: Path, epochs: int = 8, minutes: float = 14.0, threads: int = 2) -> None:
+    """Fit the projectors' heads, for pictures on the pools, for sounds on the library; writes RUN/heads.safetensors."""
     torch.set_num_threads(threads)
     library = Path(json.loads((run / "library.json").read_text()))
     model = EpSmol(torch.device("cpu"), torch.bfloat16, adapter=None)
     lib = Library(library, "train")
     adapter = Adapter(lib.seen_names, lib.heard_names, 576)
     adapter.start_from(Towers(model.tokenizer), model.decoder.get_input_embeddings().weight, model.tokenizer)
-    views, tracks = load_views(lib, run / "train"), load_tracks(lib, run / "train")
-    heads.warm_up(adapter, views, tracks, run / "train", typer.echo, epochs)
+    heads.warm_up(adapter, load_views(lib, run / "train"), typer.echo, epochs)
+    yamnet, ear = load_yamnet(), adapter.audio.head
+    assert isinstance(ear, SoundHead)
+    fit_sound(ear, yamnet, Patches(lib, yamnet), minutes, say=typer.echo)
     names = json.dumps({"seen": adapter.seen, "heard": adapter.heard})
     save_file({k: v.contiguous() for k, v in adapter.state_dict().items()}, run / "heads.safetensors", {"names": names})
     held = Library(library, "heldout")
     held_pools = load_views(held, run / "heldout"), load_tracks(held, run / "heldout")
-    typer.echo(f"held-out: {heads.measure(adapter, *held_pools)}")
+    typer.echo(f"held-out: {heads.measure(adapter, *held_pools)}, sounds alone {score(ear, yamnet, held)}")
 
 
 @app.command()
