@@ -118,7 +118,7 @@ class Profile:
         choices=("auto",),
         over=True,
         high=1,
-        null="0.2 with a trained sieve or a selector, else all",
+        null="0.2, but 160 tokens at least, with a trained sieve or a selector; else all",
     )
     budget: int | None = _setting(
         None, "Most sound and picture tokens to keep, instead of a share", int, low=1, null="no such limit"

@@ -84,8 +84,7 @@ def plan(
 
 
 def _cost(info: MediaInfo, duration_s: float, profile: Profile, memory_bytes: int | None) -> Plan:
-    from epcli.pipeline import DEFAULT_KEEP, TRAINING_FREE
-    from epcli.sieve.select import Budget
+    from epcli.pipeline import TRAINING_FREE, budget_of
     from epcli.sieve.selectors import CHUNK_TOKENS, WINDOW_TOKENS
 
     card = registry.card(profile.model)
@@ -127,8 +126,7 @@ def _cost(info: MediaInfo, duration_s: float, profile: Profile, memory_bytes: in
         if profile.keep == "auto" and profile.budget is None:
             notes.append("--keep auto decides by the clip; planned as if everything were kept")
         else:
-            keep = profile.keep if asked and profile.keep is not None else DEFAULT_KEEP
-            kept = Budget.of(keep, profile.budget).count(media_tokens)
+            kept = budget_of(profile, selector).count(media_tokens)
     kept_video = round(kept * video / media_tokens) if media_tokens else 0
     if 0 < kept < media_tokens:
         notes.append(

@@ -118,7 +118,7 @@ def test_the_oldest_turns_are_forgotten_when_the_prompt_is_too_long(
     [
         ("/keep 0.05", "keep: 0.05"),
         ("/keep auto", "keep: auto"),
-        ("/keep none", "keep: 0.2 with a trained sieve or a selector, else all"),
+        ("/keep none", "keep: 0.2, but 160 tokens at least, with a trained sieve or a selector; else all"),
         ("/budget 40", "budget: 40"),
         ("/selector uniform", "selector: uniform"),
         ("/max-new-tokens 7", "max new tokens: 7"),

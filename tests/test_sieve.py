@@ -188,6 +188,7 @@ def test_keep_count_rounds_up_in_double_precision(n, ratio, expected):
 
 def test_an_absolute_budget_is_a_ceiling():
     assert [Budget(tokens=30).count(n) for n in (10, 30, 31)] == [10, 30, 30]
+    assert [Budget(ratio=0.2, least=30).count(n) for n in (0, 10, 30, 100, 150, 200)] == [0, 10, 30, 30, 30, 40]
 
 
 def test_auto_keeps_the_fewest_tokens_that_hold_the_share_of_the_score_mass():

@@ -130,8 +130,8 @@ def inspect(
 ) -> None:
     """Show which sound and picture tokens were kept of a file, and what carried the answer.
 
-    Asks the question as `ep ask` does: without --keep, a model with a trained sieve reads a fifth of the tokens, and
-    any other reads all.
+    Asks the question as `ep ask` does: without --keep, a model with a trained sieve reads a fifth of the tokens, 160
+    at least, and any other reads all.
     """
     flags = {name: context.params[name] for name in SETTINGS if name not in ("video", "audio")}
     flags |= {"video": False if no_video else None, "audio": False if no_audio else None}

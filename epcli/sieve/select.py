@@ -44,11 +44,12 @@ def keep_count(n: int, ratio: float) -> int:
 
 @dataclass(frozen=True)
 class Budget:
-    """How many sound and picture tokens stay. Exactly one of the three is given, else UsageError."""
+    """How many sound and picture tokens stay. Exactly one of the first three is given, else UsageError."""
 
     ratio: float | None = None  # share of them, over 0 up to 1
     tokens: int | None = None  # at most so many
     mass: float | None = None  # as few as hold this share of the softmax over their scores: `keep: auto`
+    least: int = 0  # where `ratio` is fewer tokens than this, so many, if there are
 
     def __post_init__(self) -> None:
         if sum(value is not None for value in (self.ratio, self.tokens, self.mass)) != 1:
@@ -68,7 +69,7 @@ class Budget:
     def count(self, n: int, scores: Tensor | None = None) -> int:
         """How many of `n` tokens stay. `scores`: (C,) of those that compete; only `mass` needs them."""
         if self.ratio is not None:
-            return keep_count(n, self.ratio)
+            return max(keep_count(n, self.ratio), min(n, self.least))
         if self.tokens is not None:
             return min(n, self.tokens)
         if scores is None:
