@@ -27,7 +27,7 @@ from epcli.config import Profile
 from epcli.evals.scenes import SIZES
 from epcli.evals.score import ci95
 from epcli.moments import media_tokens, moments
-from epcli.pipeline import Asked, Looked, Session
+from epcli.pipeline import DEFAULT_KEEP, Asked, Looked, Session
 from epcli.records import MediaTokens, Modality, Moment
 from epcli.train.film import write_film
 from epcli.train.questions import Question, ask
@@ -204,7 +204,7 @@ def table(result: dict[str, Any]) -> str:
 def main(
     library: Annotated[Path, typer.Argument(help="Folder written by `python -m epcli.train.sources`.")],
     count: Annotated[int, typer.Option(help="Questions to ask.", min=1)] = 300,
-    keep: Annotated[float | None, typer.Option(help="Share of the tokens to keep (default: the model's own).")] = None,
+    keep: Annotated[float | None, typer.Option(help="Share of the tokens to keep (default: 0.2).")] = None,
     model: Annotated[str, typer.Option(help="Model, or an adapter's file.")] = "ep-smol",
     selector: Annotated[str | None, typer.Option(help="Selector (default: the model's own).")] = None,
     shortest: Annotated[float, typer.Option(help="Shortest scene, seconds.")] = 4.0,
@@ -215,6 +215,7 @@ def main(
     json_: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Measure how often the evidence of an answer points at the part of a scene that the question is about."""
+    keep = DEFAULT_KEEP if keep is None and selector != "none" else keep
     profile = Profile(model=model, keep=keep, selector=selector, threads=threads, cache=False)
     rows: list[dict[str, Any]] = []
     for row in measure(Library(library, "heldout"), profile, count, seed, shortest, longest):
