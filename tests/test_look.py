@@ -193,13 +193,13 @@ def test_ep_smol_runs_each_tower_once_and_on_a_hit_none(smol: Profile, monkeypat
         original = getattr(owner, method)
 
         def call(self: Any, *args: Any, **options: Any) -> Any:
-            seen[method] += amount(*args)
+            seen[f"{owner.__name__}.{method}"] += amount(*args)
             return original(self, *args, **options)
 
         monkeypatch.setattr(owner, method, call)
 
     counting(EfficientNetLite0, "forward", len)
-    counting(Yamnet, "grid", lambda samples: samples.shape[-1])
+    counting(Yamnet, "forward", lambda samples: samples.shape[-1])
     counting(Whisper, "_encode", len)
     counting(Whisper, "words", lambda windows: 1)
     counting(Towers, "__init__", lambda *args: 1)
@@ -214,11 +214,11 @@ def test_ep_smol_runs_each_tower_once_and_on_a_hit_none(smol: Profile, monkeypat
     samples = looked.decode().samples
     assert samples is not None
     assert seen == {
-        "forward": 1,
-        "grid": len(samples),
-        "_encode": len(samples),
-        "words": 1,
-        "__init__": 1,
+        "EfficientNetLite0.forward": 1,
+        "Yamnet.forward": len(samples),
+        "Whisper._encode": len(samples),
+        "Whisper.words": 1,
+        "Towers.__init__": 1,
     }
     before = Counter(seen)
     session = Session(smol)
