@@ -8,6 +8,8 @@ from __future__ import annotations
 import signal
 import sys
 
+from epcli.errors import EXIT_INTERRUPT
+
 
 def main() -> None:
     """Run the command line and exit with its code."""
@@ -17,7 +19,7 @@ def main() -> None:
         run()
     except KeyboardInterrupt:  # before the command line could say so, or after it had ended
         print("ep: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPT)
     finally:
         # All is said and written: from here on Ctrl-C ends Python at once, with no traceback out of its closing down.
         signal.signal(signal.SIGINT, signal.SIG_DFL)

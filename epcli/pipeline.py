@@ -44,9 +44,7 @@ from epcli.sieve.select import Budget
 from epcli.sieve.selectors import Tools, select
 
 DEFAULT_KEEP = 0.2  # of a selector named without a budget
-DEFAULT_LEAST = (
-    160  # tokens, nor fewer than these: a fifth of a clip of a few seconds misses too much, and saves nothing
-)
+DEFAULT_LEAST = 160  # tokens, nor fewer than these: a fifth of five seconds is 40
 TRAINING_FREE = "query-aware"  # for a model without a trained sieve
 STAGES = ("load", "cache", "media", "vision", "audio", "sieve", "prefill", "decode", "evidence")
 HEARING = (
@@ -180,13 +178,13 @@ def choose_selector(profile: Profile, model: AVModel) -> tuple[str, Budget, list
         if asked:
             raise UsageError("--selector none keeps every token: leave out --keep and --budget, or choose another")
         return name, Budget.of(1.0), notes
-    return name, budget_of(profile, name), notes
+    return name, budget_of(profile), notes
 
 
-def budget_of(profile: Profile, selector: str) -> Budget:
+def budget_of(profile: Profile) -> Budget:
     """What a selector other than none keeps; with no word on it a fifth, but DEFAULT_LEAST tokens of a short clip."""
     if profile.keep is None and profile.budget is None:
-        return Budget(ratio=DEFAULT_KEEP, least=0 if selector == "cs2-per-modality" else DEFAULT_LEAST)
+        return Budget(ratio=DEFAULT_KEEP, least=DEFAULT_LEAST)
     return Budget.of(profile.keep or DEFAULT_KEEP, profile.budget)
 
 

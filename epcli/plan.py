@@ -126,7 +126,7 @@ def _cost(info: MediaInfo, duration_s: float, profile: Profile, memory_bytes: in
         if profile.keep == "auto" and profile.budget is None:
             notes.append("--keep auto decides by the clip; planned as if everything were kept")
         else:
-            kept = budget_of(profile, selector).count(media_tokens)
+            kept = budget_of(profile).count(media_tokens)
     kept_video = round(kept * video / media_tokens) if media_tokens else 0
     if 0 < kept < media_tokens:
         notes.append(

@@ -116,6 +116,12 @@ class SoundHead(nn.Module):
         """
         return self.even(torch.cat([x[..., : yamnet.WIDTH], x[..., TOLD_WIDTH:]], -1))
 
+    def settle(self, features: Tensor) -> None:
+        """Take mean and scale from (N, …) of YAMNet's own features."""
+        logs = features.clamp(min=0).log1p()
+        self.mean.copy_(logs.mean(0))
+        self.scale.copy_(logs.std(0) + 1e-3)
+
     def even(self, features: Tensor) -> Tensor:
         """YAMNet's own (…, yamnet.WIDTH + yamnet.EARLY_WIDTH) features, evened out."""
         return (torch.log1p(features.clamp(min=0)) - self.mean) / self.scale

@@ -73,9 +73,7 @@ def fit_sound(
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     with torch.no_grad():
-        first = torch.cat([yamnet.patches(patches.draw(batch, generator)[0]) for _ in range(16)]).clamp(min=0).log1p()
-        head.mean.copy_(first.mean(0))
-        head.scale.copy_(first.std(0) + 1e-3)
+        head.settle(torch.cat([yamnet.patches(patches.draw(batch, generator)[0]) for _ in range(16)]))
     optimizer = torch.optim.AdamW(head.layers.parameters(), lr=2e-3, weight_decay=0.02)
     start, steps, told, losses = time.perf_counter(), 0, 0.0, [0.0]
     head.train()
