@@ -15,7 +15,7 @@ import soundfile
 import torch
 
 from epcli.media.read import read
-from epcli.models.ep_smol import COLOURS, SoundHead
+from epcli.models.ep_smol import COLOURS, Adapter, SoundHead
 from epcli.models.smollm import load_smollm
 from epcli.models.yamnet import PATCH_FRAMES, Yamnet, load_yamnet
 from epcli.records import SAMPLE_RATE, Sampling
@@ -257,8 +257,11 @@ def test_a_changed_sound_keeps_its_pitch_and_its_name(folder):
 @pytest.mark.slow
 def test_the_head_learns_what_sounds(folder):
     lib, ear = Library(folder, "train"), load_yamnet()
-    head = SoundHead(len(lib.heard_names), hidden=64)
+    adapter = Adapter(lib.seen_names, lib.heard_names, 8)
+    adapter.take_classifiers()
+    head = adapter.audio.head
+    assert isinstance(head, SoundHead)
     fit_sound(head, ear, Patches(lib, ear), 0.2, batch=16)
-    alone, together = score(head, ear, Library(folder, "heldout"))
+    alone, together = score(adapter.audio, ear, Library(folder, "heldout"))
     assert min(alone, together) > 3 / len(lib.heard_names)
     assert not head.training

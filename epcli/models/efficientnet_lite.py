@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, the picture tower of ep-smol: a grid of 1280 features a cell, and ImageNet's 1000 classes.
+"""EfficientNet-Lite0, the picture tower of ep-smol: a grid of features a cell, and ImageNet's 1000 classes.
 
 EfficientNet (arXiv 1905.11946, table 1) without squeeze-and-excitation and with ReLU6, as published by Google as
 "lite0": MBConv blocks, 32 times smaller at the end. Batch normalisation is folded into the convolutions when the
@@ -20,6 +20,8 @@ from epcli.models.weights import LITE0_PTH, prepared
 
 STRIDE = 32  # pixels a grid cell covers on each side
 WIDTH = 1280
+EARLY = ((10, 112), (11, 672), (14, 192), (15, 1152))  # blocks whose outputs or, where wide, middles are features too
+EARLY_WIDTH = sum(width for _, width in EARLY)
 _NORM_EPS = 1e-3  # TensorFlow's
 
 # repeats, kernel, stride of the first, expansion, output channels (arXiv 1905.11946, table 1; the lite stem has 32)
@@ -54,10 +56,17 @@ class _MBConv(nn.Module):
         self.project = _SameConv(wide, out, 1)
         self.residual = stride == 1 and channels == out
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu6(self.expand(x)) if self.expand else x
-        y = self.project(F.relu6(self.depthwise(y)))
+    def middle(self, x: Tensor) -> Tensor:
+        """The widest activations, (N, channels * expansion, h, w)."""
+        return F.relu6(self.depthwise(F.relu6(self.expand(x)) if self.expand else x))
+
+    def finish(self, x: Tensor, middle: Tensor) -> Tensor:
+        """The block's output, from its input and `middle`."""
+        y = self.project(middle)
         return x + y if self.residual else y
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.finish(x, self.middle(x))
 
 
 class EfficientNetLite0(nn.Module):
@@ -68,7 +77,7 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.class_names = imagenet_names()
+        self.class_names = load_class_names()
         self.stem = _SameConv(3, 32, 3, 2)
         blocks, channels = [], 32
         for repeats, kernel, stride, expansion, out in _STAGES:
@@ -80,20 +89,31 @@ class EfficientNetLite0(nn.Module):
         self.classifier = nn.Linear(WIDTH, len(self.class_names))
 
     def forward(self, frames: Tensor) -> Tensor:
-        """(N, 3, H, W) RGB in [0, 255], any dtype, H and W multiples of 32 -> (N, H/32, W/32, 1280) features >= 0."""
+        """(N, 3, H, W) RGB in [0, 255], any dtype, H and W multiples of 32 -> (N, H/32, W/32, 1280 + EARLY_WIDTH).
+
+        The last layer's features, >= 0, stand first; then those of EARLY, averaged over a cell.
+        """
         if frames.shape[2] % STRIDE or frames.shape[3] % STRIDE:
             raise ValueError(f"height and width must be multiples of {STRIDE}, not {tuple(frames.shape[2:])}")
         x = (frames.to(self.stem.weight) - 127) / 128
         x = x.contiguous(memory_format=torch.channels_last)
-        x = F.relu6(self.head(self.blocks(F.relu6(self.stem(x)))))
-        return x.permute(0, 2, 3, 1)
+        x = F.relu6(self.stem(x))
+        early, taken = [], dict(EARLY)
+        for index, block in enumerate(self.blocks):
+            assert isinstance(block, _MBConv)
+            middle = block.middle(x)
+            x = block.finish(x, middle)
+            if index in taken:
+                told = x if x.shape[1] == taken[index] else middle
+                early.append(F.avg_pool2d(told, told.shape[2] * STRIDE // frames.shape[2]))
+        return torch.cat([F.relu6(self.head(x)), *early], 1).permute(0, 2, 3, 1)
 
     def classify(self, grids: Tensor) -> Tensor:
-        """(N, rows, cols, 1280) -> (N, 1000) logits of ImageNet's classes."""
-        return self.classifier(grids.mean((1, 2)))
+        """(N, rows, cols, 1280 or more) -> (N, 1000) logits of ImageNet's classes."""
+        return self.classifier(grids[..., :WIDTH].mean((1, 2)))
 
 
-def imagenet_names() -> tuple[str, ...]:
+def load_class_names() -> tuple[str, ...]:
     """ImageNet's 1000 class names in the order of the logits."""
     text = files("epcli.models").joinpath("data/imagenet_classes.txt").read_text(encoding="utf-8")
     return tuple(line for line in text.splitlines() if not line.startswith("#"))

@@ -28,7 +28,8 @@ from epcli.config import Profile
 from epcli.errors import WeightsError
 from epcli.models import efficientnet_lite, yamnet
 from epcli.models import stream as layout
-from epcli.models.efficientnet_lite import EfficientNetLite0, imagenet_names, load_efficientnet_lite0
+from epcli.models.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
+from epcli.models.same_names import same_names
 from epcli.models.sieve_weights import small_sieve
 from epcli.models.smollm import load_smollm
 from epcli.models.whisper import Window, frames_of, load_whisper
@@ -55,7 +56,8 @@ AUDIO_STEP_S = 0.12  # 3 position steps; 8.3 tokens a second
 WHISPER_FRAMES = 6  # of 20 ms, a token
 CELL, LITE0_WIDTH = 32, 1280  # the tower's cells: pixels a side, features
 SAME_FRAME = 2.0  # two frames are one if nowhere, over 32 x 32 pixels, they differ by more on the mean, of 255
-VIDEO_WIDTH = LITE0_WIDTH + 3  # a cell's mean red, green and blue in [0, 1] stand last
+SHOWN_WIDTH = LITE0_WIDTH + 3  # and a cell's mean red, green and blue in [0, 1]: what a picture token is made of
+VIDEO_WIDTH = SHOWN_WIDTH + efficientnet_lite.EARLY_WIDTH  # and the tower's earlier layers, which only name
 TOLD_WIDTH = yamnet.WIDTH + 384 + 1  # YAMNet, Whisper and loudness: what a sound token is made of
 AUDIO_WIDTH = TOLD_WIDTH + yamnet.EARLY_WIDTH  # and YAMNet's earlier layers, which only name
 PLACE_WIDTH = 32
@@ -67,6 +69,8 @@ TENS = (
 )  # fmt: skip
 SECONDS = 120  # of a clip that have a word of their own; later ones have only their position
 TUNED_BLOCKS = 11  # the vision tower's blocks from here on, and its head, are trained too
+AT_ONCE = 1024  # tokens or cells named together
+SAME_GAIN, SAME_FROM = 0.7, -4.0  # what the towers' own classes add to a name's logit: gain, from which log p on
 LORA_TARGETS = ("q_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 
 
@@ -93,41 +97,70 @@ def doubt(logits: Tensor) -> Tensor:
     return torch.randn_like(logits) + torch.randn(logits.shape[-1], dtype=logits.dtype, device=logits.device)
 
 
-class SoundHead(nn.Module):
-    """(…, AUDIO_WIDTH) -> (…, K + 1): a small network on what YAMNet's layers say.
-
-    It names .60 of held-out stretches of 0.96 s right among 190 names, where the last layer alone gives .47.
-    """
+class Head(nn.Module):
+    """(…, F) features -> (…, K + 1) logits of the names, the last of none: from all that a tower's layers say."""
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, names: int, hidden: int = 512) -> None:
+    def __init__(self, width: int, layers: nn.Sequential) -> None:
+        """`width` features of the tower's own, evened out before the `layers`."""
         super().__init__()
-        width = yamnet.WIDTH + yamnet.EARLY_WIDTH
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
-        self.layers = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.5), nn.Linear(hidden, names + 1))
+        self.layers = layers
 
-    def heard(self, x: Tensor) -> Tensor:
-        """(…, AUDIO_WIDTH) -> (…, yamnet.WIDTH + yamnet.EARLY_WIDTH), YAMNet's part evened out.
+    def own(self, x: Tensor) -> Tensor:
+        """(…, F) -> (…, width): what stands in a token or cell of the tower's own features."""
+        raise NotImplementedError
 
-        Its features are means of rectified units: their logarithm is closer to even.
-        """
-        return self.even(torch.cat([x[..., : yamnet.WIDTH], x[..., TOLD_WIDTH:]], -1))
+    def spread(self, features: Tensor) -> Tensor:
+        """The same features on a scale that is closer to even."""
+        return features
 
     def settle(self, features: Tensor) -> None:
-        """Take mean and scale from (N, …) of YAMNet's own features."""
-        logs = features.clamp(min=0).log1p()
-        self.mean.copy_(logs.mean(0))
-        self.scale.copy_(logs.std(0) + 1e-3)
+        """Take mean and scale from (N, width)."""
+        told = self.spread(features)
+        self.mean.copy_(told.mean(0))
+        self.scale.copy_(told.std(0) + 1e-3)
 
     def even(self, features: Tensor) -> Tensor:
-        """YAMNet's own (…, yamnet.WIDTH + yamnet.EARLY_WIDTH) features, evened out."""
-        return (torch.log1p(features.clamp(min=0)) - self.mean) / self.scale
+        """(…, width) of the tower's own features, evened out."""
+        return (self.spread(features) - self.mean) / self.scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(self.heard(x))
+        parts = max(1, x[..., 0].numel() // AT_ONCE)  # of a long clip they are wide
+        return torch.cat([self.layers(self.even(self.own(part))) for part in x.chunk(parts)])
+
+
+class SoundHead(Head):
+    """Of (…, AUDIO_WIDTH) tokens, by a small network on YAMNet's last and earlier layers.
+
+    It names .60 of held-out stretches of 0.96 s right among 190 names, where the last layer alone gives .47.
+    """
+
+    def __init__(self, names: int, hidden: int = 512) -> None:
+        width = yamnet.WIDTH + yamnet.EARLY_WIDTH
+        layers = nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.5), nn.Linear(hidden, names + 1)
+        super().__init__(width, nn.Sequential(*layers))
+
+    def own(self, x: Tensor) -> Tensor:
+        return torch.cat([x[..., : yamnet.WIDTH], x[..., TOLD_WIDTH:]], -1)
+
+    def spread(self, features: Tensor) -> Tensor:
+        return features.clamp(min=0).log1p()  # they are means of rectified units
+
+
+class PictureHead(Head):
+    """Of (…, VIDEO_WIDTH) cells, linear in EfficientNet-Lite0's last and earlier layers."""
+
+    def __init__(self, names: int) -> None:
+        width = LITE0_WIDTH + efficientnet_lite.EARLY_WIDTH
+        super().__init__(width, nn.Sequential(nn.Dropout(0.3), nn.Linear(width, names + 1)))
+        self.names = names
+
+    def own(self, x: Tensor) -> Tensor:
+        return torch.cat([x[..., :LITE0_WIDTH], x[..., SHOWN_WIDTH:]], -1)
 
 
 class Projector(nn.Module):
@@ -139,6 +172,7 @@ class Projector(nn.Module):
 
     prior_weight: Tensor
     prior_bias: Tensor
+    same: Tensor
 
     def __init__(
         self,
@@ -155,12 +189,14 @@ class Projector(nn.Module):
         self.one_of, self.features, self.class_features = one_of, features, class_features
         self.norm = nn.LayerNorm(features)
         # the last logit is "nothing"
-        self.head: nn.Module = nn.Linear(features, names + 1) if one_of else SoundHead(names)
+        self.head: Head = PictureHead(names) if one_of else SoundHead(names)
         self.names = nn.Parameter(torch.zeros(names, width))
         self.gain = nn.Parameter(torch.ones(()))
         # Not in the adapter's file: the towers' own classifiers, from their parts.
         self.register_buffer("prior_weight", torch.zeros(classes, class_features), persistent=False)
         self.register_buffer("prior_bias", torch.zeros(classes), persistent=False)
+        # (2, P) classes and the names that they are
+        self.register_buffer("same", torch.zeros(2, 0, dtype=torch.int64), persistent=False)
         self.prior_names = nn.Parameter(torch.zeros(classes, width))
         self.prior_gain = nn.Parameter(torch.full((), 0.4))
         self.correct = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, width))
@@ -170,7 +206,7 @@ class Projector(nn.Module):
 
     def probabilities(self, features: Tensor, noise: float = 0.0) -> Tensor:
         """(…, F) -> (…, K) how much each name holds; they need not sum to 1."""
-        logits = self.head(self.norm(features) if self.one_of else features)
+        logits = self.head(features) + F.pad(self.told(features), (0, 1))
         if noise:  # training only: the names must not be trusted blindly
             logits = logits + noise * doubt(logits)
         if self.one_of:
@@ -178,13 +214,25 @@ class Projector(nn.Module):
         p = logits[..., :-1].sigmoid()
         return p / (p.sum(-1, keepdim=True) + 0.1)
 
+    def told(self, features: Tensor) -> Tensor:
+        """(…, F) -> (…, K) what is added to a name's logit because the tower's own classifier knows it too.
+
+        The head learned from thousands of sounds and drawings, the classifier from millions of recordings and
+        photographs, but not of every name: what it does not think of counts neither for nor against a name.
+        """
+        (classes, names), told = self.same, self._classes(features)
+        p = told.new_zeros(*told.shape[:-1], len(self.names)).index_add_(-1, names, told[..., classes])
+        return SAME_GAIN * (p.clamp(min=1e-6).log() - SAME_FROM).clamp(min=0)
+
+    def _classes(self, features: Tensor) -> Tensor:
+        """(…, F) -> (…, C) probabilities of the tower's own classes."""
+        logits = F.linear(features[..., : self.class_features], self.prior_weight, self.prior_bias)
+        return logits.softmax(-1) if self.one_of else logits.sigmoid()
+
     def prior(self, features: Tensor) -> Tensor:
         """(…, F) -> (…, C) what the tower's own classifier says (ImageNet, AudioSet)."""
-        logits = F.linear(features[..., : self.class_features], self.prior_weight, self.prior_bias)
-        if self.one_of:
-            return logits.softmax(-1)
-        p = logits.sigmoid()
-        return p / (p.sum(-1, keepdim=True) + 0.1)
+        p = self._classes(features)
+        return p if self.one_of else p / (p.sum(-1, keepdim=True) + 0.1)
 
     def forward(self, probabilities: Tensor, features: Tensor | None, place: Tensor) -> Tensor:
         """(…, K), (…, F) or None, (…, PLACE_WIDTH) -> (…, D)."""
@@ -215,7 +263,7 @@ class ColourHead(nn.Module):
         )
 
     def forward(self, grid: Tensor) -> Tensor:
-        return self.mean(grid[..., LITE0_WIDTH:] * 4 - 2) + self.features(grid[..., :LITE0_WIDTH])
+        return self.mean(grid[..., LITE0_WIDTH:SHOWN_WIDTH] * 4 - 2) + self.features(grid[..., :LITE0_WIDTH])
 
 
 class Adapter(nn.Module):
@@ -234,10 +282,14 @@ class Adapter(nn.Module):
 
     def take_classifiers(self) -> None:
         """Read the towers' own classifiers from their parts. Raises WeightsError if they cannot be had."""
-        for projector, tower in ((self.video, efficientnet_lite), (self.audio, yamnet)):
+        for projector, tower, names, source in (
+            (self.video, efficientnet_lite, self.seen, "imagenet"),
+            (self.audio, yamnet, self.heard, "audioset"),
+        ):
             weight, bias = tower.load_classifier()
             projector.prior_weight.copy_(weight)
             projector.prior_bias.copy_(bias)
+            projector.same = same_names(tower.load_class_names(), names, source)
 
     def start_from(self, towers: Towers, embeddings: Tensor, tokenizer: Any) -> None:
         """Start each name at its word pieces' embeddings, less most of the vocabulary's mean.
@@ -275,7 +327,7 @@ class Adapter(nn.Module):
             self.seconds.copy_(0.5 * (digits[number % 10] + tens[number // 10] * (number >= 10)[:, None]))
             self._start_places(contrast)
             for projector, names, classes in (
-                (self.video, self.seen, imagenet_names()),
+                (self.video, self.seen, efficientnet_lite.load_class_names()),
                 (self.audio, self.heard, towers.yamnet.class_names),
             ):
                 projector.names.copy_(vectors(names))
@@ -285,7 +337,7 @@ class Adapter(nn.Module):
 
     def freeze_heads(self) -> None:
         """Keep what names and colours a feature holds, learned apart: taught on, the heads learn pictures by heart."""
-        for head in (self.video.norm, self.video.head, self.audio.head, self.tint):
+        for head in (self.video.head, self.audio.head, self.tint):
             head.requires_grad_(False)
 
     def _start_places(self, contrast: Callable[[Sequence[str]], Tensor]) -> None:
@@ -327,9 +379,8 @@ class Adapter(nn.Module):
     def embed_video(self, video: VideoFeatures, duration_s: float, noise: float = 0.0) -> Tensor:
         """(N, 2r, 2c, VIDEO_WIDTH) cells -> (N, r, c, D): four cells a token, probabilities and features averaged."""
         cells = video.grid.float()
-        grid = cells[..., :LITE0_WIDTH]
-        p, tints = pool_cells(self.video.probabilities(grid, noise)), pool_cells(self.tints(cells, noise))
-        pooled = pool_cells(grid)
+        p, tints = pool_cells(self.video.probabilities(cells, noise)), pool_cells(self.tints(cells, noise))
+        pooled = pool_cells(cells[..., :LITE0_WIDTH])
         n, rows, cols = pooled.shape[:3]
         out = self.video(p, pooled, video_places(video.times_s, duration_s, n, rows, cols))
         return out + tints @ self.tint_names + self.clock(video.times_s)[:, None, None]
@@ -448,14 +499,20 @@ class Towers:
         for frame in clip.frames:
             pixels = torch.from_numpy(frame).permute(2, 0, 1)[None].float()
             if encoded is None or F.avg_pool2d((pixels - encoded).abs(), CELL).max() > SAME_FRAME:
-                colours = F.avg_pool2d(pixels, CELL).permute(0, 2, 3, 1) / 255
-                grids.append(torch.cat([self.lite0(pixels), colours], -1).half())
+                grids.append(self.look(pixels))
                 encoded = pixels
             else:
                 grids.append(grids[-1])
         times = torch.from_numpy(np.asarray(clip.frame_times_s, np.float64))
         step = clip.duration_s / max(len(times), 1)
         return VideoFeatures(torch.cat(grids), times, step)
+
+    @torch.inference_mode()
+    def look(self, pixels: Tensor) -> Tensor:
+        """(N, 3, H, W) RGB in [0, 255] -> (N, H/32, W/32, VIDEO_WIDTH) float16."""
+        seen = self.lite0(pixels)
+        colours = F.avg_pool2d(pixels, CELL).permute(0, 2, 3, 1) / 255
+        return torch.cat([seen[..., :LITE0_WIDTH], colours, seen[..., LITE0_WIDTH:]], -1).half()
 
     @torch.inference_mode()
     def audio(self, clip: Clip, *, words: bool = True) -> AudioFeatures | None:

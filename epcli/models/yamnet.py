@@ -124,7 +124,7 @@ def load_yamnet(hop: int = PATCH_FRAMES // 2, device: str | torch.device = "cpu"
     """
     folder = prepare()
     with torch.device("meta"):
-        model = Yamnet(tuple((folder / "classes.txt").read_text(encoding="utf-8").splitlines()), hop)
+        model = Yamnet(load_class_names(), hop)
     model.load_state_dict(load_file(folder / "model.safetensors", device=str(device)), assign=True)
     model.init_front_end(device)
     return model.eval().requires_grad_(False)
@@ -134,6 +134,11 @@ def load_classifier() -> tuple[Tensor, Tensor]:
     """(521, 1024) weight and (521,) bias of the classifier alone. Raises WeightsError as the whole tower does."""
     with safe_open(prepare() / "model.safetensors", "pt") as file:
         return file.get_tensor("classifier.weight"), file.get_tensor("classifier.bias")
+
+
+def load_class_names() -> tuple[str, ...]:
+    """AudioSet's 521 class names in the order of the logits. Raises WeightsError as the whole tower does."""
+    return tuple((prepare() / "classes.txt").read_text(encoding="utf-8").splitlines())
 
 
 def _convert(files: list[Path], folder: Path) -> None:

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from epcli.models.ep_smol import COLOURS, LITE0_WIDTH, Adapter, Projector
+from epcli.models.ep_smol import COLOURS, Adapter, PictureHead
 from epcli.train.pools import NOTHING, UNSURE, TrackPool, ViewPool
 
 
 def view_cells(pool: ViewPool, generator: torch.Generator, background: float = 0.15) -> tuple[Tensor, Tensor]:
-    """(M, 1280) features and (M,) names of all cells that show a thing, and of a share of those that show none."""
+    """(M, VIDEO_WIDTH) cells and (M,) names of all cells that show a thing, and of a share of those that show none."""
     features, labels = [], []
     for size, grid in pool.grids.items():
-        flat, label = grid.flatten(0, 2)[:, :LITE0_WIDTH], pool.labels[size].flatten()
+        flat, label = grid.flatten(0, 2), pool.labels[size].flatten()
         some = torch.rand(len(label), generator=generator) < background
         use = (label != UNSURE) & ((label != NOTHING) | some)
         features.append(flat[use])
@@ -60,8 +60,8 @@ def track_tokens(pool: TrackPool, number: dict[str, int]) -> tuple[Tensor, Tenso
 
 
 def fit(
-    projector: Projector,
-    features: Tensor,
+    head: PictureHead,
+    cells: Tensor,
     labels: Tensor,
     epochs: int,
     *,
@@ -69,28 +69,30 @@ def fit(
     lr: float = 2e-3,
     seed: int = 0,
 ) -> None:
-    """Train `norm` and `head` of the picture's projector."""
+    """Train the head that names pictures on (M, VIDEO_WIDTH) cells."""
     generator = torch.Generator().manual_seed(seed)
-    parameters = [*projector.head.parameters(), *projector.norm.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.05)
-    steps = epochs * (len(features) // batch)
+    torch.manual_seed(seed)
+    some = torch.randperm(len(cells), generator=generator)[:20000]
+    head.settle(head.own(cells[some].float()))
+    optimizer = torch.optim.AdamW(head.layers.parameters(), lr=lr, weight_decay=0.05)
+    steps = epochs * (len(cells) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=max(steps, 2), pct_start=0.1)
-    nothing = projector.names.shape[0]
-    projector.head.train()
+    nothing = head.names
+    head.train()
     for _ in range(epochs):
-        order = torch.randperm(len(features), generator=generator)
+        order = torch.randperm(len(cells), generator=generator)
         for rows in order.split(batch):
             if len(rows) < batch:
                 continue
-            x = features[rows].float()
-            logits = projector.head(F.dropout(projector.norm(x), 0.3))
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = head(cells[rows].float()).float()
             target = torch.where(labels[rows] == NOTHING, nothing, labels[rows])
             loss = F.cross_entropy(logits, target, label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-    projector.head.eval()
+    head.eval()
 
 
 @torch.inference_mode()
@@ -110,11 +112,17 @@ def measure(adapter: Adapter, views: ViewPool, tracks: TrackPool) -> dict[str, f
     return {"cells": float(video), "sounds": float(audio), "colours": float(colour)}
 
 
-def warm_up(adapter: Adapter, views: ViewPool, say: Callable[[str], None], epochs: int = 8) -> None:
-    """Fit the heads for pictures; those for sounds learn from the library itself (sounds.py)."""
-    x, y = view_cells(views, torch.Generator().manual_seed(0))
-    say(f"naming {len(x)} cells")
-    fit(adapter.video, x, y, epochs)
+def warm_up(
+    adapter: Adapter, named: tuple[Tensor, Tensor], views: ViewPool, say: Callable[[str], None], epochs: int = 6
+) -> None:
+    """Fit the heads for pictures, on cells with their names and on the colours of a pool.
+
+    Those for sounds learn from the library itself (sounds.py).
+    """
+    say(f"naming {len(named[0])} cells")
+    eye = adapter.video.head
+    assert isinstance(eye, PictureHead)
+    fit(eye, *named, epochs)
     x, y = tint_cells(views, torch.Generator().manual_seed(0))
     say(f"colours of {len(x)} cells")
-    fit_tint(adapter, x, y, max(2, epochs // 2))
+    fit_tint(adapter, x, y, 4)

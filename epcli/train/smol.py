@@ -42,6 +42,7 @@ from epcli.train.scenes import Library, boxes_of, frame_times, write_long_script
 from epcli.train.sieve_trainer import SieveRecipe, SieveTrainer
 from epcli.train.sounds import Patches, fit_sound, score
 from epcli.train.trainer import Example, Recipe, Trainer
+from epcli.train.vision import named_cells
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -140,15 +141,23 @@ def pools(
 
 
 @app.command(name="heads")
-def fit_heads(run: Path, epochs: int = 8, minutes: float = 14.0, threads: int = 2) -> None:
-    """Fit the projectors' heads, for pictures on the pools, for sounds on the library; writes RUN/heads.safetensors."""
+def fit_heads(
+    run: Path,
+    pictures: Annotated[int, typer.Option(help="Drawn anew, to name what their cells show.")] = 28000,
+    epochs: int = 6,
+    minutes: Annotated[float, typer.Option(help="To learn the names of sounds.")] = 14.0,
+    threads: int = 2,
+) -> None:
+    """Fit the projectors' heads, for pictures and for sounds, on the library; writes RUN/heads.safetensors."""
     torch.set_num_threads(threads)
     library = Path(json.loads((run / "library.json").read_text()))
     model = EpSmol(torch.device("cpu"), torch.bfloat16, adapter=None)
     lib = Library(library, "train")
     adapter = Adapter(lib.seen_names, lib.heard_names, 576)
     adapter.start_from(Towers(model.tokenizer), model.decoder.get_input_embeddings().weight, model.tokenizer)
-    heads.warm_up(adapter, load_views(lib, run / "train"), typer.echo, epochs)
+    named = named_cells(lib, Towers(model.tokenizer, sound=False), pictures, 1, say=typer.echo)
+    heads.warm_up(adapter, named, load_views(lib, run / "train"), typer.echo, epochs)
+    del named
     yamnet, ear = load_yamnet(), adapter.audio.head
     assert isinstance(ear, SoundHead)
     fit_sound(ear, yamnet, Patches(lib, yamnet), minutes, say=typer.echo)
@@ -156,7 +165,7 @@ def fit_heads(run: Path, epochs: int = 8, minutes: float = 14.0, threads: int = 
     save_file({k: v.contiguous() for k, v in adapter.state_dict().items()}, run / "heads.safetensors", {"names": names})
     held = Library(library, "heldout")
     held_pools = load_views(held, run / "heldout"), load_tracks(held, run / "heldout")
-    typer.echo(f"held-out: {heads.measure(adapter, *held_pools)}, sounds alone {score(ear, yamnet, held)}")
+    typer.echo(f"held-out: {heads.measure(adapter, *held_pools)}, sounds alone {score(adapter.audio, yamnet, held)}")
 
 
 @app.command()
@@ -251,8 +260,8 @@ def sieve(
         finder.resume()
         finder.run()
     scenes, unseen = (
-        Moments(s.lib, s.maker, learner.model, noise=noise, longest_s=44.0, most_frames=20)
-        for s, noise in ((training, 0.7), (held, 0.0))
+        Moments(s.lib, s.maker, learner.model, noise=noise, long=0.3, longest_s=44.0, most_frames=20)
+        for s, noise in ((training, 1.0), (held, 0.0))
     )
     together = replace(recipe, lr=rates | {"refiner": 3e-4, "scorer": 5e-4})
     trainer = SieveTrainer(learner, scenes, unseen, together, run / "sieve", typer.echo)

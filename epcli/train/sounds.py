@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from epcli.models.ep_smol import SoundHead, level
+from epcli.models.ep_smol import Projector, SoundHead, level
 from epcli.models.yamnet import PATCH_FRAMES, PATCH_SAMPLES, Yamnet
 from epcli.train.scenes import Library, load_sound
 
@@ -97,8 +97,12 @@ def fit_sound(
 
 
 @torch.inference_mode()
-def score(head: SoundHead, yamnet: Yamnet, lib: Library) -> tuple[float, float]:
-    """Shares named right of a library's stretches of 0.96 s, and of its recordings by the mean of their stretches."""
+def score(ear: Projector, yamnet: Yamnet, lib: Library) -> tuple[float, float]:
+    """Shares named right of a library's stretches of 0.96 s, and of its recordings by the mean of their stretches.
+
+    By the head, with what YAMNet's own classes add.
+    """
+    head = ear.head
     number = {name: i for i, name in enumerate(lib.heard_names)}
     stretches, recordings = [], []
     for thing in lib.heard:
@@ -106,7 +110,8 @@ def score(head: SoundHead, yamnet: Yamnet, lib: Library) -> tuple[float, float]:
             mel = _log_mel(yamnet, path)
             starts: Sequence[int] = range(0, max(1, len(mel) - PATCH_FRAMES + 1), PATCH_FRAMES // 2)
             cut = torch.stack([_padded(mel[at : at + PATCH_FRAMES].float()) for at in starts])
-            logits = head.layers(head.even(yamnet.patches(cut)))[:, :-1]
+            told = yamnet.patches(cut)
+            logits = head.layers(head.even(told))[:, :-1] + ear.told(told)
             stretches.append((logits.argmax(1) == number[thing.name]).float().mean().item())
             recordings.append(float(logits.sigmoid().mean(0).argmax() == number[thing.name]))
     return float(np.mean(stretches)), float(np.mean(recordings))

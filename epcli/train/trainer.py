@@ -398,7 +398,12 @@ class Trainer:
         os.replace(partial, path)
 
 
-RARE = {
+WEIGHT = {  # how often a question of a type is drawn, most 1.0
+    "hear": 2.0,
+    "hear all": 3.0,
+    "order": 1.5,
+    "first": 1.5,
+    "see": 2.0,
     "describe": 0.4,
     "sound?": 0.25,
     "silent": 0.25,
@@ -420,6 +425,6 @@ RARE = {
 
 
 def choose(pairs: Sequence[tuple[str, str, str]], count: int, rng: random.Random) -> list[tuple[str, str, str]]:
-    """Up to `count` different questions, the easy yes-or-no ones more seldom."""
-    weighed = sorted(pairs, key=lambda p: -(rng.random() ** (1 / RARE.get(p[0], 1.0))))
+    """Up to `count` different questions, what people ask most more often, the easy yes-or-no ones more seldom."""
+    weighed = sorted(pairs, key=lambda p: -(rng.random() ** (1 / WEIGHT.get(p[0], 1.0))))
     return list(weighed[:count])
