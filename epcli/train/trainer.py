@@ -399,11 +399,8 @@ class Trainer:
 
 
 WEIGHT = {  # how often a question of a type is drawn, most 1.0
-    "hear": 2.0,
     "hear all": 3.0,
     "order": 1.5,
-    "first": 1.5,
-    "see": 2.0,
     "describe": 0.4,
     "sound?": 0.25,
     "silent": 0.25,
