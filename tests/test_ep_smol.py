@@ -29,7 +29,8 @@ MEDIA = Path(__file__).parents[1] / "docs" / "media"
 
 def test_the_shipped_weights_stay_small():
     files = list(ADAPTER.parent.glob("*.safetensors"))
-    assert sum(f.stat().st_size for f in files) <= 40_000_000
+    assert sum(f.stat().st_size for f in files) <= 34_500_000
+    assert ADAPTER.stat().st_size <= 29_000_000
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def session():
 
 # What the adapter of this version answers truly. docs/ep-smol.md says what it does not.
 CLIPS = [
-    ("duet.mp4", "what instrument plays?", r"piano"),
+    ("duet.mp4", "what instrument plays?", r"^a piano plays\.$|piano and a violin|first a piano.*violin"),
     ("duet.mp4", "Which instruments do you hear?", r"first a piano.*violin"),
     ("duet.mp4", "Which instrument plays first?", r"piano"),
     ("duet.mp4", "Which instrument plays last?", r"violin"),
@@ -116,6 +117,10 @@ BRIEF = [
     ("duet.mp4", "Which instrument plays first?", r"piano"),
     ("duet.mp4", "Which instrument plays last?", r"violin"),
     ("duet.mp4", "In which order do the sounds come?", r"piano.*violin"),
+    pytest.param(
+        *("duet.mp4", "What do you see?", r"piano and a violin|violin and a piano"),
+        marks=pytest.mark.xfail(reason="of the two it names the violin only", strict=True),
+    ),
     ("moment.mp4", "What do you hear?", r"dog"),
     ("moment.mp4", "What do you see?", r"tree and a cat"),
     ("moment.mp4", "Which animal is seen for a moment?", r"cat"),

@@ -258,10 +258,10 @@ def test_a_changed_sound_keeps_its_pitch_and_its_name(folder):
 def test_the_head_learns_what_sounds(folder):
     lib, ear = Library(folder, "train"), load_yamnet()
     adapter = Adapter(lib.seen_names, lib.heard_names, 8)
-    adapter.take_classifiers()
     head = adapter.audio.head
     assert isinstance(head, SoundHead)
     fit_sound(head, ear, Patches(lib, ear), 0.2, batch=16)
+    # the tower's own classes are not taken: what is named right is what the head learned
     alone, together = score(adapter.audio, ear, Library(folder, "heldout"))
     assert min(alone, together) > 3 / len(lib.heard_names)
     assert not head.training

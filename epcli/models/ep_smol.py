@@ -129,7 +129,7 @@ class Head(nn.Module):
         return (self.spread(features) - self.mean) / self.scale
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = max(1, x[..., 0].numel() // AT_ONCE)  # of a long clip they are wide
+        parts = max(1, x[..., 0].numel() // AT_ONCE)  # evened out at once, a long clip's would fill memory
         return torch.cat([self.layers(self.even(self.own(part))) for part in x.chunk(parts)])
 
 

@@ -9,19 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from epcli.models.ep_smol import COLOURS, Adapter, PictureHead
-from epcli.train.pools import NOTHING, UNSURE, TrackPool, ViewPool
-
-
-def view_cells(pool: ViewPool, generator: torch.Generator, background: float = 0.15) -> tuple[Tensor, Tensor]:
-    """(M, VIDEO_WIDTH) cells and (M,) names of all cells that show a thing, and of a share of those that show none."""
-    features, labels = [], []
-    for size, grid in pool.grids.items():
-        flat, label = grid.flatten(0, 2), pool.labels[size].flatten()
-        some = torch.rand(len(label), generator=generator) < background
-        use = (label != UNSURE) & ((label != NOTHING) | some)
-        features.append(flat[use])
-        labels.append(label[use])
-    return torch.cat(features), torch.cat(labels)
+from epcli.train.pools import NOTHING, UNSURE, TrackPool, ViewPool, cells_to_name
 
 
 def tint_cells(pool: ViewPool, generator: torch.Generator, share: float = 0.3) -> tuple[Tensor, Tensor]:
@@ -100,7 +88,8 @@ def measure(adapter: Adapter, views: ViewPool, tracks: TrackPool) -> dict[str, f
     """Share of a pool's cells and single-sound tokens that the heads name right."""
     heard = {name: i for i, name in enumerate(adapter.heard)}
     generator = torch.Generator().manual_seed(0)
-    x, y = view_cells(views, generator, 0.0)
+    shown = [cells_to_name(grid, views.labels[size], generator, 0.0) for size, grid in views.grids.items()]
+    x, y = (torch.cat(part) for part in zip(*shown, strict=True))
     p = adapter.video.probabilities(x.float())
     video = (p.argmax(-1) == y).float().mean()
     x, z = track_tokens(tracks, heard)

@@ -61,6 +61,14 @@ def cell_labels(size: tuple[int, int], boxes: Sequence[Box], numbers: Sequence[i
     return labels
 
 
+def cells_to_name(cells: Tensor, labels: Tensor, generator: torch.Generator, nothing: float) -> tuple[Tensor, Tensor]:
+    """(M, F) of (…, F) cells and (M,) their names: all that show a thing, and a share of those that show none."""
+    cells, labels = cells.flatten(0, -2), labels.flatten()
+    some = torch.rand(len(labels), generator=generator) < nothing
+    use = (labels != UNSURE) & ((labels != NOTHING) | some)
+    return cells[use], labels[use]
+
+
 def tint_labels(labels: Tensor, view: View) -> Tensor:
     """(rows, cols) cells labelled with the number of their object -> the number of their colour, NOTHING or UNSURE.
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from epcli.models.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from epcli.models.ep_smol import TUNED_BLOCKS, Towers, tune_vision
-from epcli.train.pools import NOTHING, UNSURE, cell_labels
+from epcli.train.pools import NOTHING, UNSURE, cell_labels, cells_to_name
 from epcli.train.scenes import SIZES, Library, draw_view, new_view
 
 AT_ONCE = 8  # pictures
@@ -52,11 +52,9 @@ def named_cells(
     cells, names = [], []
     for at in range(0, count, AT_ONCE):
         frames, labels = draw(lib, AT_ONCE, rng.randrange(1 << 30), rng.choice(SIZES), at)
-        grid, label = towers.look(frames.float()).flatten(0, 2), labels.flatten()
-        some = torch.rand(len(label), generator=generator) < nothing
-        use = (label != UNSURE) & ((label != NOTHING) | some)
-        cells.append(grid[use])
-        names.append(label[use])
+        shown, called = cells_to_name(towers.look(frames.float()), labels, generator, nothing)
+        cells.append(shown)
+        names.append(called)
         if at % 1600 == 0:
             say(f"pictures: {at}/{count}")
     return torch.cat(cells), torch.cat(names)
