@@ -7,6 +7,7 @@ import json
 import random
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -15,14 +16,25 @@ import soundfile
 import torch
 
 from epcli.media.read import read
-from epcli.models.ep_smol import COLOURS, Adapter, SoundHead
+from epcli.models.ep_smol import AUDIO_STEP_S, AUDIO_WIDTH, COLOURS, VIDEO_WIDTH, Adapter, SoundHead
 from epcli.models.smollm import load_smollm
 from epcli.models.yamnet import PATCH_FRAMES, Yamnet, load_yamnet
-from epcli.records import SAMPLE_RATE, Sampling
+from epcli.records import SAMPLE_RATE, AudioFeatures, Sampling
 from epcli.train import scenes
 from epcli.train.film import write_film
-from epcli.train.pools import NOTHING, UNSURE, cell_labels, moved, sound_labels, tint_labels
+from epcli.train.pools import (
+    NOTHING,
+    UNSURE,
+    SceneMaker,
+    TrackPool,
+    ViewPool,
+    cell_labels,
+    moved,
+    sound_labels,
+    tint_labels,
+)
 from epcli.train.questions import ask
+from epcli.train.reading import true_names
 from epcli.train.retold import Retold
 from epcli.train.scenes import (
     Heard,
@@ -175,6 +187,54 @@ def test_sound_tokens_are_named_by_what_sounds_in_their_middle(folder):
     dog, cat = (next(t for t in lib.things if t.name == n) for n in ("dog", "cat"))
     labels = sound_labels([Heard(0, 0.24, (dog,)), Heard(0.24, 0.6, (dog, cat))], 5, {"dog": 0, "cat": 1})
     assert labels.tolist() == [[1, 0], [1, 0], [1, 1], [1, 1], [1, 1]]
+
+
+def pools(lib: Library) -> SceneMaker:
+    """Pools as they are after encoding, but for the features, which are random."""
+    torch.manual_seed(0)
+    rng, shape, sizes = random.Random(2), (4, 4), sorted(set(scenes.SIZES))
+    views = [new_view(lib, rng, 0.0, 0.0, lib.seen[i % len(lib.seen)], []) for i in range(12)]
+    views = [replace(view, key=i) for i, view in enumerate(views)]
+    where = [(sizes[i % len(sizes)], i // len(sizes)) for i in range(12)]
+    rows = dict.fromkeys(sizes, 12 // len(sizes))
+    labels = {size: torch.randint(UNSURE, len(lib.seen), (n, *shape)) for size, n in rows.items()}
+    grids = {size: torch.rand(n, *shape, VIDEO_WIDTH).half() for size, n in rows.items()}
+    tracks: list[tuple[float, tuple[Heard, ...]]] = [(3.0, (Heard(0, 3, (thing,)),)) for thing in lib.heard]
+    tracks.append((3.0, (Heard(0, 3),)))
+    length = round(3 / AUDIO_STEP_S)
+    sounds = [
+        AudioFeatures(torch.rand(length, AUDIO_WIDTH).half(), AUDIO_STEP_S, torch.full((length,), -1)) for _ in tracks
+    ]
+    return SceneMaker(lib, ViewPool(views, where, grids, labels, labels, {}), TrackPool(tracks, sounds))
+
+
+def test_a_scene_of_several_events_has_few_pictures_and_much_to_list(folder):
+    maker, rng = pools(Library(folder, "train")), random.Random(3)
+    drawn = [maker.several(rng) for _ in range(40)]
+    assert all(8 <= scene.features.duration_s <= 14.1 for scene in drawn)
+    frames = {len(scene.features.video.times_s) for scene in drawn if scene.features.video}
+    assert max(frames) <= 6
+    sounds = [sum(bool(part.things) for part in scene.script.sounds) for scene in drawn if scene.features.audio]
+    assert sum(count > 1 for count in sounds) > len(sounds) / 3  # though every track of the pool holds one
+
+
+def test_told_the_true_names_the_heads_are_not_asked(folder):
+    lib, rng = Library(folder, "train"), random.Random(4)
+    maker, adapter = pools(lib), Adapter(lib.seen_names, lib.heard_names, 8)
+    adapter.eval()
+    scene = next(s for s in iter(lambda: maker.draw(rng), None) if s.features.video and s.features.audio)
+    cells, tokens = scene.features.video.grid.float(), scene.features.audio.tokens.float()
+    before = adapter.video.probabilities(cells)
+    with true_names(SimpleNamespace(adapter=adapter), scene):  # type: ignore[arg-type]
+        seen, heard = adapter.video.probabilities(cells), adapter.audio.probabilities(tokens)
+    labels = scene.video_labels
+    named = labels >= 0
+    assert (seen.argmax(-1) == labels)[named].all()
+    assert (seen.amax(-1)[named] == 1).all()
+    assert (seen[labels == NOTHING] == 0).all()
+    assert torch.equal(seen[labels == UNSURE], before[labels == UNSURE])
+    assert torch.equal(heard > 0, scene.audio_labels > 0)
+    assert torch.equal(adapter.video.probabilities(cells), before)
 
 
 def test_a_film_comes_back_from_disk_as_it_was_drawn(folder, tmp_path):

@@ -52,25 +52,39 @@ class Moments:
         noise: float,
         questions: int = 3,
         long: float = 0.6,
+        several: float = 0.0,
         longest_s: float = 26.0,
         most_frames: int = 16,
         thinned: tuple[float, float] | None = None,
     ) -> None:
-        """`thinned`: only a random share of a clip's tokens, drawn from this range, and no gradients to the adapter."""
+        """What is drawn, and how.
+
+        Args:
+            noise: a scene's names are made doubtful by up to this (standard deviation on the heads' logits).
+            long: share of long scenes.
+            several: share of shorter ones with several events and few pictures.
+            thinned: only a random share of a clip's tokens, drawn from this range, and no gradients to the adapter.
+        """
         self.lib, self.maker, self.model = lib, maker, model
         self.noise, self.questions = noise, questions
-        self.long, self.longest_s, self.most_frames, self.thinned = long, longest_s, most_frames, thinned
+        self.long, self.several, self.longest_s, self.most_frames = long, several, longest_s, most_frames
+        self.thinned = thinned
         self.number = {name: i for i, name in enumerate(lib.seen_names)}
         self.head = len(prompt_ids(model.tokenizer, "", None)[0])
 
     @torch.autocast("cpu", enabled=False)  # features are float16, the adapter computes in float32
     def draw(self, rng: random.Random) -> list[Item]:
-        scene = self.maker.draw(rng, self.longest_s if rng.random() < self.long else 0.0, self.most_frames)
+        kind = rng.random()
+        if kind < self.several:
+            scene = self.maker.several(rng)
+        else:
+            scene = self.maker.draw(rng, self.longest_s if kind > 1 - self.long else 0.0, self.most_frames)
         asked = {(q.type, q.question, q.answer): q for q in ask(scene.script, self.lib, rng)}
         chosen = choose(list(asked), self.questions, rng)
         table = self.model.decoder.get_input_embeddings().weight
+        noise = rng.uniform(0.0, self.noise)
         with torch.set_grad_enabled(self.thinned is None):
-            media = media_layout(self.model.adapter, table, scene.features, self.head, self.noise)
+            media = media_layout(self.model.adapter, table, scene.features, self.head, noise)
         if self.thinned is not None:
             share, generator = rng.uniform(*self.thinned), torch.Generator().manual_seed(rng.getrandbits(31))
             media = thin(media, share, None, generator)

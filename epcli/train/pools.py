@@ -330,6 +330,10 @@ class SceneMaker:
         duration, parts = write_timeline(rng, longest_s, track, gap)
         return duration, parts, AudioFeatures(torch.cat(tokens), AUDIO_STEP_S, torch.cat(words)), torch.cat(labels)
 
+    def several(self, rng: random.Random) -> Scene:
+        """A scene of 8 to 14 seconds with several events and few pictures: few tokens, and much to list."""
+        return self.draw(rng, 14.0, rng.choice((3, 6)))
+
     def draw(self, rng: random.Random, longest_s: float = 0.0, most_frames: int = 24) -> Scene:
         """One scene; one of sixteen without picture, one of twelve without sound.
 

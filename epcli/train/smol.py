@@ -5,6 +5,7 @@ python -m epcli.train.smol pools LIBRARY RUN     encode views and sound tracks
 python -m epcli.train.smol heads RUN             teach the projectors the names
 python -m epcli.train.smol train RUN             train adapter and LoRA with the language model
 python -m epcli.train.smol sieve RUN             train the sieve with them
+python -m epcli.train.smol reading RUN           what is wrong with the answers: naming or reading
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 import typer
 from safetensors.torch import load_file, save_file
 
-from epcli.models.ep_smol import AUDIO_STEP_S, Adapter, EpSmol, SoundHead, Towers
+from epcli.models.ep_smol import ADAPTER, AUDIO_STEP_S, Adapter, EpSmol, SoundHead, Towers, load_adapter
 from epcli.models.yamnet import load_yamnet
 from epcli.records import AudioFeatures, Features, VideoFeatures
 from epcli.train import heads, parallel
@@ -37,6 +38,7 @@ from epcli.train.pools import (
     tint_labels,
 )
 from epcli.train.questions import ask
+from epcli.train.reading import measure
 from epcli.train.retold import Retold
 from epcli.train.scenes import Library, boxes_of, frame_times, write_long_script, write_script
 from epcli.train.sieve_trainer import SieveRecipe, SieveTrainer
@@ -48,6 +50,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 
 LONG, FRAMES, LONGEST_S = 0.3, 12, 24.0  # share of scenes longer than one event; most pictures of a scene; seconds
+SEVERAL = 0.3  # share of shorter ones with several events and few pictures: to tell all there is is learned late
 EASY = 0.1, 3  # share and pictures at the beginning of training: reading is learned from few tokens
 
 
@@ -63,7 +66,10 @@ class SceneSource:
     def draw(self, rng: random.Random, progress: float = 1.0) -> Example:
         share = EASY[0] + (LONG - EASY[0]) * progress
         frames = round(EASY[1] + (FRAMES - EASY[1]) * progress**2)
-        scene = self.maker.draw(rng, LONGEST_S if rng.random() < share else 0.0, frames)
+        if rng.random() < SEVERAL:
+            scene = self.maker.several(rng)
+        else:
+            scene = self.maker.draw(rng, LONGEST_S if rng.random() < share else 0.0, frames)
         pairs = [(q.type, q.question, q.answer) for q in ask(scene.script, self.lib, rng)]
         return Example(scene.features, pairs, scene.video_labels, scene.audio_labels, scene.tint_labels)
 
@@ -190,7 +196,7 @@ def train(
     lr: float = Recipe.lr,
     lora_lr: float = Recipe.lora_lr,
     start_from: Annotated[
-        Path | None, typer.Option(help="Checkpoint of `read` to begin from, or an adapter file.")
+        Path | None, typer.Option(help="Checkpoint of `read` to begin from, or an adapter file, of which all is taken.")
     ] = None,
     threads: int = 2,
 ) -> None:
@@ -207,14 +213,17 @@ def train(
     model = EpSmol(torch.device("cpu"), torch.bfloat16, adapter=None)
     source = SceneSource(library, run, "train", model.tokenizer)
     held = SceneSource(library, run, "heldout")
-    adapter = Adapter(source.lib.seen_names, source.lib.heard_names, 576)
-    adapter.load_state_dict(load_file(run / "heads.safetensors"))
-    adapter.take_classifiers()
+    lora: dict[str, torch.Tensor] = {}
+    if start_from and start_from.suffix == ".safetensors":
+        adapter, lora, _ = load_adapter(start_from)
+    else:
+        adapter = Adapter(source.lib.seen_names, source.lib.heard_names, 576)
+        adapter.load_state_dict(load_file(run / "heads.safetensors"))
+        adapter.take_classifiers()
     trainer = Trainer(model, adapter, source, held, recipe, run, typer.echo)
     if not trainer.resume() and start_from:
-        if start_from.suffix == ".safetensors":
-            tensors = load_file(start_from)
-            trainer.take_lora({k.removeprefix("lora."): v for k, v in tensors.items() if k.startswith("lora.")})
+        if lora:
+            trainer.take_lora(lora)
         else:
             trainer.start_from(start_from)
     trainer.run()
@@ -249,7 +258,7 @@ def sieve(
             training.lib,
             training.maker,
             learner.model,
-            noise=0.7,
+            noise=1.4,
             questions=8,
             long=0.4,
             longest_s=44.0,
@@ -260,14 +269,32 @@ def sieve(
         finder.resume()
         finder.run()
     scenes, unseen = (
-        Moments(s.lib, s.maker, learner.model, noise=noise, long=0.3, longest_s=44.0, most_frames=20)
-        for s, noise in ((training, 1.0), (held, 0.0))
+        Moments(s.lib, s.maker, learner.model, noise=noise, long=0.3, several=SEVERAL, longest_s=44.0, most_frames=20)
+        for s, noise in ((training, 1.5), (held, 0.0))
     )
     together = replace(recipe, lr=rates | {"refiner": 3e-4, "scorer": 5e-4})
     trainer = SieveTrainer(learner, scenes, unseen, together, run / "sieve", typer.echo)
     trainer.resume()
     trainer.run()
     parallel.stop()
+
+
+@app.command()
+def reading(
+    run: Path,
+    adapter: Annotated[Path, typer.Argument(help="The adapter to ask.")] = ADAPTER,
+    scenes: int = 60,
+    long: Annotated[float, typer.Option(help="Share of scenes of up to 24 s.")] = 0.3,
+    split: Annotated[str, typer.Option(help="heldout, or train: sources the heads know")] = "heldout",
+    threads: int = 2,
+) -> None:
+    """Ask about scenes from RUN's pools twice, with the heads' names and with the true ones: naming or reading?"""
+    torch.set_num_threads(threads)
+    library = Path(json.loads((run / "library.json").read_text()))
+    maker = SceneSource(library, run, split).maker
+    counts = measure(EpSmol(torch.device("cpu"), torch.bfloat16, adapter), maker, scenes, long)
+    for kind in sorted(counts, key=lambda kind: (kind == "all", kind)):
+        typer.echo(f"{kind:12} {counts[kind]}")
 
 
 if __name__ == "__main__":
