@@ -97,6 +97,11 @@ def doubt(logits: Tensor) -> Tensor:
     return torch.randn_like(logits) + torch.randn(logits.shape[-1], dtype=logits.dtype, device=logits.device)
 
 
+def shares(p: Tensor) -> Tensor:
+    """(…, K) how sure each of any number of names is -> their shares, which sum to 1, or to less where none is sure."""
+    return p / (p.sum(-1, keepdim=True) + 0.1)
+
+
 class Head(nn.Module):
     """(…, F) features -> (…, K + 1) logits of the names, the last of none: from all that a tower's layers say."""
 
@@ -211,8 +216,7 @@ class Projector(nn.Module):
             logits = logits + noise * doubt(logits)
         if self.one_of:
             return logits.softmax(-1)[..., :-1]
-        p = logits[..., :-1].sigmoid()
-        return p / (p.sum(-1, keepdim=True) + 0.1)
+        return shares(logits[..., :-1].sigmoid())
 
     def told(self, features: Tensor) -> Tensor:
         """(…, F) -> (…, K) what is added to a name's logit because the tower's own classifier knows it too.
@@ -232,7 +236,7 @@ class Projector(nn.Module):
     def prior(self, features: Tensor) -> Tensor:
         """(…, F) -> (…, C) what the tower's own classifier says (ImageNet, AudioSet)."""
         p = self._classes(features)
-        return p if self.one_of else p / (p.sum(-1, keepdim=True) + 0.1)
+        return p if self.one_of else shares(p)
 
     def forward(self, probabilities: Tensor, features: Tensor | None, place: Tensor) -> Tensor:
         """(…, K), (…, F) or None, (…, PLACE_WIDTH) -> (…, D)."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from epcli import generate
-from epcli.models.ep_smol import EpSmol, Projector
+from epcli.models.ep_smol import EpSmol, Projector, shares
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import Tools, select
 from epcli.train.pools import NOTHING, Scene, SceneMaker
@@ -57,7 +57,7 @@ def true_names(model: EpSmol, scene: Scene) -> Iterator[None]:
 
     def heard(features: Tensor, noise: float = 0.0) -> Tensor:
         assert scene.audio_labels is not None
-        return scene.audio_labels / (scene.audio_labels.sum(-1, keepdim=True) + 0.1)
+        return shares(scene.audio_labels)
 
     for projector, names in ((picture, seen), (sound, heard)):
         projector.probabilities = names  # type: ignore[method-assign]

@@ -21,6 +21,7 @@ import torch
 import typer
 from safetensors.torch import load_file, save_file
 
+from epcli.errors import UsageError
 from epcli.models.ep_smol import ADAPTER, AUDIO_STEP_S, Adapter, EpSmol, SoundHead, Towers, load_adapter
 from epcli.models.yamnet import load_yamnet
 from epcli.records import AudioFeatures, Features, VideoFeatures
@@ -62,6 +63,13 @@ class SceneSource:
         self.lib = Library(library, split)
         views, tracks = load_views(self.lib, pools / split), load_tracks(self.lib, pools / split)
         self.maker = SceneMaker(self.lib, views, tracks, Retold(tokenizer) if tokenizer else None)
+
+    def check(self, adapter: Adapter) -> None:
+        """Raises UsageError if the adapter knows other names than the library, whose labels are numbers."""
+        if (adapter.seen, adapter.heard) != (self.lib.seen_names, self.lib.heard_names):
+            raise UsageError(
+                f"{self.lib.folder}: the adapter was trained on other names; give the library it was trained on"
+            )
 
     def draw(self, rng: random.Random, progress: float = 1.0) -> Example:
         share = EASY[0] + (LONG - EASY[0]) * progress
@@ -216,6 +224,7 @@ def train(
     lora: dict[str, torch.Tensor] = {}
     if start_from and start_from.suffix == ".safetensors":
         adapter, lora, _ = load_adapter(start_from)
+        source.check(adapter)
     else:
         adapter = Adapter(source.lib.seen_names, source.lib.heard_names, 576)
         adapter.load_state_dict(load_file(run / "heads.safetensors"))
@@ -270,7 +279,7 @@ def sieve(
         finder.run()
     scenes, unseen = (
         Moments(s.lib, s.maker, learner.model, noise=noise, long=0.3, several=SEVERAL, longest_s=44.0, most_frames=20)
-        for s, noise in ((training, 1.5), (held, 0.0))
+        for s, noise in ((training, Recipe.noise), (held, 0.0))
     )
     together = replace(recipe, lr=rates | {"refiner": 3e-4, "scorer": 5e-4})
     trainer = SieveTrainer(learner, scenes, unseen, together, run / "sieve", typer.echo)
@@ -291,8 +300,9 @@ def reading(
     """Ask about scenes from RUN's pools twice, with the heads' names and with the true ones: naming or reading?"""
     torch.set_num_threads(threads)
     library = Path(json.loads((run / "library.json").read_text()))
-    maker = SceneSource(library, run, split).maker
-    counts = measure(EpSmol(torch.device("cpu"), torch.bfloat16, adapter), maker, scenes, long)
+    source, model = SceneSource(library, run, split), EpSmol(torch.device("cpu"), torch.bfloat16, adapter)
+    source.check(model.adapter)
+    counts = measure(model, source.maker, scenes, long)
     for kind in sorted(counts, key=lambda kind: (kind == "all", kind)):
         typer.echo(f"{kind:12} {counts[kind]}")
 

@@ -36,6 +36,7 @@ from epcli.models.ep_smol import (
     media_layout,
     pool_cells,
     prompt_ids,
+    shares,
     video_places,
 )
 from epcli.models.stream import Segment
@@ -107,8 +108,9 @@ def proxy_layout(adapter: Adapter, example: Example, start: int, table: Tensor, 
         sure = 0.4 + 0.6 * torch.rand(len(p), 1, generator=generator)
         stray = F.one_hot(torch.randint(p.shape[1], (len(p),), generator=generator), p.shape[1]).float()
         p = p * sure + stray * (1 - sure) * 0.4
-        p = p / (p.sum(-1, keepdim=True) + 0.1)
-        embeds = adapter.audio(p, None, audio_places(len(p), features.duration_s)) + adapter.clock(audio_times(len(p)))
+        embeds = adapter.audio(shares(p), None, audio_places(len(p), features.duration_s)) + adapter.clock(
+            audio_times(len(p))
+        )
         words = features.audio.words
         if words is not None:
             spoken = (words >= 0)[:, None]
