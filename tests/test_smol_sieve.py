@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from epcli.errors import WeightsError
 from epcli.models.ep_smol import ADAPTER, AUDIO_WIDTH, VIDEO_WIDTH, EpSmol, media_layout, prompt_ids
+from epcli.pipeline import cpu_dtype
 from epcli.records import AudioFeatures, Features, Modality, VideoFeatures
 from epcli.train.items import Evidence, smol_items
 from epcli.train.learners import Shape, smol_learner
@@ -48,14 +49,14 @@ def trained(tmp_path_factory):
     media = media_layout(model.adapter, model.decoder.get_input_embeddings().weight, some_features(), start)
     asked = [("what", "What plays?", "A violin.", [Evidence(Modality.AUDIO, 1, 2)])]
     (item,) = smol_items(model, media, asked)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=model.dtype == torch.bfloat16):
         reading = read_item(model, item, item.stream.embeds, 0.5)
     return learner.save(tmp_path_factory.mktemp("smol"), {"step": 0}), item, reading
 
 
 def test_a_saved_sieve_says_after_loading_what_it_said_in_training(trained):
     path, item, want = trained
-    model = EpSmol(CPU, torch.bfloat16, path)
+    model = EpSmol(CPU, cpu_dtype(), path)
     assert model.sieve is not None
     with torch.no_grad():
         stream = model.stream(some_features(), "What plays?", None)
@@ -66,7 +67,7 @@ def test_a_saved_sieve_says_after_loading_what_it_said_in_training(trained):
     assert len(set(got.kept.tolist()) ^ set(want.kept.tolist())) <= 2
     agree = torch.cosine_similarity(got.logits, want.logits)
     assert agree.min() > 0.99
-    changed = read_item(EpSmol(CPU, torch.bfloat16, ADAPTER), item, stream.embeds, 0.5, "none").logits
+    changed = read_item(EpSmol(CPU, cpu_dtype(), ADAPTER), item, stream.embeds, 0.5, "none").logits
     assert torch.cosine_similarity(changed, want.logits).min() < agree.min()
 
 
@@ -116,5 +117,5 @@ def test_a_tampered_sieve_is_one_line(trained, tmp_path, harm):
     broken = tmp_path / "broken.safetensors"
     save_file(tensors, broken, {"epcli": json.dumps(about)})
     with pytest.raises(WeightsError, match=r"broken\.safetensors") as caught:
-        EpSmol(CPU, torch.bfloat16, broken)
+        EpSmol(CPU, cpu_dtype(), broken)
     assert "\n" not in str(caught.value)

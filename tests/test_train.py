@@ -310,6 +310,7 @@ def test_a_sieve_is_trained_and_asked_by_command(plain, tmp_path):
         (["--keep-range", "0-1"], "--keep-range 0-1: is not a range of shares"),
         (["--method", "magic"], "--method magic: is not one of lora, qlora, full"),
         (["--method", "full"], "--method full: ep-smol is trained with lora"),
+        (["--dtype", "fp16"], "--dtype fp16: small gradients vanish in it; train with --dtype bf16, or fp32"),
         (["--media", "nowhere"], "mine.jsonl: line 1: no file farm.mp4 in nowhere"),
     ],
 )

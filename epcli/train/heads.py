@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from epcli.models.ep_smol import COLOURS, Adapter, PictureHead
+from epcli.pipeline import cpu_has_bf16
 from epcli.train.pools import NOTHING, UNSURE, TrackPool, ViewPool, cells_to_name
 
 
@@ -72,7 +73,7 @@ def fit(
         for rows in order.split(batch):
             if len(rows) < batch:
                 continue
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bf16()):
                 logits = head(cells[rows].float()).float()
             target = torch.where(labels[rows] == NOTHING, nothing, labels[rows])
             loss = F.cross_entropy(logits, target, label_smoothing=0.05)

@@ -28,6 +28,7 @@ from epcli.models.qwen_omni import QwenOmni, sync_sections, thinker_tensors
 from epcli.models.qwen_write import write_checkpoint
 from epcli.models.sieve_file import base_tensors
 from epcli.models.sieve_weights import LowRank, build_sieve, starting_layers, unfold
+from epcli.pipeline import cpu_dtype
 from epcli.sieve.refiner import DEPTH
 from epcli.sieve.select import ScoreHead
 from epcli.sieve.sieve import Sieve
@@ -199,15 +200,23 @@ def take(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None
             parameter.copy_(values[name])
 
 
-def smol_learner(start: Path, shape: Shape, *, train_adapter: bool = True, threads: int | None = None) -> Learner:
+def smol_learner(
+    start: Path,
+    shape: Shape,
+    *,
+    train_adapter: bool = True,
+    threads: int | None = None,
+    dtype: torch.dtype | None = None,
+) -> Learner:
     """ep-smol from an adapter file, with or without a sieve in it, for training on.
 
     A sieve that the file holds is trained further, if it has the shape; decoder LoRA keeps the file's rank. The model's
-    adapter is `learner.model.adapter`. Raises WeightsError.
+    adapter is `learner.model.adapter`. It computes in `dtype`, if given, else as the processor does best. Raises
+    WeightsError.
     """
     if threads:
         torch.set_num_threads(threads)
-    model: Any = EpSmol(torch.device("cpu"), torch.bfloat16, adapter=None)
+    model: Any = EpSmol(torch.device("cpu"), dtype or cpu_dtype(), adapter=None)
     adapter, lora, meta = load_adapter(start)
     model.adapter = adapter.requires_grad_(train_adapter)
     adapter.freeze_heads()

@@ -83,12 +83,12 @@ def _learner(order: Order, shape: Shape, profile: Profile) -> tuple[Learner, Mak
     def told(asked: list[Asked]) -> list[tuple[str, str, str, Any]]:
         return [(each.type, each.question, each.answer, each.evidence) for each in asked]
 
+    if profile.dtype == "fp16":
+        raise UsageError("--dtype fp16: small gradients vanish in it; train with --dtype bf16, or fp32")
     if card.family == "qwen2.5-omni":
         device = choose_device(profile)
         dtype = choose_dtype(profile, device)
         if dtype == torch.float16:
-            if profile.dtype == "fp16":
-                raise UsageError("--dtype fp16: small gradients vanish in it; train with --dtype bf16, or fp32")
             dtype = torch.float32  # a GPU without bfloat16
         learner = qwen_learner(
             profile.model,
@@ -101,7 +101,9 @@ def _learner(order: Order, shape: Shape, profile: Profile) -> tuple[Learner, Mak
         return learner, lambda features, asked: qwen_items(learner.model, features, told(asked), profile.system)
     if order.method != "lora":
         raise UsageError(f"--method {order.method}: {card.name} is trained with lora; leave the flag out")
-    learner = smol_learner(card.path or ADAPTER, shape, threads=profile.threads)
+    learner = smol_learner(
+        card.path or ADAPTER, shape, threads=profile.threads, dtype=choose_dtype(profile, torch.device("cpu"))
+    )
     model: Any = learner.model
     start = len(prompt_ids(model.tokenizer, "", profile.system)[0])
 

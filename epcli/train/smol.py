@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from epcli.errors import UsageError
 from epcli.models.ep_smol import ADAPTER, AUDIO_STEP_S, Adapter, EpSmol, SoundHead, Towers, load_adapter
 from epcli.models.yamnet import load_yamnet
+from epcli.pipeline import cpu_dtype
 from epcli.records import AudioFeatures, Features, VideoFeatures
 from epcli.train import heads, parallel
 from epcli.train.learners import Shape, smol_learner
@@ -142,7 +143,7 @@ def pools(
     torch.set_num_threads(threads)
     run.mkdir(parents=True, exist_ok=True)
     (run / "library.json").write_text(json.dumps(str(library.resolve())))
-    model = EpSmol(torch.device("cpu"), torch.bfloat16, adapter=None)
+    model = EpSmol(torch.device("cpu"), cpu_dtype(), adapter=None)
     for name, share, seed in (("heldout", 0.08, 2), ("train", 1.0, 1)):
         if split not in (name, "both"):
             continue
@@ -165,7 +166,7 @@ def fit_heads(
     """Fit the projectors' heads, for pictures and for sounds, on the library; writes RUN/heads.safetensors."""
     torch.set_num_threads(threads)
     library = Path(json.loads((run / "library.json").read_text()))
-    model = EpSmol(torch.device("cpu"), torch.bfloat16, adapter=None)
+    model = EpSmol(torch.device("cpu"), cpu_dtype(), adapter=None)
     lib = Library(library, "train")
     adapter = Adapter(lib.seen_names, lib.heard_names, 576)
     adapter.start_from(Towers(model.tokenizer), model.decoder.get_input_embeddings().weight, model.tokenizer)
@@ -186,7 +187,7 @@ def fit_heads(
 def read(library: Path, run: Path, minutes: float = 20.0, threads: int = 2) -> None:
     """Train on scenes that are only names; writes RUN/checkpoint.pt, from which `train` goes on."""
     torch.set_num_threads(threads)
-    model = EpSmol(torch.device("cpu"), torch.bfloat16, adapter=None)
+    model = EpSmol(torch.device("cpu"), cpu_dtype(), adapter=None)
     source = ProxySource(library, model.tokenizer)
     adapter = Adapter(source.lib.seen_names, source.lib.heard_names, 576)
     adapter.start_from(Towers(model.tokenizer), model.decoder.get_input_embeddings().weight, model.tokenizer)
@@ -218,7 +219,7 @@ def train(
     parallel.start()
     library = Path(json.loads((run / "library.json").read_text()))
     recipe = replace(Recipe(), minutes=minutes, lr=lr, lora_lr=lora_lr)
-    model = EpSmol(torch.device("cpu"), torch.bfloat16, adapter=None)
+    model = EpSmol(torch.device("cpu"), cpu_dtype(), adapter=None)
     source = SceneSource(library, run, "train", model.tokenizer)
     held = SceneSource(library, run, "heldout")
     lora: dict[str, torch.Tensor] = {}
@@ -300,7 +301,7 @@ def reading(
     """Ask about scenes from RUN's pools twice, with the heads' names and with the true ones: naming or reading?"""
     torch.set_num_threads(threads)
     library = Path(json.loads((run / "library.json").read_text()))
-    source, model = SceneSource(library, run, split), EpSmol(torch.device("cpu"), torch.bfloat16, adapter)
+    source, model = SceneSource(library, run, split), EpSmol(torch.device("cpu"), cpu_dtype(), adapter)
     source.check(model.adapter)
     counts = measure(model, source.maker, scenes, long)
     for kind in sorted(counts, key=lambda kind: (kind == "all", kind)):
