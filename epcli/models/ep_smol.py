@@ -71,7 +71,6 @@ SECONDS = 120  # of a clip that have a word of their own; later ones have only t
 TUNED_BLOCKS = 11  # the vision tower's blocks from here on, and its head, are trained too
 AT_ONCE = 1024  # tokens or cells named together
 SAME_GAIN, SAME_FROM = 0.7, -4.0  # what the towers' own classes add to a name's logit: gain, from which log p on
-SHARP = 2.0  # logits of a picture's names are read so much sharper: a mixture of many names says nothing to the decoder
 LORA_TARGETS = ("q_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 
 
@@ -213,8 +212,6 @@ class Projector(nn.Module):
     def probabilities(self, features: Tensor, noise: float = 0.0) -> Tensor:
         """(…, F) -> (…, K) how much each name holds; they need not sum to 1."""
         logits = self.head(features) + F.pad(self.told(features), (0, 1))
-        if self.one_of:
-            logits = SHARP * logits
         if noise:  # training only: the names must not be trusted blindly
             logits = logits + noise * doubt(logits)
         if self.one_of:
