@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,10 +39,13 @@ def _check_output(path: Path, flag: str, suffix: str, source: Path | None) -> No
 def whole(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; it takes the name of `path` at the end, or is removed on any error.
 
-    Where `path` is a link, the file it leads to is written. Raises EpError for what the system says, as of a full disk.
+    The name is this process's own, so that two that write one file do not write into each other's; what a killed one
+    left is removed. Where `path` is a link, the file it leads to is written. Raises EpError for what the system says,
+    as of a full disk.
     """
     target = Path(os.path.realpath(path))
-    partial = target.with_name(f".{target.name}.part{target.suffix}")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part{target.suffix}")
+    _remove_leftovers(target)
     try:
         yield partial
         os.replace(partial, target)
@@ -50,3 +54,15 @@ def whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove temporary files of `target` whose process is gone."""
+    import psutil  # not at start-up
+
+    owned = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.part{re.escape(target.suffix)}")
+    with suppress(OSError):
+        for entry in os.scandir(target.parent):
+            match = owned.fullmatch(entry.name)
+            if match and not psutil.pid_exists(int(match[1])):
+                os.unlink(entry.path)

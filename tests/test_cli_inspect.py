@@ -245,7 +245,7 @@ def test_an_interrupted_film_is_one_line_and_leaves_nothing(place: Path, tmp_pat
     deadline = time.monotonic() + 240
     while not names(out) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert names(out) == [".kept.mp4.part.mp4"]
+    assert names(out) == [f".kept.mp4.{process.pid}.part.mp4"]
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: ffmpeg is told too
     stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout, stderr) == (130, "", "ep: interrupted\n")
