@@ -151,7 +151,7 @@ def choose_dtype(profile: Profile, device: torch.device) -> torch.dtype:
 
 
 def cpu_dtype() -> torch.dtype:
-    """What this processor computes in: bfloat16 takes ten to thirty times as long as float32 where it is emulated."""
+    """What this processor computes in: where bfloat16 is emulated, it takes about ten times as long as float32."""
     return torch.bfloat16 if cpu_has_bf16() else torch.float32
 
 

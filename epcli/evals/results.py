@@ -30,6 +30,7 @@ from epcli.evals.score import Row, accuracy, answered, kept_share
 from epcli.evals.sets import QuestionSet, read_set
 from epcli.evals.sweep import BLIND, KEEPS
 from epcli.evals.tables import interval, markdown, percent
+from epcli.files import whole
 from epcli.media.probe import probe
 from epcli.pipeline import Session
 
@@ -391,9 +392,8 @@ def main(
         (card_path, lambda old: filled(old, card(rows, found, more), card_path)),  # type: ignore[arg-type]
     ):
         if path is not None:
-            partial = path.with_name(f".{path.name}.part")
-            partial.write_text(text(path.read_text(encoding="utf-8") if path.exists() else ""), encoding="utf-8")
-            partial.replace(path)
+            with whole(path) as partial:
+                partial.write_text(text(path.read_text(encoding="utf-8") if path.exists() else ""), encoding="utf-8")
             print(f"written: {path}", file=sys.stderr)
 
 

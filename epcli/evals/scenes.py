@@ -24,6 +24,7 @@ from typing import Annotated, Any
 import typer
 
 from epcli.errors import EpError, UsageError
+from epcli.files import whole
 from epcli.train.film import write_film
 from epcli.train.pools import moved
 from epcli.train.questions import Question, ask
@@ -186,9 +187,8 @@ def make(
         "questions_sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
     for path, content in ((out / "questions.jsonl", text), (out / MANIFEST, json.dumps(manifest, indent=2) + "\n")):
-        partial = path.with_name(f".{path.name}.part")
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(path)
+        with whole(path) as partial:
+            partial.write_text(content, encoding="utf-8")
     return manifest
 
 
