@@ -76,7 +76,7 @@ def choose(
 
 
 def _first_ready(models: Sequence[str]) -> int | None:
-    from epcli.models import hub
+    from epcli.models.qwen_omni import hub
 
     return next((i for i, model in enumerate(models) if model in hub.REPOS and hub.status(model) == "ready"), None)
 

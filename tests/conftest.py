@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from epcli import cache, content
+from epcli import content
+from epcli.session import cache
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from epcli.config import Profile
-from epcli.moments import moments
 from epcli.records import (
     SAMPLE_RATE,
     AudioTrack,
@@ -21,6 +20,7 @@ from epcli.records import (
     Report,
     Run,
 )
+from epcli.session.moments import moments
 from epcli.sieve.select import keep_count
 
 HOSTILE = "<img src=x onerror=alert(1)><!--.mp4"  # a file may be called anything
@@ -181,7 +181,7 @@ def inspection(name: str = HOSTILE, selectors: tuple[str, ...] = ("query-aware",
     frames[:, 150:210, 320:400] = (60, 160, 90)
     time = np.arange(8 * SAMPLE_RATE) / SAMPLE_RATE
     samples = (0.02 * draw.normal(size=len(time)) + 0.5 * np.sin(2760 * time) * ((time > 5) & (time < 6))).astype("f4")
-    from epcli.inspection import spectrogram, waveform
+    from epcli.session.inspection import spectrogram, waveform
 
     info = MediaInfo(
         Path("films") / name,

@@ -13,12 +13,13 @@ import pytest
 import soundfile
 
 from epcli.errors import UsageError
-from epcli.evals import scenes, score
-from epcli.evals.sets import read_set
+from epcli.evals import score
+from epcli.lab import benchmark
+from epcli.lab.questions import Evidence, Question, ask
+from epcli.lab.scenes import Library
 from epcli.media.probe import probe
+from epcli.questions.sets import read_set
 from epcli.records import SAMPLE_RATE
-from epcli.train.questions import Evidence, Question, ask
-from epcli.train.scenes import Library
 
 THINGS = [("dog", "animal"), ("cat", "animal"), ("cow", "animal"), ("owl", "animal"), ("piano", "instrument"),
           ("flute", "instrument"), ("harp", "instrument"), ("tuba", "instrument"), ("banjo", "instrument"),
@@ -51,24 +52,24 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_scenes_are_long_and_no_two_hold_the_same_things(folder):
-    chosen = list(scenes.scripts(Library(folder, "heldout"), random.Random(1), 36))
+    chosen = list(benchmark.scripts(Library(folder, "heldout"), random.Random(1), 36))
     for number, script in enumerate(chosen):
-        low, high = scenes.LENGTHS[number % len(scenes.LENGTHS)]
+        low, high = benchmark.LENGTHS[number % len(benchmark.LENGTHS)]
         assert low <= script.duration_s <= high
-    assert len({scenes.things_of(s) for s in chosen}) == len(chosen)
+    assert len({benchmark.things_of(s) for s in chosen}) == len(chosen)
     quiet = [max(v.end_s - v.start_s for v in s.views) for s in chosen if s.views]
     assert max(quiet) > 20, "long still stretches"
-    assert any(len(s.views) == 2 and len(scenes.things_of(s)) for s in chosen)
+    assert any(len(s.views) == 2 and len(benchmark.things_of(s)) for s in chosen)
 
 
 def test_types_are_balanced_and_tell_what_they_need(folder):
     lib, rng, so_far = Library(folder, "heldout"), random.Random(2), Counter()
     rows = []
-    for script in scenes.scripts(lib, rng, 60):
-        chosen = scenes.choose(ask(script, lib, rng), 4, so_far, rng)
+    for script in benchmark.scripts(lib, rng, 60):
+        chosen = benchmark.choose(ask(script, lib, rng), 4, so_far, rng)
         assert len({q.type for q in chosen}) == len(chosen) <= 4
-        rows += [scenes.as_row("m", q) for q in chosen]
-    assert not set(scenes.LEFT_OUT) & set(so_far)
+        rows += [benchmark.as_row("m", q) for q in chosen]
+    assert not set(benchmark.LEFT_OUT) & set(so_far)
     assert {"when", "see briefly", "move", "order", "hear while", "see at"} <= set(so_far)
     assert max(so_far.values()) < 25
     needs = {kind: Counter(r["needs"] for r in rows if r["type"] == kind) for kind in so_far}
@@ -79,15 +80,15 @@ def test_types_are_balanced_and_tell_what_they_need(folder):
 
 
 def test_an_absence_needs_the_sense_that_would_notice():
-    assert scenes.needs(Question("silent", "?", "a", "a")) == "sound"
-    assert scenes.needs(Question("see", "?", "a", "a")) == "picture"
+    assert benchmark.needs(Question("silent", "?", "a", "a")) == "sound"
+    assert benchmark.needs(Question("see", "?", "a", "a")) == "picture"
     both = (Evidence("video", 0, 1, "dog"), Evidence("audio", 0, 1))
-    assert scenes.needs(Question("visible", "?", "a", "a", evidence=both)) == "both"
+    assert benchmark.needs(Question("visible", "?", "a", "a", evidence=both)) == "both"
 
 
 def test_a_small_set_is_made_and_read_and_made_again(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(scenes, "LENGTHS", ((10.0, 13.0),))
-    made = scenes.make(folder, tmp_path, count=3, questions=3)
+    monkeypatch.setattr(benchmark, "LENGTHS", ((10.0, 13.0),))
+    made = benchmark.make(folder, tmp_path, count=3, questions=3)
     assert made["name"] == "scenes", "not the benchmark's size, so not its name"
     assert (made["scenes"], made["sources"] > 4) == (3, True)
     questions = read_set(tmp_path)
@@ -101,7 +102,7 @@ def test_a_small_set_is_made_and_read_and_made_again(folder, tmp_path, monkeypat
     assert score.majority(questions.items)["all"] > 0
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.m*4*")}
     before = (tmp_path / "questions.jsonl").read_text()
-    scenes.make(folder, tmp_path, count=3, questions=3)
+    benchmark.make(folder, tmp_path, count=3, questions=3)
     assert (tmp_path / "questions.jsonl").read_text() == before
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps, "what is there is not made again"
 
@@ -117,22 +118,22 @@ def test_a_source_that_was_trained_on_is_found_by_its_content(folder, tmp_path):
     (copy / "heldout-piano.flac").write_bytes((copy / "train-dog.flac").read_bytes())
     lib = Library(copy, "heldout")
     with pytest.raises(UsageError, match=r"heldout-piano\.flac: is held out, but .*train-dog\.flac"):
-        scenes.check_disjoint(lib, list(scenes.scripts(lib, random.Random(0), 30)))
+        benchmark.check_disjoint(lib, list(benchmark.scripts(lib, random.Random(0), 30)))
 
 
 def test_a_folder_that_is_no_library_is_said_so(tmp_path):
     with pytest.raises(UsageError, match="is no folder of"):
-        scenes.make(tmp_path, tmp_path / "out")
+        benchmark.make(tmp_path, tmp_path / "out")
 
 
 def test_short_scenes_are_short_and_mostly_asked_plain_questions(folder, tmp_path):
     lib, rng, so_far = Library(folder, "heldout"), random.Random(3), Counter()
-    chosen = list(scenes.scripts(lib, rng, 40, short=True))
-    assert len({scenes.things_of(s) for s in chosen}) == len(chosen)
-    assert max(s.duration_s for s in chosen if not any(p.speech for p in s.sounds)) <= scenes.SHORT_LENGTH[1]
+    chosen = list(benchmark.scripts(lib, rng, 40, short=True))
+    assert len({benchmark.things_of(s) for s in chosen}) == len(chosen)
+    assert max(s.duration_s for s in chosen if not any(p.speech for p in s.sounds)) <= benchmark.SHORT_LENGTH[1]
     for script in chosen:
-        scenes.choose(ask(script, lib, rng), 4, so_far, rng, short=True)
-    plain = sum(n for kind, n in so_far.items() if kind in scenes.PLAIN)
+        benchmark.choose(ask(script, lib, rng), 4, so_far, rng, short=True)
+    plain = sum(n for kind, n in so_far.items() if kind in benchmark.PLAIN)
     assert plain > 0.4 * sum(so_far.values())
-    made = scenes.make(folder, tmp_path, count=2, questions=2, short=True)
+    made = benchmark.make(folder, tmp_path, count=2, questions=2, short=True)
     assert made["name"] == "scenes", "not the set's size, so not its name"

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from epcli import cache, content
-from epcli.cache import FeatureCache, Recipe
+from epcli import content
 from epcli.config import Profile
 from epcli.records import AudioFeatures, AudioTrack, ClipSummary, Features, MediaInfo, Sampling, VideoFeatures
+from epcli.session import cache
+from epcli.session.cache import FeatureCache, Recipe
 
 SAMPLING = Sampling(fps=1.0, max_frames=8, max_pixels=64 * 64, multiple=32)
 RECIPE = Recipe({"family": "test", "weights": ["a"]}, SAMPLING, (None, None), "test-model")
@@ -347,7 +348,7 @@ def test_entries_are_read_without_a_model_library(store: FeatureCache, media: Pa
 
     put(store, media)
     program = (
-        "import sys, pathlib; from epcli.cache import FeatureCache; "
+        "import sys, pathlib; from epcli.session.cache import FeatureCache; "
         f"print([e.frames for e in FeatureCache(pathlib.Path({str(store.folder)!r}), 0).entries()]); "
         "assert 'torch' not in sys.modules"
     )

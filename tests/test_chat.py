@@ -17,12 +17,12 @@ import pytest
 import tiny_omni
 from media_samples import X264, shared_film
 
-from epcli import chat
-from epcli.chat import Chat, Quit
 from epcli.config import Profile
 from epcli.errors import CapacityError, EpError, UsageError
-from epcli.pipeline import Session
 from epcli.records import Turn
+from epcli.session import chat
+from epcli.session.chat import Chat, Quit
+from epcli.session.session import Session
 
 TURNS = [Turn("What is seen?", "A cow."), Turn("What is heard? ", "A dog.")]
 
@@ -210,8 +210,8 @@ def test_an_empty_question_is_refused(talk: Chat) -> None:
 
 @pytest.mark.slow
 def test_ep_smols_prompt_is_that_of_its_own_chat_template() -> None:
-    from epcli.models.ep_smol import SYSTEM, prompt_ids
-    from epcli.models.smollm import load_smollm
+    from epcli.models.smol.model import SYSTEM, prompt_ids
+    from epcli.models.smol.smollm import load_smollm
 
     tokenizer = load_smollm().tokenizer
     before, after = prompt_ids(tokenizer, "Which first?", None, TURNS)

@@ -11,9 +11,9 @@ import pytest
 from test_cache import RECIPE, put
 from typer.testing import CliRunner
 
-from epcli.cache import FeatureCache
 from epcli.cli import app
 from epcli.report.units import ago, parse_age, parse_size
+from epcli.session.cache import FeatureCache
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from transformers import DynamicCache
 
 from epcli.errors import WeightsError
 from epcli.evals import conformance
-from epcli.generate import decode_steps
-from epcli.models.qwen_omni import QwenOmni
+from epcli.models.qwen_omni.model import QwenOmni
 from epcli.records import KeptStream, TokenStream
+from epcli.session.generate import decode_steps
 
 DATA = Path(__file__).parent / "data" / "conformance"
 WHOLE = Path(__file__).parents[2] / "shared" / "conformance"

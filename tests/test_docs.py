@@ -15,7 +15,7 @@ import typer
 
 from epcli import config, errors
 from epcli.cli import app
-from epcli.train import memory
+from epcli.lab import memory
 
 ROOT = Path(__file__).parent.parent
 

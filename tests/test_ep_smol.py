@@ -17,12 +17,12 @@ import torch
 from torch.nn import functional as F
 
 from epcli.config import Profile
-from epcli.models import efficientnet_lite, yamnet
-from epcli.models.ep_smol import ADAPTER, SAME_FROM, SAME_GAIN, VIDEO_WIDTH, Projector, level, place_features
-from epcli.models.same_names import same_names
-from epcli.pipeline import DEFAULT_LEAST, Meter, Session
+from epcli.lab.scenes import COLOURS
+from epcli.models.smol import efficientnet_lite, yamnet
+from epcli.models.smol.model import ADAPTER, SAME_FROM, SAME_GAIN, VIDEO_WIDTH, Projector, level, place_features
+from epcli.models.smol.same_names import same_names
 from epcli.records import Clip, MediaInfo, Modality
-from epcli.train.scenes import COLOURS
+from epcli.session.session import DEFAULT_LEAST, Meter, Session
 
 MEDIA = Path(__file__).parents[1] / "docs" / "media"
 

@@ -18,8 +18,8 @@ from epcli.cli import app
 from epcli.config import Profile
 from epcli.errors import UsageError, WeightsError
 from epcli.evals import score, tables
-from epcli.evals.items import Choice, Exact, Item, Pattern
-from epcli.evals.sets import read_set
+from epcli.questions.items import Choice, Exact, Item, Pattern
+from epcli.questions.sets import read_set
 
 FAST = {"device": "cpu", "dtype": "fp32", "max_new_tokens": 2, "fps": 1.0, "max_frames": 2, "keep": 0.2}
 

@@ -8,10 +8,10 @@ import tiny_omni
 import torch
 from transformers import DynamicCache
 
-from epcli import generate
-from epcli.evidence import attention, find_evidence
-from epcli.models.qwen_omni import QwenOmni
+from epcli.models.qwen_omni.model import QwenOmni
 from epcli.records import Answer, AudioFeatures, Features, Modality, VideoFeatures
+from epcli.session import generate
+from epcli.session.evidence import attention, find_evidence
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import Tools, select
 

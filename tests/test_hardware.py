@@ -114,7 +114,7 @@ def test_the_largest_profile_that_the_card_holds_is_taken_if_its_model_is_here(
     card: str, profile: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.gpus(card)
-    monkeypatch.setattr("epcli.models.hub.status", lambda name: "ready")
+    monkeypatch.setattr("epcli.models.qwen_omni.hub.status", lambda name: "ready")
     got = resolve(environment=machine.environment, folder=machine.folder)
     assert got.profile_name == profile
     assert card.rpartition(",")[0] in got.why
@@ -128,7 +128,7 @@ def test_a_profile_without_its_weights_gives_way_and_the_reason_says_what_to_pul
 ) -> None:
     machine.gpus(RTX_4090)
     here: set[str] = set()
-    monkeypatch.setattr("epcli.models.hub.status", lambda name: "ready" if name in here else "not downloaded")
+    monkeypatch.setattr("epcli.models.qwen_omni.hub.status", lambda name: "ready" if name in here else "not downloaded")
     got = resolve(environment=machine.environment, folder=machine.folder)
     assert got.profile_name == "cpu"
     lacking = "NVIDIA GeForce RTX 4090 with 24 GiB, but gpu-24gb lacks its model: `ep models pull qwen2.5-omni-7b`"
@@ -154,7 +154,7 @@ def test_a_model_or_device_that_the_user_names_decides_first(
     flags: dict[str, str], profile: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.gpus(T4)
-    monkeypatch.setattr("epcli.models.hub.status", lambda name: "not downloaded")
+    monkeypatch.setattr("epcli.models.qwen_omni.hub.status", lambda name: "not downloaded")
     got = resolve(flags, environment=machine.environment, folder=machine.folder)
     assert got.profile_name == profile
     assert {key: getattr(got.profile, key) for key in flags} == flags

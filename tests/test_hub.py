@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import tiny_omni
 
-from epcli.models.hub import thinker_shards
+from epcli.models.qwen_omni.hub import thinker_shards
 
 REPO, COMMIT = "Qwen/Qwen2.5-Omni-7B", "0123456789abcdef0123456789abcdef01234567"
 MB = 2**20

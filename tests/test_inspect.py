@@ -18,12 +18,12 @@ from rich.console import Console
 
 from epcli.errors import EpError, UsageError
 from epcli.files import check_output, whole
-from epcli.inspection import spectrogram, waveform
 from epcli.records import SAMPLE_RATE, Modality, Preview
 from epcli.report import figures
 from epcli.report.html import command, embed, page_data, to_html
 from epcli.report.inspect_console import bar, print_inspection, ruler
 from epcli.report.inspect_json import to_json
+from epcli.session.inspection import spectrogram, waveform
 
 
 @pytest.fixture(scope="module")

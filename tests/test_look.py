@@ -12,11 +12,11 @@ import tiny_omni
 import torch
 from media_samples import X264, shared_film
 
-from epcli import pipeline
 from epcli.config import Profile
 from epcli.media import ffmpeg
-from epcli.pipeline import Session
 from epcli.records import Report
+from epcli.session import session as pipeline
+from epcli.session.session import Session
 
 MEDIA = Path(__file__).parents[1] / "docs" / "media"
 QUESTION = "What is seen?"
@@ -50,7 +50,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         return call
 
-    from epcli.models.qwen_omni import QwenOmni
+    from epcli.models.qwen_omni.model import QwenOmni
 
     monkeypatch.setattr(pipeline, "read", counted("decode", pipeline.read))
     monkeypatch.setattr(ffmpeg.subprocess, "Popen", counted("ffmpeg", ffmpeg.subprocess.Popen))
@@ -119,19 +119,19 @@ def test_each_range_is_an_entry_of_its_own(profile: Profile, film: Path) -> None
 
 
 def test_a_sieve_on_top_shares_the_towers_of_its_base(profile: Profile, film: Path, omni: Path, tmp_path: Path) -> None:
-    from epcli.models import registry, sieve_file
+    from epcli.models import catalog, sieve_file
 
     path = tmp_path / "sieve.safetensors"
     sieve_file.save(path, base=str(omni), folder=omni, sieve=None, sections=(9, 9, 9, 5))
     cpu, dtype = torch.device("cpu"), torch.bfloat16
-    assert registry.card(str(path)).towers(cpu, dtype) == registry.card(str(omni)).towers(cpu, dtype)
-    assert registry.card(str(omni)).towers(cpu, torch.float32) != registry.card(str(omni)).towers(cpu, dtype)
+    assert catalog.card(str(path)).towers(cpu, dtype) == catalog.card(str(omni)).towers(cpu, dtype)
+    assert catalog.card(str(omni)).towers(cpu, torch.float32) != catalog.card(str(omni)).towers(cpu, dtype)
 
 
 def test_towers_that_were_trained_on_are_other_towers(omni: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    from epcli.models import tower_weights
+    from epcli.models.qwen_omni import tower_weights
 
     whole = tower_weights.of_folder(omni)
     for key, same in (("thinker.audio_tower.ln_post.bias", False), ("thinker.model.norm.weight", True)):
@@ -182,10 +182,10 @@ def smol(tmp_path: Path) -> Profile:
 @pytest.mark.slow
 def test_ep_smol_runs_each_tower_once_and_on_a_hit_none(smol: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
     """speech.mp4: its still picture, and every sample of its sound, goes through each tower exactly once."""
-    from epcli.models.efficientnet_lite import EfficientNetLite0
-    from epcli.models.ep_smol import Towers
-    from epcli.models.whisper import Whisper
-    from epcli.models.yamnet import Yamnet
+    from epcli.models.smol.efficientnet_lite import EfficientNetLite0
+    from epcli.models.smol.model import Towers
+    from epcli.models.smol.whisper import Whisper
+    from epcli.models.smol.yamnet import Yamnet
 
     seen: Counter[str] = Counter()
 
@@ -231,7 +231,7 @@ def test_ep_smol_runs_each_tower_once_and_on_a_hit_none(smol: Profile, monkeypat
 def test_an_adapter_of_ones_own_shares_ep_smols_features(smol: Profile, tmp_path: Path) -> None:
     import shutil
 
-    from epcli.models.ep_smol import ADAPTER
+    from epcli.models.smol.model import ADAPTER
 
     own = Path(shutil.copy(ADAPTER, tmp_path / "own.safetensors"))
     Session(smol).look(MEDIA / "silent.mp4")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from inspections import inspection, media_tokens, still
 
-from epcli.moments import frame_spans, moments, place_words
 from epcli.records import Modality
+from epcli.session.moments import frame_spans, moments, place_words
 
 
 def evidence(tokens, which) -> np.ndarray:

@@ -6,9 +6,9 @@ import torch
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniThinkerTextModel
 
-from epcli.models.stream import AudioTokens, interleave
+from epcli.lab.packing import IGNORED, attention_bias, loss, pack
+from epcli.models.layout import AudioTokens, interleave
 from epcli.sieve.sync_rope import install
-from epcli.train.packing import IGNORED, attention_bias, loss, pack
 
 
 class Letters:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from epcli.models import efficientnet_lite, whisper, yamnet
+from epcli.models.smol import efficientnet_lite, whisper, yamnet
 from epcli.records import SAMPLE_RATE
 
 needs_espeak = pytest.mark.skipif(not shutil.which("espeak-ng"), reason="espeak-ng is not installed")
@@ -178,8 +178,8 @@ def real_lite0() -> efficientnet_lite.EfficientNetLite0:
 def test_smollm_gives_the_logits_of_the_published_model_to_the_bit():
     from transformers import LlamaForCausalLM
 
-    from epcli.models.smollm import load_smollm
-    from epcli.models.weights import SMOLLM_GGUF
+    from epcli.models.smol.smollm import load_smollm
+    from epcli.models.smol.weights import SMOLLM_GGUF
 
     ours = load_smollm(torch.float32)
     gguf = SMOLLM_GGUF.file
@@ -197,7 +197,7 @@ def test_smollm_gives_the_logits_of_the_published_model_to_the_bit():
 
 @pytest.mark.slow
 def test_smollm_splits_digits_and_text_survives_the_tokenizer():
-    from epcli.models.smollm import load_smollm
+    from epcli.models.smol.smollm import load_smollm
 
     tokenizer = load_smollm(torch.bfloat16).tokenizer
     assert tokenizer.convert_ids_to_tokens(tokenizer("2024")["input_ids"]) == ["2", "0", "2", "4"]
@@ -270,7 +270,7 @@ def test_lite0_recognises_a_drawn_clock_at_any_size(real_lite0):
 
 @pytest.mark.slow
 def test_a_frame_like_the_one_before_is_not_encoded_again(real_lite0, monkeypatch):
-    from epcli.models.ep_smol import VIDEO_WIDTH, Towers
+    from epcli.models.smol.model import VIDEO_WIDTH, Towers
     from epcli.records import Clip, MediaInfo
 
     noise = np.random.default_rng(0)

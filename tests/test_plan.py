@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import save_file
 from transformers import DynamicCache
 
-from epcli import plan as planning
 from epcli.cli import app
 from epcli.compat import caching
 from epcli.config import Profile, find_profile, profile_names, resolve
 from epcli.media import ffmpeg
 from epcli.models import costs
 from epcli.models.costs import Decoder, Omni
-from epcli.models.qwen_omni import QwenOmni
+from epcli.models.qwen_omni.model import QwenOmni
 from epcli.records import AudioTrack, MediaInfo
+from epcli.session import plan as planning
 from epcli.sieve.sieve import Sieve
 
 CPU = torch.device("cpu")

@@ -24,10 +24,10 @@ from epcli.cli import app
 from epcli.errors import EpError, UsageError, WeightsError
 from epcli.media import ffmpeg
 from epcli.media.plan import fit_size
-from epcli.models import registry, sieve_file
+from epcli.models import catalog, sieve_file
 from epcli.models.costs import FRAME_PIXELS, audio_tokens
-from epcli.models.qwen_inputs import layout
-from epcli.models.qwen_omni import QwenOmni
+from epcli.models.qwen_omni.inputs import layout
+from epcli.models.qwen_omni.model import QwenOmni
 from epcli.records import Clip, Features, MediaInfo, Modality
 from epcli.sieve.select import Budget, keep_count
 from epcli.sieve.selectors import SELECTORS, Tools, select
@@ -164,16 +164,16 @@ def test_cs2_without_a_trained_sieve_is_refused(capsys, media, plain):
 @pytest.mark.parametrize("name", ["nothing-here", "../nothing"])
 def test_a_model_that_is_not_there_is_a_usage_error(name):
     with pytest.raises(UsageError, match="no model named"):
-        registry.card(name)
+        catalog.card(name)
 
 
 def test_a_model_of_the_users_own_is_never_deleted(plain):
     with pytest.raises(UsageError, match="of your own"):
-        registry.remove(str(plain))
+        catalog.remove(str(plain))
     with pytest.raises(UsageError, match="of your own"):
-        registry.pull(str(plain))
+        catalog.pull(str(plain))
     assert (plain / "config.json").exists()
-    assert registry.status(str(plain)) == "ready"
+    assert catalog.status(str(plain)) == "ready"
 
 
 # Exactness against transformers.
@@ -293,7 +293,7 @@ def test_patches_of_two_frames_are_a_convolution_over_the_film(model):
 def test_batches_of_grids_give_what_the_whole_film_gives(model, monkeypatch):
     made = clip(10, 5, 0)
     whole = model.encode_video(made)
-    monkeypatch.setattr("epcli.models.qwen_omni.BATCH_PATCHES", 30)  # of 24 a grid: one at a time
+    monkeypatch.setattr("epcli.models.qwen_omni.model.BATCH_PATCHES", 30)  # of 24 a grid: one at a time
     parts = model.encode_video(made)
     torch.testing.assert_close(parts.grid, whole.grid, atol=1e-5, rtol=1e-5)
 
@@ -505,7 +505,7 @@ def test_a_sieve_file_holds_only_what_was_trained_and_loads_on_its_base(plain, t
     kept, want = (select("cs2", stream, Budget(ratio=0.2), Tools(sieve=each.sieve)) for each in (loaded, trained))
     assert torch.equal(kept.indices, want.indices)
     assert torch.equal(kept.embeds, want.embeds)
-    assert registry.card(str(path)).family == "qwen2.5-omni"
+    assert catalog.card(str(path)).family == "qwen2.5-omni"
 
 
 def test_a_sieve_file_lies_beside_its_base_without_changing_it(plain, trained, tmp_path):

@@ -11,15 +11,15 @@ import pytest
 import tiny_omni
 import torch
 
-from epcli import generate
 from epcli.config import Profile
 from epcli.errors import UsageError
-from epcli.evals import batch, results, sweep
-from epcli.evals.ablate import ABLATIONS, ablated
-from epcli.evals.sets import read_set
-from epcli.evals.sweep import Setting
-from epcli.pipeline import Meter, Session
+from epcli.lab import batched, results, sweep
+from epcli.lab.ablate import ABLATIONS, ablated
+from epcli.lab.sweep import Setting
+from epcli.questions.sets import read_set
 from epcli.records import KeptStream, Modality
+from epcli.session import generate
+from epcli.session.session import Meter, Session
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import Tools, select
 
@@ -45,9 +45,9 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_rows_of_like_length_go_together_and_the_longest_alone():
-    assert batch.batches([100, 1000, 90, 20, 990, 61]) == [[1, 4], [0, 2, 5], [3]]
-    assert batch.batches([5000, 5000]) == [[0], [1]]
-    assert batch.batches([]) == []
+    assert batched.batches([100, 1000, 90, 20, 990, 61]) == [[1, 4], [0, 2, 5], [3]]
+    assert batched.batches([5000, 5000]) == [[0], [1]]
+    assert batched.batches([]) == []
 
 
 def test_answers_of_a_batch_are_those_of_one_at_a_time(profile, folder):
@@ -62,7 +62,7 @@ def test_answers_of_a_batch_are_those_of_one_at_a_time(profile, folder):
         streams.append(select("cs2", stream, Budget(ratio=0.45), tools))
     streams.append(select("none", stream, Budget(ratio=1.0), tools))
     alone = [generate.run(model, s, max_new_tokens=12)[0].text for s in streams]
-    assert batch.answers(model, streams, 12) == alone
+    assert batched.answers(model, streams, 12) == alone
     assert len(set(alone)) > 1, "a test that cannot fail"
 
 
@@ -79,7 +79,7 @@ def test_answers_that_end_leave_the_batch(profile, folder):
     try:
         alone = [generate.run(model, s, max_new_tokens=8)[0] for s in streams]
         assert len({len(a.token_ids) for a in alone}) > 1
-        assert batch.answers(model, streams, 8) == [a.text for a in alone]
+        assert batched.answers(model, streams, 8) == [a.text for a in alone]
     finally:
         model.stop_ids = usual
 
@@ -235,7 +235,7 @@ def test_the_longest_films_are_timed(folder, tmp_path):
 
 
 def test_a_card_is_filled_between_its_marks(tmp_path):
-    page = "a\n<!-- written by python -m epcli.evals.results -->\nold\n<!-- end -->\nb\n"
+    page = "a\n<!-- written by python -m epcli.lab.results -->\nold\n<!-- end -->\nb\n"
     new = results.filled(page, "new", tmp_path)
     assert new == page.replace("old", "new")
     assert results.filled(new, "new", tmp_path) == new

@@ -15,14 +15,9 @@ import pytest
 import soundfile
 import torch
 
-from epcli.media.read import read
-from epcli.models.ep_smol import AUDIO_STEP_S, AUDIO_WIDTH, COLOURS, VIDEO_WIDTH, Adapter, SoundHead
-from epcli.models.smollm import load_smollm
-from epcli.models.yamnet import PATCH_FRAMES, Yamnet, load_yamnet
-from epcli.records import SAMPLE_RATE, AudioFeatures, Sampling
-from epcli.train import scenes
-from epcli.train.film import write_film
-from epcli.train.pools import (
+from epcli.lab import scenes
+from epcli.lab.film import write_film
+from epcli.lab.pools import (
     NOTHING,
     UNSURE,
     SceneMaker,
@@ -33,10 +28,10 @@ from epcli.train.pools import (
     sound_labels,
     tint_labels,
 )
-from epcli.train.questions import ask
-from epcli.train.reading import true_names
-from epcli.train.retold import Retold
-from epcli.train.scenes import (
+from epcli.lab.questions import ask
+from epcli.lab.reading import true_names
+from epcli.lab.retold import Retold
+from epcli.lab.scenes import (
     Heard,
     Library,
     Script,
@@ -49,7 +44,12 @@ from epcli.train.scenes import (
     write_long_script,
     write_script,
 )
-from epcli.train.sounds import SILENCE, Patches, coloured, fit_sound, score
+from epcli.lab.sounds import SILENCE, Patches, coloured, fit_sound, score
+from epcli.media.read import read
+from epcli.models.smol.model import AUDIO_STEP_S, AUDIO_WIDTH, COLOURS, VIDEO_WIDTH, Adapter, SoundHead
+from epcli.models.smol.smollm import load_smollm
+from epcli.models.smol.yamnet import PATCH_FRAMES, Yamnet, load_yamnet
+from epcli.records import SAMPLE_RATE, AudioFeatures, Sampling
 
 NAMES = [
     ("dog", "a", "animal"), ("cat", "a", "animal"), ("cow", "a", "animal"), ("owl", "an", "animal"),

@@ -14,8 +14,8 @@ import pytest
 import soundfile
 
 from epcli.errors import UsageError
-from epcli.evals.items import CHOICE_PROMPT, EXACT_PROMPT, Choice, Exact, choice_item, normalised, read_choice
-from epcli.evals.sets import read_set
+from epcli.questions.items import CHOICE_PROMPT, EXACT_PROMPT, Choice, Exact, choice_item, normalised, read_choice
+from epcli.questions.sets import read_set
 
 OPTIONS = ["a cat", "a dog", "a cow", "an owl"]
 

@@ -19,7 +19,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniTh
 
 from epcli.errors import UsageError
 from epcli.evals import conformance
-from epcli.models.qwen_omni import QwenOmni
+from epcli.models.qwen_omni.model import QwenOmni
 from epcli.records import Modality, TokenStream
 from epcli.sieve.sieve import Sieve
 from epcli.sieve.sync_rope import install

@@ -18,9 +18,9 @@ pytest.importorskip("fontTools")
 Image = pytest.importorskip("PIL.Image")
 
 from epcli.errors import EpError, MediaError  # noqa: E402
+from epcli.lab.sources import audio, build, catalog, fetch, melody, pictures, rcc, sampler, soundfonts, speech  # noqa: E402
+from epcli.lab.sources.catalog import Thing  # noqa: E402
 from epcli.records import SAMPLE_RATE  # noqa: E402
-from epcli.train.sources import audio, build, catalog, fetch, melody, pictures, rcc, sampler, soundfonts, speech  # noqa: E402
-from epcli.train.sources.catalog import Thing  # noqa: E402
 
 INSTRUMENTS = {i.name: i for i in melody.instruments()}
 
@@ -367,4 +367,4 @@ def test_a_failing_program_is_told_in_one_line():
 
 def test_the_page_of_sources_lists_the_packages_that_are_fetched():
     page = Path(__file__).parent.parent / "docs" / "sources.md"
-    assert fetch.table() in page.read_text(), "paste the output of: python -m epcli.train.sources --table"
+    assert fetch.table() in page.read_text(), "paste the output of: python -m epcli.lab.sources --table"

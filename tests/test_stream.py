@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from epcli.models.stream import AudioTokens, VideoTokens, interleave, join, text
+from epcli.models.layout import AudioTokens, VideoTokens, interleave, join, text
 from epcli.records import Modality
 
 D = 4

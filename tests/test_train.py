@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from epcli.errors import MediaError, UsageError
-from epcli.models.qwen_omni import QwenOmni
+from epcli.models.qwen_omni.model import QwenOmni
 from epcli.records import AudioFeatures, Features, Modality, VideoFeatures
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import Tools, select

@@ -69,7 +69,7 @@ def estimate(
 
 
 def _add(made: Estimate, media: Path, asked: int, profile: Profile, range_s: tuple[float | None, float | None]) -> None:
-    from epcli.plan import plan
+    from epcli.session.plan import plan
 
     try:
         one = plan(media, profile, start_s=range_s[0], end_s=range_s[1])

@@ -31,8 +31,8 @@ from epcli.config import Profile
 from epcli.errors import CapacityError, EpError, MediaError
 
 if TYPE_CHECKING:
-    from epcli.cache import Recipe
     from epcli.records import Clip, Sampling
+    from epcli.session.cache import Recipe
 
 FEWEST_FRAMES = 2
 FEWEST_KEPT = 0.05
@@ -103,8 +103,6 @@ class _Found:
 
 def read_files(pipe: Any) -> None:
     """The reader's body."""
-    import epcli.cache
-    import epcli.media.read  # noqa: F401
 
     pipe.send(None)  # what it needs is loaded: from now on time counts
     while True:
@@ -118,9 +116,9 @@ def _read_one(order: _Read) -> _Found:
     began = time.perf_counter()
     stamp, digest = NOT_THERE, None
     try:
-        from epcli.cache import FeatureCache
         from epcli.media.probe import check_file
         from epcli.media.read import read
+        from epcli.session.cache import FeatureCache
 
         try:
             stamp = content.stamp(order.media)
@@ -184,7 +182,7 @@ class _Looked:
 
 def answer(pipe: Any, profile: Profile, range_s: tuple[float | None, float | None]) -> None:
     """The model process's body."""
-    from epcli.pipeline import Looked, Meter, Session
+    from epcli.session.session import Looked, Meter, Session
 
     _hush()
     try:

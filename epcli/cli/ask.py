@@ -87,15 +87,15 @@ def ask(
 
     # What would be refused anyway is refused before the model libraries take their seconds to load.
     from epcli.media.probe import check_file
-    from epcli.models import registry
+    from epcli.models import catalog
 
-    registry.card(resolved.profile.model)
+    catalog.card(resolved.profile.model)
     check_file(media)
 
     screen = Screen(quiet=quiet, json=json)
     screen.say_where_settings_come_from(resolved)
     try:
-        from epcli import pipeline  # the model libraries load here
+        from epcli.session import session as pipeline  # the model libraries load here
 
         report = pipeline.ask(
             media,

@@ -227,9 +227,9 @@ def batch(
     from epcli.batch.jobs import Question, Search, find, plan_jobs, read_questions
     from epcli.batch.ledger import Ledger
     from epcli.batch.output import Output
-    from epcli.models import registry
+    from epcli.models import catalog
 
-    registry.card(settings.model)
+    catalog.card(settings.model)
     places = media or []
     asked = [Question(each.strip()) for each in question or []]
     if not all(each.text for each in asked):

@@ -15,7 +15,7 @@ from epcli.errors import UsageError
 from epcli.report.units import ago, parse_age, parse_size, size
 
 if TYPE_CHECKING:
-    from epcli.cache import Entry, FeatureCache
+    from epcli.session.cache import Entry, FeatureCache
 
 app = typer.Typer(
     cls=Group, rich_markup_mode=None, help="Stored features of files: what there is, and making room.", name="cache"
@@ -139,7 +139,7 @@ def _store() -> FeatureCache:
     """The folder that the settings name, whether or not they use it."""
     from dataclasses import replace
 
-    from epcli.cache import FeatureCache
+    from epcli.session.cache import FeatureCache
 
     store = FeatureCache.of(replace(resolve().profile, cache=True))
     assert store is not None

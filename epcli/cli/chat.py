@@ -29,8 +29,8 @@ from epcli.config import SETTINGS, resolve, state_home
 from epcli.errors import EXIT_PARTIAL, EpError
 
 if TYPE_CHECKING:
-    from epcli.chat import Chat
     from epcli.records import Report
+    from epcli.session.chat import Chat
 
 
 def chat(
@@ -84,16 +84,16 @@ def chat(
     start_s, end_s = time_range(start, end)
 
     from epcli.media.probe import check_file
-    from epcli.models import registry
+    from epcli.models import catalog
 
-    registry.card(resolved.profile.model)
+    catalog.card(resolved.profile.model)
     check_file(media)
 
     screen = Screen(quiet=quiet, json=json)
     screen.say_where_settings_come_from(resolved)
     try:
-        from epcli.chat import Chat  # the model libraries load here
-        from epcli.pipeline import Meter, Session
+        from epcli.session.chat import Chat  # the model libraries load here
+        from epcli.session.session import Meter, Session
 
         session = Session(resolved.profile, screen.stage)
         talk = Chat(session, media, start_s, end_s, history, resolved.chosen())
@@ -118,7 +118,7 @@ class _Talk:
 
     def run(self) -> int:
         """Until the end of the input or /quit; returns how many lines failed."""
-        from epcli.chat import Quit
+        from epcli.session.chat import Quit
 
         failed = 0
         for line in _typed_lines() if self._typed else _piped_lines():
@@ -187,7 +187,7 @@ def _typed_lines() -> Iterator[str]:
     from prompt_toolkit.history import FileHistory, InMemoryHistory
     from prompt_toolkit.output import create_output
 
-    from epcli.chat import ASKED
+    from epcli.session.chat import ASKED
 
     kept = state_home() / "chat_history"
     history: FileHistory | InMemoryHistory = InMemoryHistory()

@@ -19,7 +19,7 @@ from epcli.errors import EpError
 from epcli.report.units import size
 
 if TYPE_CHECKING:
-    from epcli.models.registry import ModelCard
+    from epcli.models.catalog import ModelCard
 
 
 NAMED = ("torch", "transformers", "bitsandbytes")
@@ -149,23 +149,23 @@ def _ffmpeg() -> list[Finding]:
 
 
 def _models() -> list[Finding]:
-    from epcli.models import registry
+    from epcli.models import catalog
 
-    return [_model(card) for card in registry.MODELS.values()]
+    return [_model(card) for card in catalog.MODELS.values()]
 
 
 def _model(card: ModelCard) -> Finding:
-    from epcli.models import registry
+    from epcli.models import catalog
 
-    status = registry.status(card.name)
+    status = catalog.status(card.name)
     if status == "ready":
-        return Finding(True, f"{card.name}: {status}, {registry.location(card.name)}")
+        return Finding(True, f"{card.name}: {status}, {catalog.location(card.name)}")
     # Nothing is wrong yet: the first question fetches it.
     return Finding(True, f"{card.name}: {status}", f"`ep models pull {card.name}` fetches {size(card.download_bytes)}")
 
 
 def _caches() -> list[Finding]:
-    from epcli.cache import FeatureCache
+    from epcli.session.cache import FeatureCache
 
     ours = _folder("cache", config.cache_home())
     try:

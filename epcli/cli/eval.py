@@ -91,7 +91,8 @@ def evaluate(
     flags = {name: context.params.get(name) for name in SETTINGS}
     resolved = resolve({k: v for k, v in flags.items() if v is not None}, profile).profile
 
-    from epcli.evals import score, sets, tables
+    from epcli.evals import score, tables
+    from epcli.questions import sets
 
     if summary is not None:
         tables.check_summary_path(summary)

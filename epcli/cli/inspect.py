@@ -151,9 +151,9 @@ def inspect(
         raise UsageError("--no-media is about the page that --html writes: give --html too")
 
     from epcli.media.probe import check_file, probe
-    from epcli.models import registry
+    from epcli.models import catalog
 
-    registry.card(resolved.profile.model)
+    catalog.card(resolved.profile.model)
     check_file(media)
     taken: dict[str, str] = {}
     for path, flag, suffix in ((html, "--html", ""), (png, "--png", ".png"), (video, "--video", ".mp4")):
@@ -167,7 +167,7 @@ def inspect(
     screen = Screen(quiet=quiet, json=json)
     screen.say_where_settings_come_from(resolved)
     try:
-        from epcli import inspection  # the model libraries load here
+        from epcli.session import inspection  # the model libraries load here
 
         found = inspection.inspect(
             media,

@@ -21,10 +21,10 @@ ModelName = Annotated[str, typer.Argument(help="A name of `ep models list`.", me
 @app.command("ls", cls=Command, hidden=True)
 def list_(debug: DebugFlag = False) -> None:
     """List the models and whether their weights are here."""
-    from epcli.models import registry
+    from epcli.models import catalog
 
-    for card in registry.MODELS.values():
-        status = registry.status(card.name)
+    for card in catalog.MODELS.values():
+        status = catalog.status(card.name)
         download = "" if status == "ready" else f" ({size(card.download_bytes)})"
         typer.echo(f"{card.name}: {status}{download}")
         for text in (card.summary, f"needs {card.needs}; licence {card.licence}"):
@@ -36,9 +36,9 @@ def list_(debug: DebugFlag = False) -> None:
 @app.command(cls=Command)
 def show(name: ModelName, debug: DebugFlag = False) -> None:
     """Show what a model is, needs and may be used for."""
-    from epcli.models import registry
+    from epcli.models import catalog
 
-    card = registry.card(name)
+    card = catalog.card(name)
     facts = {
         "name": card.name,
         "what": card.summary,
@@ -46,8 +46,8 @@ def show(name: ModelName, debug: DebugFlag = False) -> None:
         "parameters": f"{card.parameters / 1e6:,.0f} million",
         "needs": card.needs,
         "download": size(card.download_bytes),
-        "status": registry.status(name),
-        "folder": str(registry.location(name)),
+        "status": catalog.status(name),
+        "folder": str(catalog.location(name)),
     }
     width = max(map(len, facts))
     for key, value in facts.items():
@@ -57,18 +57,18 @@ def show(name: ModelName, debug: DebugFlag = False) -> None:
 @app.command(cls=Command)
 def pull(name: ModelName, debug: DebugFlag = False) -> None:
     """Download a model's weights now, so that `ep ask` works without a network later."""
-    from epcli.models import registry
+    from epcli.models import catalog
 
-    registry.card(name)
-    registry.pull(name)
-    typer.echo(f"{name} is {registry.status(name)}: {registry.location(name)}", err=True)
+    catalog.card(name)
+    catalog.pull(name)
+    typer.echo(f"{name} is {catalog.status(name)}: {catalog.location(name)}", err=True)
 
 
 @app.command(cls=Command)
 def rm(name: ModelName, debug: DebugFlag = False) -> None:
     """Delete a model's downloaded weights; `ep models pull` brings them back."""
-    from epcli.models import registry
+    from epcli.models import catalog
 
-    registry.card(name)
-    freed = registry.remove(name)
+    catalog.card(name)
+    freed = catalog.remove(name)
     typer.echo(f"{name}: {size(freed)} freed" if freed else f"{name}: nothing was downloaded", err=True)

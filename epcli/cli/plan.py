@@ -23,7 +23,7 @@ from epcli.cli.options import (
 from epcli.config import SETTINGS, resolve
 
 if TYPE_CHECKING:
-    from epcli.plan import Plan
+    from epcli.session.plan import Plan
 
 
 def plan(
@@ -69,8 +69,8 @@ def plan(
     from epcli.media.probe import check_file
 
     check_file(media)
-    from epcli.plan import plan as work_out
-    from epcli.plan import to_json
+    from epcli.session.plan import plan as work_out
+    from epcli.session.plan import to_json
 
     made = work_out(
         media,

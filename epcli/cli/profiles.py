@@ -49,16 +49,16 @@ def validate(
 
     The first mistake is one line that names file, key and what is allowed, and the exit code is 2.
     """
-    from epcli.models import registry
+    from epcli.models import catalog
 
     if name is None:
         here = config.resolve()
-        _check_model(here.profile.model, here.sources["model"], registry.card)
+        _check_model(here.profile.model, here.sources["model"], catalog.card)
         typer.echo(f"ok: profile {here.profile_name} and what is set on top of it")
         return
     path, said = config.validate(name)
     if "model" in said:
-        _check_model(said["model"], f"{path}: model", registry.card)
+        _check_model(said["model"], f"{path}: model", catalog.card)
     typer.echo(f"ok: {_short(path)}, {len(said)} setting{'s' * (len(said) != 1)}")
 
 

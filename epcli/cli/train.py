@@ -227,9 +227,9 @@ def train(
     keep = _range(keep_range)
     if method not in ("lora", "qlora", "full"):
         raise UsageError(f"--method {method}: is not one of lora, qlora, full")
-    from epcli.models import registry
+    from epcli.models import catalog
 
-    registry.check_present(resolved.profile.model)
+    catalog.check_present(resolved.profile.model)
     from epcli.train.learners import Shape
     from epcli.train.run import Order, train
     from epcli.train.sieve_trainer import SieveRecipe

@@ -22,11 +22,11 @@ from epcli.config import Profile
 from epcli.errors import UsageError
 from epcli.evals.bench import BENCH_SCHEMA, QUESTION, machine
 from epcli.models import costs
-from epcli.models.base import AVModel
-from epcli.models.qwen_inputs import Inputs
-from epcli.models.qwen_omni import QwenOmni
-from epcli.pipeline import Meter, Session, choose_device, choose_dtype
+from epcli.models.family import AVModel
+from epcli.models.qwen_omni.inputs import Inputs
+from epcli.models.qwen_omni.model import QwenOmni
 from epcli.records import Sampling
+from epcli.session.session import Meter, Session, choose_device, choose_dtype
 
 LOOKING = ("cache", "media", "vision", "audio")  # all that comes before prefill and depends on the file alone
 

@@ -23,14 +23,14 @@ from torch import Tensor
 from transformers import DynamicCache, Qwen2_5OmniThinkerTextModel
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
 
-from epcli import generate
 from epcli.config import Profile
 from epcli.errors import CapacityError, UsageError
-from epcli.models import qwen_inputs
 from epcli.models.costs import REFINER_DEPTH, SHAPES, Decoder
-from epcli.models.qwen_omni import SYNC_SECTIONS
-from epcli.pipeline import Meter, Session, choose_device
+from epcli.models.qwen_omni import inputs as qwen_inputs
+from epcli.models.qwen_omni.model import SYNC_SECTIONS
 from epcli.records import POSITION_STEP_S, KeptStream, TokenStream
+from epcli.session import generate
+from epcli.session.session import Meter, Session, choose_device
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import WINDOW_TOKENS, Tools, select
 from epcli.sieve.sieve import Sieve

@@ -25,10 +25,10 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from epcli.errors import EpError, WeightsError
-from epcli.generate import decode_steps
-from epcli.models.base import AVModel
-from epcli.models.qwen_omni import REFINER, SCORER, QwenOmni
+from epcli.models.family import AVModel
+from epcli.models.qwen_omni.model import REFINER, SCORER, QwenOmni
 from epcli.records import KeptStream, TokenStream
+from epcli.session.generate import decode_steps
 from epcli.sieve.refiner import Refiner
 from epcli.sieve.select import Budget, keep_count, kept_indices, take
 from epcli.sieve.sieve import Sieve, Sieved

@@ -19,8 +19,8 @@ from typing import Any
 
 from epcli.config import Profile
 from epcli.errors import EpError, UsageError
-from epcli.evals.items import Item
-from epcli.evals.sets import QuestionSet
+from epcli.questions.items import Item
+from epcli.questions.sets import QuestionSet
 
 SCHEMA = 1
 # What an answer depends on, of the settings. Where and how fast it is computed (device, threads) is left out.
@@ -131,7 +131,7 @@ def score(
     Raises UsageError for a file of another run, and what loading the model raises; whatever goes wrong with a question
     is told in its line.
     """
-    from epcli.pipeline import Meter, Session  # torch loads here
+    from epcli.session.session import Meter, Session  # torch loads here
 
     ledger = Ledger(out, Run.of(questions, profile, blind=blind))
     items = [*(exchanged(questions.items) if blind else questions.items)][:limit]

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from epcli.errors import WeightsError
-from epcli.models import hub
+from epcli.models.qwen_omni import hub
 from epcli.models.sieve_weights import LowRank, unfold
 from epcli.sieve.sieve import Sieve
 

@@ -24,7 +24,7 @@ Qwen2.5-Omni's own (16, 24, 24), give the plain model's rotation through the sam
 Why `install` also adds a hook: transformers 5's text model reads a four-row `position_ids` as [running count, T, H, W],
 cuts the first row off and builds attention masks from it. Since T' repeats T, the hook hands over [T, H, W] and the
 rotary module adds T' again. Four rows whose last is not a copy of the first are refused at prefill: they come from
-transformers' own `generate()`, which does not know the sieve. Generate with `epcli.generate`.
+transformers' own `generate()`, which does not know the sieve. Generate with `epcli.session.generate`.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _hand_over_three_rows(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str,
         if positions.shape[-1] > 1 and not torch.equal(positions[0], positions[3]):
             raise UsageError(
                 "four-row position_ids must be [T, H, W, T]: "
-                "with Sync-RoPE use epcli.generate, not transformers' generate()"
+                "with Sync-RoPE use epcli.session.generate, not transformers' generate()"
             )
         kwargs = {**kwargs, "position_ids": positions[:3]}
     return args, kwargs

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from epcli.errors import MediaError, UsageError
-from epcli.evals.sets.files import Finder, Row, read_rows
-from epcli.pipeline import Session
+from epcli.questions.sets.files import Finder, Row, read_rows
 from epcli.records import AudioFeatures, Features, Modality, VideoFeatures
+from epcli.session.session import Session
 from epcli.train.items import Evidence, Item
 
 PLACEHOLDER = re.compile(r"\s*<(?:image|video|audio)>\s*")

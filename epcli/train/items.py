@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from epcli.models import stream as layout
-from epcli.models.ep_smol import prompt_ids
-from epcli.models.stream import Segment
+from epcli.models import layout
+from epcli.models.layout import Segment
+from epcli.models.smol.model import prompt_ids
 from epcli.records import Features, Modality, TokenStream
 
 

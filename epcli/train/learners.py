@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from epcli.errors import UsageError
-from epcli.models import hub, registry, sieve_file
-from epcli.models.ep_smol import LORA_TARGETS, EpSmol, load_adapter
-from epcli.models.qwen_omni import QwenOmni, sync_sections, thinker_tensors
-from epcli.models.qwen_write import write_checkpoint
+from epcli.models import catalog, sieve_file
+from epcli.models.qwen_omni import hub
+from epcli.models.qwen_omni.model import QwenOmni, sync_sections, thinker_tensors
+from epcli.models.qwen_omni.write import write_checkpoint
 from epcli.models.sieve_file import base_tensors
 from epcli.models.sieve_weights import LowRank, build_sieve, starting_layers, unfold
-from epcli.pipeline import cpu_dtype
+from epcli.models.smol.model import LORA_TARGETS, EpSmol, load_adapter
+from epcli.session.session import cpu_dtype
 from epcli.sieve.refiner import DEPTH
 from epcli.sieve.select import ScoreHead
 from epcli.sieve.sieve import Sieve
@@ -115,7 +116,7 @@ def qwen_learner(
     The result is a sieve file, or with "full" a checkpoint folder in the reference's layout. Raises UsageError,
     WeightsError or CapacityError.
     """
-    card = registry.card(name)
+    card = catalog.card(name)
     folder = card.path or hub.folder(name)
     if folder.is_file():
         raise UsageError(f"{name}: is the result of a training; give its base model, or go on with --resume")

@@ -11,10 +11,10 @@ import torch
 
 from epcli.config import Profile
 from epcli.errors import UsageError
-from epcli.models import registry
-from epcli.models.ep_smol import ADAPTER, media_layout, prompt_ids
-from epcli.pipeline import Session, choose_device, choose_dtype
+from epcli.models import catalog
+from epcli.models.smol.model import ADAPTER, media_layout, prompt_ids
 from epcli.records import Features
+from epcli.session.session import Session, choose_device, choose_dtype
 from epcli.train import data
 from epcli.train.data import Asked, EachOnce, OwnClips
 from epcli.train.items import Item, qwen_items, smol_items
@@ -78,7 +78,7 @@ Make = Callable[[Features, Any], list[Item]]
 
 def _learner(order: Order, shape: Shape, profile: Profile) -> tuple[Learner, Make]:
     """The model made ready, and how its items are made of a clip's features and questions."""
-    card = registry.card(profile.model)
+    card = catalog.card(profile.model)
 
     def told(asked: list[Asked]) -> list[tuple[str, str, str, Any]]:
         return [(each.type, each.question, each.answer, each.evidence) for each in asked]

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from epcli.errors import UsageError
-from epcli.models.base import AVModel
+from epcli.models.family import AVModel
 from epcli.records import Modality
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import Tools, select

@@ -1,0 +1,258 @@
+"""The whole build, step by step; every step uses again what an earlier run already made."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from epcli.errors import EpError, MediaError
+from epcli.lab.sources import audio, catalog, fetch, melody, pictures, recordings, sheet, soundfonts, speech
+from epcli.lab.sources.catalog import Thing
+from epcli.lab.sources.pictures import Picture, slug
+
+WORKERS = 2
+CLIPS = 10  # of each instrument and sound font
+HELD_OUT_STYLE = "tuxpaint"
+HELD_OUT_FONT = "timgm6mb"
+# Styles one picture of which is held out, in this order, for a thing that the held-out style lacks.
+_SPARE_STYLES = ("gcompris", "openclipart", "scratch")
+# Distances of fingerprints, set by looking at pairs: below _COPY all were the same drawing, from _ALIKE on none was.
+_COPY, _ALIKE, _TWICE = 0.04, 0.065, 0.02
+_SAME_SOUND = 0.6
+
+
+def say(text: str) -> None:
+    """Progress goes to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def build(out: Path, work: Path) -> dict[str, int]:
+    """Fetch, draw, render and write everything. Returns the counts. Paths stay the same from run to run."""
+    folders = fetch.fetch(work)
+    things = catalog.things()
+    say("drawing pictures")
+    emoji = list(pictures.emoji_pictures(folders, catalog.emoji_codes()))
+    split_pictures(draw_all([*emoji, *pictures.listed_pictures(folders)], out), things, out)
+    say("rendering instruments")
+    for source, made in play_all(folders, out).items():
+        for name, paths in made.items():
+            things[name].sounds["heldout" if source == HELD_OUT_FONT else "train"] += paths
+    say("cutting recordings")
+    record_all(folders, things, out)
+    say("speaking")
+    spoken = speak_all(folders, out)
+    balance(things)
+    sheet.write_all(out)
+    catalog.write(out, things, licences())
+    return {**count(things), **spoken}
+
+
+def balance(things: Mapping[str, Thing]) -> None:
+    """Make what is held out measurable: nothing can be recognised that was never trained on.
+
+    A thing that only the held-out recordings have is trained on them; one that only the held-out style shows is not
+    shown at all, so that no picture of that style is ever trained on.
+    """
+    for thing in things.values():
+        if not thing.sounds["train"]:
+            thing.sounds = {"train": thing.sounds["heldout"], "heldout": []}
+        if not thing.pictures["train"]:
+            thing.pictures["heldout"] = []
+
+
+def licences() -> list[dict[str, str]]:
+    """One row per source package, for the catalog."""
+    return [
+        {
+            "source": p.key,
+            "package": p.name,
+            "client": p.client,
+            "licence": p.licence,
+            "takes": p.takes,
+            "split": p.split,
+        }
+        for p in fetch.PACKAGES
+    ]
+
+
+def count(things: Mapping[str, Thing]) -> dict[str, int]:
+    """How many things have what, and how many files there are."""
+    totals = {}
+    for kind in ("pictures", "sounds"):
+        for split in ("train", "heldout"):
+            files = [getattr(thing, kind)[split] for thing in things.values()]
+            totals[f"things with {split} {kind}"] = sum(map(bool, files))
+            totals[f"{split} {kind}"] = sum(map(len, files))
+    return totals
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def draw_all(wanted: Iterable[Picture], out: Path) -> list[Picture]:
+    """Draw what is not there yet. Returns the pictures that can be seen."""
+
+    def one(picture: Picture) -> Picture | None:
+        target = out / picture.path
+        if target.exists():
+            return picture
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            image = pictures.draw(picture)
+        except MediaError as error:
+            say(f"left out: {error}")
+            return None
+        partial_file = target.with_suffix(".part")
+        image.save(partial_file, "PNG")
+        partial_file.replace(target)
+        return picture
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        return [picture for picture in pool.map(one, wanted) if picture]
+
+
+def split_pictures(drawn: Sequence[Picture], things: Mapping[str, Thing], out: Path) -> None:
+    """Put each picture into its thing's split: the held-out style, else one spare picture; drop copies of those."""
+    by_thing: dict[str, list[Picture]] = defaultdict(list)
+    for picture in drawn:
+        by_thing[picture.thing].append(picture)
+    held: list[Picture] = []
+    for found in by_thing.values():
+        apart = [p for p in found if p.style == HELD_OUT_STYLE]
+        spare = [p for style in _SPARE_STYLES for p in found if p.style == style]
+        held += apart or (spare[:1] if len(spare) >= 2 else [])
+    prints = _fingerprints(drawn, out)
+    held_prints = np.stack([prints[p.path] for p in held])
+    held_groups = np.array([things[p.thing].group for p in held])
+    apart_paths = {p.path for p in held}
+    for picture in drawn:
+        thing, mine = things[picture.thing], prints[picture.path]
+        split = "heldout" if picture.path in apart_paths else "train"
+        if split == "train":
+            # A copy counts whatever it is filed under; what is merely alike, only among the same kind of thing.
+            gaps = pictures.distance(mine, held_prints)
+            if gaps.min() < _COPY or gaps[held_groups == thing.group].min(initial=1) < _ALIKE:
+                say(f"a copy of a held-out picture, dropped: {picture.path}")
+                continue
+        kept = thing.pictures[split]
+        if kept and pictures.distance(mine, np.stack([prints[p] for p in kept])).min() < _TWICE:
+            continue  # the same drawing from two packages
+        kept.append(picture.path)
+
+
+def _fingerprints(drawn: Sequence[Picture], out: Path) -> dict[str, np.ndarray]:
+    def one(picture: Picture) -> np.ndarray:
+        with Image.open(out / picture.path) as image:
+            return pictures.fingerprint(image.convert("RGBA"))
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        return dict(zip((p.path for p in drawn), pool.map(one, drawn), strict=True))
+
+
+# --- sounds -----------------------------------------------------------------------------------------------------------
+
+
+def play_all(folders: Mapping[str, Path], out: Path) -> dict[str, dict[str, list[str]]]:
+    """Source -> thing -> its clips, rendering those that are not there yet."""
+    fonts = soundfonts.fonts(folders)
+    jobs = [(key, instrument) for key in fonts for instrument in melody.instruments()]
+
+    def one(job: tuple[str, melody.Instrument]) -> list[str]:
+        key, instrument = job
+        play = partial(soundfonts.play, *fonts[key], instrument, CLIPS, f"{key} {instrument.name}")
+        return _once(out, f"sounds/{key}", slug(instrument.name), play)
+
+    made: dict[str, dict[str, list[str]]] = {key: {} for key in fonts}
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for (key, instrument), paths in zip(jobs, pool.map(one, jobs), strict=True):
+            if paths:
+                made[key].setdefault(instrument.thing, []).extend(paths)
+    return made
+
+
+def record_all(folders: Mapping[str, Path], things: Mapping[str, Thing], out: Path) -> None:
+    """Clips of every recording, less those for training that are copies of a held-out recording."""
+    found = recordings.batches(folders)
+    if unknown := {b.thing for b in found} - things.keys():
+        raise EpError(f"recordings.yaml: {min(unknown)!r} is not in things.yaml")
+    held = [audio.read(b.files[0]) for b in found if b.split == "heldout"]
+
+    def one(batch: recordings.Batch) -> list[str]:
+        if batch.split == "train" and batch.kind == "single":
+            sound = audio.read(batch.files[0])
+            if any(audio.alike(sound, other) > _SAME_SOUND for other in held):
+                say(f"a copy of a held-out recording, dropped: {batch.files[0].name} ({batch.source})")
+                return []
+        paths = _once(out, f"sounds/{batch.source}", batch.id, partial(recordings.make, batch))
+        if not paths:
+            say(f"left out: nothing to be heard in {batch.files[0].name} ({batch.source})")
+        return paths
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for batch, paths in zip(found, pool.map(one, found), strict=True):
+            things[batch.thing].sounds[batch.split] += paths
+
+
+def _once(out: Path, folder: str, name: str, make: partial[list[np.ndarray]]) -> list[str]:
+    """Paths of the clips called name-00, name-01 …, made only if there are none."""
+    if there := sorted((out / folder).glob(f"{name}-[0-9][0-9].flac")):
+        return [str(path.relative_to(out)) for path in there]
+    paths = []
+    for i, clip in enumerate(make()):
+        paths.append(f"{folder}/{name}-{i:02}.flac")
+        audio.write(out / paths[-1], clip)
+    return paths
+
+
+# --- speech -----------------------------------------------------------------------------------------------------------
+
+
+def speak_all(folders: Mapping[str, Path], out: Path) -> dict[str, int]:
+    """speech/train.jsonl and heldout.jsonl: recorded prompts in both, synthetic voices in train only."""
+    rows: dict[str, list[dict[str, str]]] = {"train": [], "heldout": []}
+    for file, words in speech.prompts(folders):
+        split = "heldout" if speech.held_out(words) else "train"
+        path = f"speech/asterisk/{slug(str(file.parent.name))}-{slug(file.stem)}.flac"
+        if not (out / path).exists():
+            if (clip := speech.tidy(audio.read(file))) is None:
+                continue
+            audio.write(out / path, clip)
+        rows[split].append({"file": path, "text": words, "voice": "Allison Smith"})
+    rng = random.Random("sentences")
+    voices = speech.voices()
+    heldout_words = {row["text"] for row in rows["heldout"]}
+    jobs = [(i, text, voices[i % len(voices)]) for i, text in enumerate(speech.sentences(speech.SENTENCES, rng))]
+
+    def one(job: tuple[int, str, speech.Voice]) -> dict[str, str] | None:
+        i, text, voice = job
+        path = f"speech/synthetic/{i:04}.flac"
+        if text in heldout_words:
+            return None
+        if not (out / path).exists():
+            raw = out / "speech" / f"{i:04}.wav"
+            raw.parent.mkdir(parents=True, exist_ok=True)
+            raw.write_bytes(voice.speak(text))
+            clip = speech.tidy(audio.read(raw))
+            raw.unlink()
+            if clip is None:
+                return None
+            audio.write(out / path, clip)
+        return {"file": path, "text": text, "voice": voice.name}
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        rows["train"] += [row for row in pool.map(one, jobs) if row]
+    for split, found in rows.items():
+        target = out / "speech" / f"{split}.jsonl"
+        part = target.with_suffix(".part")
+        part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), encoding="utf-8")
+        part.replace(target)
+    return {f"{split} spoken sentences": len(found) for split, found in rows.items()}

@@ -1,0 +1,223 @@
+"""The same questions under many settings: selectors and keep ratios, within one process.
+
+Each file is decoded and encoded once; each question is laid out once, scored once a selector that scores, and answered
+under all settings in a few batches (batched.py). Files come in an order drawn by a seed, so that a sweep that runs out
+of time has asked a fair sample, each question under every setting. It goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from epcli.config import Profile
+from epcli.errors import CapacityError, UsageError
+from epcli.evals.score import Ledger, Row, Run, by_media, described, failure
+from epcli.lab import batched
+from epcli.lab.ablate import ABLATIONS, ablated
+from epcli.models.family import AVModel
+from epcli.questions.items import Item
+from epcli.questions.sets import QuestionSet
+from epcli.records import KeptStream, Modality, TokenStream
+from epcli.session.session import Looked, Meter, Session, count_tokens
+from epcli.sieve.select import Budget
+from epcli.sieve.selectors import SELECTORS, Tools, narrow, select
+
+KEEPS = (1.0, 0.2, 0.1, 0.05, 0.02)
+SCORED_BY = {"cs2": "cs2", "cs2-per-modality": "cs2", "query-aware": "query-aware"}  # whose scores serve every ratio
+BLIND = "blind"  # about another file, with all of its tokens, without a sieve
+FAIR = {"cs2": (*KEEPS,), "cs2-per-modality": KEEPS[1:], "random": KEEPS[1:], "uniform": KEEPS[1:]}
+MORE = {"query-aware": KEEPS[1:], "audio-guided": KEEPS[1:]}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A selector at a keep ratio: "none", "cs2@0.05", or "blind"; "cs2/causal@0.05" is cs2 with an ablation."""
+
+    selector: str
+    keep: float | None = None  # None: everything, without a sieve
+    blind: bool = False
+
+    @property
+    def name(self) -> str:
+        if self.blind:
+            return BLIND
+        return self.selector if self.keep is None else f"{self.selector}@{self.keep:g}"
+
+    @classmethod
+    def read(cls, text: str, judge: str = "cs2") -> Setting:
+        """`judge`: the selector of blind questions. Raises UsageError."""
+        selector, _, keep = text.partition("@")
+        if text == BLIND:
+            return cls(judge, 0.2, blind=True)
+        known = (*SELECTORS, *(f"cs2/{what}" for what in ABLATIONS))
+        if selector not in known or bool(keep) == (selector == "none"):
+            raise UsageError(
+                f"--settings: {text!r} is none of: none, {BLIND}, or SELECTOR@SHARE with one of {', '.join(known)}"
+            )
+        try:
+            return cls(selector, Budget.of(float(keep)).ratio if keep else None)
+        except ValueError:
+            raise UsageError(f"--settings: {keep!r} is not a share") from None
+
+
+def read_settings(text: str, has_sieve: bool) -> list[Setting]:
+    """ "main", "all", or a list such as "none,cs2@0.05,random@0.05". Without a trained sieve, cs2 is left out."""
+    judge = "cs2" if has_sieve else "query-aware"
+    if text in ("main", "all"):
+        table = FAIR | (MORE if text == "all" or not has_sieve else {})
+        names = [f"{selector}@{keep:g}" for selector, keeps in table.items() for keep in keeps]
+        names = [n for n in names if has_sieve or not n.startswith("cs2")]
+        return [Setting.read(name, judge) for name in ("none", *names, BLIND)]
+    found = [Setting.read(part.strip(), judge) for part in text.split(",") if part.strip()]
+    if not found or len({s.name for s in found}) < len(found):
+        raise UsageError(f"--settings {text}: give main, all, or a list of different settings")
+    return found
+
+
+def sweep(
+    questions: QuestionSet,
+    profile: Profile,
+    settings: str,
+    out: Path,
+    *,
+    limit: int | None = None,
+    minutes: float | None = None,
+    seed: int = 0,
+    on_question: Callable[[int, int, int], None] = lambda done, total, failed: None,
+) -> list[Row]:
+    """Ask the questions under every setting; a line for each of both. Returns all lines.
+
+    `limit`: only so many questions, of files as drawn. `minutes`: start no question after so long; 0 reads what is
+    there. Settings of an earlier run with the same `out` may be other ones. Raises as `score.score`.
+    """
+    start = time.monotonic()
+    profile = replace(profile, selector=None, keep=None, budget=None)
+    run = Run({"set": questions.name, "model": profile.model}, Run.of(questions, profile).fingerprint)
+    if minutes == 0:
+        return Ledger.lines(out, run)
+    ledger = Ledger(out, run)
+    session = Session(profile)
+    model = session.load(Meter(session.device))
+    wanted = read_settings(settings, model.sieve is not None)
+    groups = drawn(questions, limit, seed)
+    total = sum(map(len, groups))
+    previous: Looked | None = None
+    done = failed = 0
+    for group in groups:
+        todo = [(i, [s for s in wanted if _key(i, s) not in ledger.rows]) for i in group]
+        done += len(todo)
+        todo = [(item, missing) for item, missing in todo if any(not s.blind for s in missing)]
+        done -= len(todo)
+        looked = None
+        for item, missing in todo:
+            if minutes is not None and time.monotonic() - start > 60 * minutes:
+                return list(ledger.rows.values())
+            try:
+                if looked is None:
+                    looked = session.look_pair(item.media, item.sound) if item.sound else session.look(item.media)
+                rows = _ask(model, item, missing, looked, previous, profile)
+            except Exception as error:  # one bad file must not end a run of hours
+                rows = [{**_about(item, s), "error": failure(error)} for s in missing]
+            for row in rows:
+                ledger.add(row)
+                failed += "error" in row
+            done += 1
+            on_question(done, total, failed)
+        previous = looked or previous
+    return list(ledger.rows.values())
+
+
+def drawn(questions: QuestionSet, limit: int | None, seed: int = 0) -> list[list[Item]]:
+    """`limit` questions or all, those about one file together, the files in an order drawn by a seed."""
+    groups = by_media([i for i in questions.items if not i.problem])
+    random.Random(seed).shuffle(groups)
+    return by_media([item for group in groups for item in group][:limit])
+
+
+def _key(item: Item, setting: Setting) -> str:
+    return f"{item.key} {setting.name}"
+
+
+def _about(item: Item, setting: Setting) -> Row:
+    about = {"selector": setting.selector, "keep": setting.keep, "setting": setting.name}
+    return described(item) | {"key": _key(item, setting), "item": item.key} | about
+
+
+def _ask(
+    model: AVModel, item: Item, settings: Sequence[Setting], looked: Looked, other: Looked | None, profile: Profile
+) -> list[Row]:
+    """A row for each setting of one question; none for the blind one where there is no `other` file yet."""
+    stream = model.stream(looked.features, item.question, profile.system)
+    evidence = evidence_mask(stream, item)
+    tools = Tools(decoder=model.decoder, sieve=model.sieve, seed=zlib.crc32(item.key.encode()))
+    whole: dict[str, KeptStream] = {}
+    rows, kept = [], []
+    for setting in settings:
+        if setting.blind:
+            if other is None:
+                continue
+            kept.append(
+                select("none", model.stream(other.features, item.question, profile.system), Budget.of(1), tools)
+            )
+        else:
+            kept.append(_select(setting, stream, tools, whole))
+        rows.append(_about(item, setting))
+    longest = max((len(k.embeds) for k in kept), default=0) + profile.max_new_tokens
+    if longest > model.context_tokens:
+        raise CapacityError(f"{longest} tokens exceed the {model.context_tokens} that {model.name} reads")
+    texts = batched.answers(model, kept, profile.max_new_tokens)
+    return [
+        {
+            **row,
+            "answer": text,
+            "right": item.rule.judge(text),
+            **item.rule.reading(text),
+            "tokens": {m: n for m, n in count_tokens(k).items() if m != "text"},
+            **({} if evidence is None or row["setting"] == BLIND else {"evidence": _counted(evidence, k)}),
+        }
+        for row, k, text in zip(rows, kept, texts, strict=True)
+    ]
+
+
+def _select(setting: Setting, stream: TokenStream, tools: Tools, whole: dict[str, KeptStream]) -> KeptStream:
+    """What a setting keeps; a selector that scores runs once a question (in `whole`), for all ratios."""
+    budget = Budget.of(setting.keep or 1.0)
+    name, _, ablation = setting.selector.partition("/")
+    scorer = setting.selector if ablation else SCORED_BY.get(name)
+    if scorer is None:
+        return select(name, stream, budget, tools)
+    if scorer not in whole:
+        if ablation and tools.sieve is not None:
+            tools = replace(tools, sieve=ablated(tools.sieve, ablation, stream.modality), window_tokens=sys.maxsize)
+        whole[scorer] = select(name, stream, Budget.of(1.0), tools)
+    if whole[scorer].scores is None:  # a prompt without media
+        return whole[scorer]
+    with torch.inference_mode():
+        return narrow(whole[scorer], budget, per_modality=setting.selector == "cs2-per-modality")
+
+
+def evidence_mask(stream: TokenStream, item: Item) -> Tensor | None:
+    """(L,) bool: tokens of the modality and moment in which an answer's evidence lies; None if the set tells none."""
+    if not item.evidence:
+        return None
+    modality, spans = stream.modality.cpu(), stream.spans_s.cpu().nan_to_num(-1.0)
+    middle = spans.mean(1)  # at a cut, a token belongs to what its middle shows
+    mask = torch.zeros(len(modality), dtype=torch.bool)
+    for kind, begin, end in item.evidence:
+        which = Modality.VIDEO if kind == "video" else Modality.AUDIO
+        mask |= (modality == which) & (middle >= begin) & (middle < end)
+    return mask
+
+
+def _counted(mask: Tensor, kept: KeptStream) -> dict[str, Any]:
+    return {"total": int(mask.sum()), "kept": int(mask[kept.indices.cpu()].sum())}

@@ -1,0 +1,443 @@
+"""Qwen2.5-Omni: its thinker, from a plain checkpoint or from one trained with a sieve.
+
+Only the thinker is loaded; talker and token2wav never are, and their files need not be there. A checkpoint trained with
+the EchoingPixels reference holds the sieve beside the thinker, under `thinker.model.bidir_encoder.*` (refiner) and
+`thinker.model.compressor.*` (score head), and loads here unchanged. Our own sieve files (sieve_file.py) load on top of
+a base. Without a sieve the model is the plain one, with its own three-axis rotation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers.utils import logging as transformers_logging
+
+from epcli.config import Profile
+from epcli.errors import CapacityError, WeightsError
+from epcli.models import costs
+from epcli.models.qwen_omni import inputs as qwen_inputs
+from epcli.models.qwen_omni import quantize
+from epcli.models.qwen_omni.inputs import Inputs
+from epcli.models.sieve_file import SieveFile
+from epcli.models.sieve_weights import build_sieve
+from epcli.records import (
+    POSITION_STEP_S,
+    AudioFeatures,
+    Clip,
+    Features,
+    Modality,
+    Sampling,
+    TokenStream,
+    Turn,
+    VideoFeatures,
+)
+from epcli.sieve.sieve import Sieve
+from epcli.sieve.sync_rope import four_axes, install
+
+SYNC_SECTIONS = (18, 18, 18, 10)  # the paper's best split of 64 frequencies (head size 128)
+REFINER, SCORER = "thinker.model.bidir_encoder.", "thinker.model.compressor."  # keys of the reference's checkpoints
+OTHER_PARTS = ("talker.", "token2wav.")  # of a whole Qwen2.5-Omni: speech output, never loaded
+BATCH_PATCHES = (
+    8192  # that the vision tower sees at once; each pair of frames is encoded by itself, so any split is exact
+)
+
+
+class QwenOmni:
+    """The thinker and its sieve, behind the protocol of `models.base`.
+
+    `positions`, `embed` and `is_av` take batches in the form of transformers' processor: B rows, padded on the left, L
+    tokens each. The protocol's methods take one clip.
+    """
+
+    def __init__(self, thinker: Any, sieve: Sieve | None, name: str = "qwen2.5-omni") -> None:
+        """`thinker`: a Qwen2_5OmniThinkerForConditionalGeneration with SyncRope installed."""
+        self.thinker, self.sieve, self.name = thinker, sieve, name
+        self.decoder = thinker.model.language_model
+        self.dtype: torch.dtype = self.decoder.norm.weight.dtype
+        self.device: torch.device = quantize.main_device(thinker)
+        self.context_tokens: int = thinker.config.text_config.max_position_embeddings
+        self.tokenizer: Any = None
+        self.stop_ids: frozenset[int] = frozenset()
+
+    @classmethod
+    def open(
+        cls, folder: Path, name: str, device: torch.device, dtype: torch.dtype, quantization: str = "none"
+    ) -> QwenOmni:
+        """A model that answers questions about clips: weights, tokenizer and preprocessors.
+
+        Args:
+            folder: a checkpoint folder, or a sieve file (sieve_file.py), whose base is then loaded too.
+            name: for the report.
+            quantization: "none", "nf4" or "int8", of the decoder's linear layers.
+
+        Raises:
+            WeightsError: files missing, damaged or not fitting each other.
+            CapacityError: the weights fit neither device nor host.
+        """
+        file = None
+        if folder.is_file():
+            file = SieveFile.read(folder)
+            folder = file.base_folder()
+        inputs = Inputs(folder)  # before the weights, which take long
+        model = cls.load(folder, dtype=dtype, device=device, quantization=quantization, sieve_file=file)
+        model.name, model.inputs = name, inputs
+        model.tokenizer, model.stop_ids = inputs.tokenizer, inputs.stop_ids
+        return model
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | str = "cpu",
+        sections: Sequence[int] | None = None,
+        sieve: bool = True,
+        quantization: str = "none",
+        sieve_file: SieveFile | None = None,
+    ) -> QwenOmni:
+        """The weights of a checkpoint folder: `config.json` and safetensors files.
+
+        Args:
+            folder: of a whole Qwen2.5-Omni checkpoint or a thinker's, trained with the reference or plain.
+            dtype, device: of all weights. Where they do not fit a GPU, the rest stays in host memory.
+            sections: Sync-RoPE's [T, H, W, T]; the reference reads them from its environment, not from the checkpoint.
+                None takes the config's `mrope_section` if it has four numbers, else the paper's split.
+            sieve: False leaves the checkpoint's sieve out, which gives the plain model.
+            quantization: "none", "nf4" or "int8", of the decoder's linear layers.
+            sieve_file: trained on top of this folder's model; takes the place of the checkpoint's sieve.
+
+        Raises:
+            WeightsError: files missing or unreadable, or weights that do not fit the config.
+            CapacityError: the weights fit neither device nor host.
+        """
+        settings = costs.read_config(folder)
+        config = Qwen2_5OmniThinkerConfig.from_dict({**settings, "tie_word_embeddings": False})
+        if sieve_file is not None:
+            sieve_file.check_base(folder)
+        state = thinker_tensors(folder)
+        if not state:
+            raise WeightsError(
+                f"{folder}: no weights of a thinker in its safetensors files; fetch the checkpoint again"
+            )
+        weights: dict[str, Tensor] = {}
+        if sieve_file is not None:
+            weights = sieve_file.whole_sieve(state)  # before the change: the refiner sits on the plain layers
+            sieve_file.change(state)
+        elif sieve:
+            weights = _read_sieve(folder)
+        placed = quantize.placement(config, torch.device(device), dtype, quantization)
+        load: Any = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained
+        try:
+            with _quiet():
+                thinker, report = load(
+                    None,
+                    config=config,
+                    state_dict=state,
+                    dtype=dtype,
+                    attn_implementation="sdpa",
+                    output_loading_info=True,
+                    **placed,
+                )
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise CapacityError(
+                f"{folder}: the weights do not fit in memory; try --quantize nf4, or a smaller model"
+            ) from error
+        except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+            raise WeightsError(f"{folder}: cannot be loaded as Qwen2.5-Omni: {_first_line(error)}") from error
+        if report["missing_keys"] or report["mismatched_keys"]:
+            wrong = min(map(str, report["missing_keys"] or report["mismatched_keys"]))
+            raise WeightsError(
+                f"{folder}: the weights lack {wrong}, or it has another shape; fetch the checkpoint again"
+            )
+        thinker.eval()
+        decoder = thinker.model.language_model
+        if not weights:
+            install(decoder, decoder.config.rope_parameters["mrope_section"])
+            return cls(thinker, None)
+        install(decoder, sections or (sieve_file and sieve_file.sections) or sync_sections(decoder, folder))
+        return cls(thinker, build_sieve(weights, decoder, folder))
+
+    inputs: Inputs  # set by `open`
+
+    def sampling(self, profile: Profile) -> Sampling:
+        return costs.sampling(profile)
+
+    @torch.inference_mode()
+    def encode_video(self, clip: Clip) -> VideoFeatures | None:
+        """(N, H, W, 3) frames -> (ceil(N / 2), H / 28, W / 28, D), a grid for each pair of frames, on the CPU.
+
+        The time of a grid is that of its first frame.
+        """
+        if clip.frames is None or clip.frame_times_s is None:
+            return None
+        inputs, frames = self.inputs, clip.frames
+        cells = (frames.shape[1] // inputs.patch) * (frames.shape[2] // inputs.patch)
+        batch = max(BATCH_PATCHES // cells, 1) * inputs.pair
+        grids = []
+        for start in range(0, len(frames), batch):
+            pixels, (t, rows, cols) = inputs.patches(frames[start : start + batch])
+            grid = torch.tensor([[t, rows, cols]], device=self.device)
+            found = self.thinker.model.get_video_features(pixels.to(self.device), grid).pooler_output[0]
+            grids.append(found.view(t, rows // inputs.merge, cols // inputs.merge, -1).cpu())
+        times = torch.from_numpy(clip.frame_times_s).double()
+        return VideoFeatures(torch.cat(grids), times[:: inputs.pair].clone(), inputs.pair * frame_step(times, clip))
+
+    @torch.inference_mode()
+    def encode_audio(self, clip: Clip) -> AudioFeatures | None:
+        """(S,) samples -> (A, D), 25 a second, on the CPU; in windows of 300 s, which changes nothing."""
+        if clip.samples is None:
+            return None
+        tokens = []
+        for mel in self.inputs.mel(clip.samples):
+            mask = torch.ones(1, mel.shape[2], dtype=torch.int64, device=self.device)
+            found = self.thinker.model.get_audio_features(mel.to(self.device), feature_attention_mask=mask)
+            tokens.append(found.last_hidden_state.cpu())
+        return AudioFeatures(torch.cat(tokens), POSITION_STEP_S) if tokens else None
+
+    @torch.inference_mode()
+    def stream(
+        self, features: Features, question: str, system: str | None, history: Sequence[Turn] = ()
+    ) -> TokenStream:
+        """Chat markup, media and question. Sound and picture of a clip are interleaved in chunks of 2 s."""
+        config, video, audio = self.thinker.config, features.video, features.audio
+        before, after = self.inputs.prompt(question, system, history)
+        open_ids, close_ids = [], []
+        if video is not None:
+            open_ids, close_ids = [config.vision_start_token_id], [config.vision_end_token_id]
+        if audio is not None:
+            open_ids, close_ids = [*open_ids, config.audio_start_token_id], [config.audio_end_token_id, *close_ids]
+
+        # Media: video tokens are numbered first, then the sound's; `order` is how they are read.
+        rows, cols = (video.grid.shape[1], video.grid.shape[2]) if video is not None else (0, 0)
+        grids = len(video.grid) if video is not None else 0
+        sound = len(audio.tokens) if audio is not None else 0
+        steps = grid_steps(video)
+        start = len(before) + bool(open_ids)
+        placed = qwen_inputs.layout(steps, rows, cols, sound, start)
+        order, n_video, n_media = placed.order, grids * rows * cols, len(placed.order)
+
+        table = self.decoder.get_input_embeddings()
+        text = torch.tensor([*before, *open_ids, *close_ids, *after], device=self.device)
+        written = table(text).to(self.dtype)
+        width = written.shape[1]
+        parts = [] if video is None else [video.grid.reshape(-1, width)]
+        parts += [] if audio is None else [audio.tokens]
+        media = torch.cat(parts)[order] if parts else written[:0].cpu()
+        cut = len(before) + len(open_ids)
+        embeds = torch.cat([written[:cut], media.to(self.device, self.dtype), written[cut:]])
+
+        tail = placed.end + torch.arange(len(after)) + bool(close_ids)
+        line = torch.cat(
+            [torch.arange(len(before)), torch.full((len(open_ids),), len(before))]
+        )  # paired begin markers share a position, and so do the end markers
+        positions = torch.cat(
+            [
+                line.expand(4, -1),
+                placed.positions,
+                torch.full((4, len(close_ids)), placed.end),
+                tail.expand(4, -1),
+            ],
+            dim=1,
+        )
+        length, inside = len(embeds), slice(cut, cut + n_media)
+        modality = torch.full((length,), int(Modality.TEXT), dtype=torch.uint8)
+        modality[inside] = qwen_inputs.modality_of(order, n_video)
+        spans = torch.full((length, 2), float("nan"))
+        cells = torch.full((length, 3), -1, dtype=torch.int16)
+        spans[inside], cells[inside] = self._times_and_cells(video, sound, rows, cols, order)
+        return TokenStream(
+            embeds,
+            positions.to(self.device),
+            modality.to(self.device),
+            spans,
+            cells,
+            (rows, cols),
+            int(positions.max()) + 1,
+        )
+
+    @staticmethod
+    def _times_and_cells(
+        video: VideoFeatures | None, sound: int, rows: int, cols: int, order: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(n, 2) float32 seconds and (n, 3) int16 cells of the media tokens in reading order."""
+        heard = torch.arange(sound)[:, None] + torch.tensor([[0, 1]])
+        spans = [heard * POSITION_STEP_S]
+        cells = [torch.full((sound, 3), -1)]
+        if video is not None:
+            begin = video.times_s.repeat_interleave(rows * cols)
+            spans.insert(0, torch.stack([begin, begin + video.step_s], 1))
+            axes = torch.meshgrid(*map(torch.arange, (len(video.grid), rows, cols)), indexing="ij")
+            cells.insert(0, torch.stack([axis.reshape(-1) for axis in axes], 1))
+        return torch.cat(spans).float()[order], torch.cat(cells).to(torch.int16)[order]
+
+    def positions(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        *,
+        image_grid_thw: Tensor | None = None,
+        video_grid_thw: Tensor | None = None,
+        video_second_per_grid: Tensor | None = None,
+        mel_frames: Tensor | None = None,
+        use_audio_in_video: bool = False,
+    ) -> Tensor:
+        """(4, B, L) int64 [T, H, W, T] of prompts (B, L); 1 at padding. T is in steps of 40 ms.
+
+        `*_grid_thw` (N, 3) patch grids before merging, `video_second_per_grid` (N,) seconds a temporal step,
+        `mel_frames` (N,) int64 mel frames of each sound, all in reading order over the batch.
+        """
+        three, _ = self.thinker.get_rope_index(
+            input_ids,
+            image_grid_thw,
+            video_grid_thw,
+            attention_mask,
+            use_audio_in_video,
+            mel_frames,
+            video_second_per_grid,
+        )
+        return four_axes(three)
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        *,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        video_grid_thw: Tensor | None = None,
+        input_features: Tensor | None = None,
+        feature_attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """(B, L) ids -> (B, L, D): token embeddings, with the towers' outputs in the media tokens' places.
+
+        Media inputs are those of transformers' Qwen2.5-Omni processor. Only a prompt is embedded so: a media token's id
+        among the generated ids is an ordinary token.
+        """
+        model, config = self.thinker.model, self.thinker.config
+        embeds = self.decoder.get_input_embeddings()(input_ids)
+        media: dict[int, Tensor] = {}
+        if input_features is not None:
+            sound = model.get_audio_features(input_features, feature_attention_mask=feature_attention_mask)
+            media[config.audio_token_id] = sound.last_hidden_state
+        if pixel_values is not None:
+            pictures = model.get_image_features(pixel_values, image_grid_thw).pooler_output
+            media[config.image_token_id] = torch.cat(pictures)
+        if pixel_values_videos is not None:
+            pictures = model.get_video_features(pixel_values_videos, video_grid_thw).pooler_output
+            media[config.video_token_id] = torch.cat(pictures)
+        for token, features in media.items():
+            places = (input_ids == token).unsqueeze(-1)
+            embeds = embeds.masked_scatter(places, features.to(embeds.device, embeds.dtype))
+        return embeds
+
+    def is_av(self, input_ids: Tensor) -> Tensor:
+        """(B, L) bool: sound, picture and video tokens."""
+        config = self.thinker.config
+        media = (config.audio_token_id, config.image_token_id, config.video_token_id)
+        return torch.isin(input_ids, torch.tensor(media, device=input_ids.device))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) final hidden states -> (..., V) float32."""
+        return self.thinker.lm_head(hidden).float()
+
+
+def frame_step(times_s: Tensor, clip: Clip) -> float:
+    """Seconds from one sampled frame to the next; 0 for a still picture.
+
+    Frames come from equal intervals of the range. Where it has a part without picture at its beginning or end, the
+    frames' own distance is what tells.
+    """
+    count, spread = len(times_s), float(times_s[-1] - times_s[0])
+    step = clip.duration_s / count
+    covered = clip.duration_s - spread <= 2 * step + 1e-3
+    return step if covered or count < 2 else spread / (count - 1)
+
+
+def grid_steps(video: VideoFeatures | None) -> Tensor:
+    """(T,) int64 position steps of a video's grids: even steps, as transformers has them, from the first's interval on.
+
+    The product is taken in float32, where transformers takes it.
+    """
+    if video is None:
+        return torch.zeros(0, dtype=torch.int64)
+    if not video.step_s:
+        return torch.zeros(len(video.grid), dtype=torch.int64)
+    frame = video.step_s / 2
+    begin = int(float(video.times_s[0]) / frame + 1e-6) * frame
+    even = torch.arange(len(video.grid)) * torch.tensor(video.step_s, dtype=torch.float32) * 25
+    return even.long() + round(begin / POSITION_STEP_S)
+
+
+def thinker_tensors(folder: Path) -> dict[str, Any]:
+    """The thinker's tensors of a checkpoint by their published names, each read when it is needed.
+
+    Whatever else the files hold (talker, token2wav, a sieve) is left out, and files without the thinker may be missing.
+    Raises WeightsError.
+    """
+    found: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            file: Any = safe_open(path, "pt")  # stays open as long as a slice of it is held
+            if "epcli" in (file.metadata() or {}):  # a sieve file that lies beside its base
+                continue
+            for key in file.keys():  # noqa: SIM118 (not a dict)
+                if not key.startswith((*OTHER_PARTS, REFINER, SCORER)):
+                    found[key] = file.get_slice(key)
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(f"{path}: cannot be read: {_first_line(error)}; fetch the checkpoint again") from error
+    return found
+
+
+def _read_sieve(folder: Path) -> dict[str, Tensor]:
+    """The checkpoint's sieve tensors as `Sieve` names them; empty if it has none."""
+    found: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                for key in file.keys():  # noqa: SIM118 (not a dict)
+                    for prefix, name in ((REFINER, "refiner."), (SCORER, "scorer.")):
+                        if key.startswith(prefix):
+                            found[name + key.removeprefix(prefix)] = file.get_tensor(key)
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(f"{path}: cannot be read: {_first_line(error)}") from error
+    return found
+
+
+def sync_sections(decoder: Any, folder: Path) -> Sequence[int]:
+    """Sync-RoPE's four sections for a checkpoint: what its config says, else the paper's. Raises WeightsError."""
+    config = decoder.config
+    said = config.rope_parameters.get("mrope_section", ())
+    if len(said) == len(SYNC_SECTIONS):
+        return said
+    half = config.hidden_size // config.num_attention_heads // 2
+    if all(size * half % sum(SYNC_SECTIONS) == 0 for size in SYNC_SECTIONS):  # the paper's split, to scale
+        return [size * half // sum(SYNC_SECTIONS) for size in SYNC_SECTIONS]
+    raise WeightsError(f"{folder}: config.json does not say Sync-RoPE's four sections; write them into mrope_section")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers reports the sieve's keys as unexpected, and draws a bar: neither is for the user."""
+    level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bar:
+            transformers_logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong, without the path, which the message has said."""
+    said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return said.splitlines()[0]

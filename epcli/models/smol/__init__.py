@@ -1,0 +1,1 @@
+"""ep-smol, the built-in family."""

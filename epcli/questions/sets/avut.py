@@ -1,0 +1,37 @@
+"""AVUT (tsinghua-ee/AVUTBenchmark): AV_Human_data.json; media at `video_path`, "data/<id>.mp4", or beside the JSON.
+
+Options stand in option_A to option_D. Where the right one is empty (QA 455) the question counts as failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from epcli.questions.items import LETTERS, Item, choice_item
+from epcli.questions.sets.base import Format
+from epcli.questions.sets.files import Finder, Row
+
+
+def load(rows: list[Row], finder: Finder, annotation: Path) -> Iterator[Item]:
+    for row in rows:
+        options = [str(row[f"option_{x}"]) for x in LETTERS[:6] if row.get(f"option_{x}") is not None]
+        place = str(row["video_path"])
+        yield choice_item(
+            str(row["QA_id"]),
+            finder.find(place, Path(place).name),
+            row["question"],
+            options,
+            str(row["answer"]),
+            type=str(row["task_type"]),
+            cluster=place,
+        )
+
+
+FORMAT = Format(
+    "avut",
+    "AVUT",
+    ("AV_Human_data.json", "AV_Human*.json", "AV_Gemini*.json"),
+    frozenset({"QA_id", "question", "option_A", "answer", "video_path", "task_type"}),
+    load,
+)

@@ -1,0 +1,46 @@
+"""MUSIC-AVQA (GeWu-Lab/MUSIC-AVQA): avqa-test.json and <video_id>.mp4 in any folder below the set's.
+
+Its quirks: the answer stands under "anser"; `type` and `templ_values` are lists written as JSON text; the question has
+slots such as <Object> and <FL>, filled from `templ_values` in order; a question with `question_deleted` other than 0 is
+left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from epcli.questions.items import EXACT_PROMPT, Exact, Item
+from epcli.questions.sets.base import Format
+from epcli.questions.sets.files import Finder, Row, listed
+
+
+def load(rows: list[Row], finder: Finder, annotation: Path) -> Iterator[Item]:
+    for number, row in enumerate(rows):
+        if int(row.get("question_deleted") or 0):
+            continue
+        values = iter(listed(row["templ_values"]))
+        question = re.sub(r"<[^<>]*>", lambda slot: next(values, slot[0]), row["question_content"])  # noqa: B023
+        problem = f"the slot {slot[0]} has no value" if (slot := re.search(r"<[^<>]*>", question)) else ""
+        answer = str(row.get("anser") or row.get("answer") or "").strip()
+        problem = problem or ("" if answer else "the set gives no answer")
+        video = str(row["video_id"])
+        yield Item(
+            key=str(row.get("question_id", number)),
+            media=finder.find(f"{video}.*"),
+            question=f"{question.strip()}\n{EXACT_PROMPT}",
+            rule=Exact(answer),
+            type=" ".join(listed(row["type"])),
+            cluster=video,
+            problem=problem,
+        )
+
+
+FORMAT = Format(
+    "music-avqa",
+    "MUSIC-AVQA",
+    ("avqa-test.json", "data/json_update/avqa-test.json", "data/json/avqa-test.json", "json/avqa-test.json"),
+    frozenset({"video_id", "question_content", "templ_values", "type"}),
+    load,
+)

@@ -1,0 +1,33 @@
+"""Video-MME (lmms-lab/Video-MME): videomme/test-00000-of-00001.parquet, data/<videoID>.mp4 (or .MP4, .mkv)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from epcli.questions.items import Item, choice_item
+from epcli.questions.sets.base import Format
+from epcli.questions.sets.files import Finder, Row, listed
+
+
+def load(rows: list[Row], finder: Finder, annotation: Path) -> Iterator[Item]:
+    for row in rows:
+        video = str(row["videoID"])
+        yield choice_item(
+            str(row["question_id"]),
+            finder.find(f"data/{video}.*", f"{video}.*"),
+            row["question"],
+            listed(row["options"]),
+            str(row["answer"]),
+            type=str(row["task_type"]),
+            cluster=video,
+        )
+
+
+FORMAT = Format(
+    "video-mme",
+    "Video-MME",
+    ("videomme/*.parquet", "*.parquet", "*.json"),
+    frozenset({"videoID", "question_id", "question", "options", "answer", "task_type"}),
+    load,
+)

@@ -1,0 +1,1 @@
+"""One model and its settings: open a file, look at it, ask about it."""
