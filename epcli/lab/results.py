@@ -39,7 +39,7 @@ RESAMPLES = 2000
 FULL = "none"
 ORDER = ("cs2", "cs2-per-modality", "query-aware", "audio-guided", "uniform", "random")
 ABLATED = tuple(f"cs2/{what}" for what in ABLATIONS)
-MARKS = re.compile(r"(<!-- written by python -m epcli\.evals\.results -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKS = re.compile(r"(<!-- written by python -m epcli\.lab\.results -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 # --- Figures --------------------------------------------------------------------------------------
