@@ -158,7 +158,7 @@ def test_the_decoder_takes_four_axes_and_reads_all_of_them(decoder):
 def test_four_rows_of_another_meaning_are_refused(decoder):
     embeds, positions, _ = make_prompt(1)
     foreign = torch.stack([torch.arange(len(embeds)), *positions[:3]])  # transformers' own: running count, T, H, W
-    with pytest.raises(UsageError, match=r"epcli\.generate"):
+    with pytest.raises(UsageError, match=r"epcli\.session\.generate"):
         decoder(inputs_embeds=embeds[None], position_ids=foreign[:, None])
 
 
