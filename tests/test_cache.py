@@ -19,10 +19,10 @@ from epcli import content
 from epcli.config import Profile
 from epcli.records import AudioFeatures, AudioTrack, ClipSummary, Features, MediaInfo, Sampling, VideoFeatures
 from epcli.session import cache
-from epcli.session.cache import FeatureCache, Recipe
+from epcli.session.cache import FeatureCache, FeatureKey
 
 SAMPLING = Sampling(fps=1.0, max_frames=8, max_pixels=64 * 64, multiple=32)
-RECIPE = Recipe({"family": "test", "weights": ["a"]}, SAMPLING, (None, None), "test-model")
+KEY = FeatureKey({"family": "test", "weights": ["a"]}, SAMPLING, (None, None), "test-model")
 
 
 def features(seed: int = 0, dtype: torch.dtype = torch.bfloat16, frames: int = 3) -> Features:
@@ -62,10 +62,10 @@ def store(tmp_path: Path) -> FeatureCache:
     return FeatureCache(tmp_path / "features", 10**9)
 
 
-def put(store: FeatureCache, media: Path, recipe: Recipe = RECIPE, made: Features | None = None) -> Path:
+def put(store: FeatureCache, media: Path, key: FeatureKey = KEY, made: Features | None = None) -> Path:
     """Store features of a file, and return the new entry's path."""
     before = set(store._files())
-    slot = store.open(media, recipe)
+    slot = store.open(media, key)
     assert slot.features is None
     assert slot.store(summary(media), made or features()) is None
     (new,) = set(store._files()) - before
@@ -75,7 +75,7 @@ def put(store: FeatureCache, media: Path, recipe: Recipe = RECIPE, made: Feature
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_what_was_stored_comes_back_to_the_bit(store: FeatureCache, media: Path, dtype: torch.dtype) -> None:
     put(store, media, made=features(1, dtype))
-    slot = store.open(media, RECIPE)
+    slot = store.open(media, KEY)
     assert same(slot.features, features(1, dtype))
     assert slot.clip == summary(media)
 
@@ -83,7 +83,7 @@ def test_what_was_stored_comes_back_to_the_bit(store: FeatureCache, media: Path,
 @pytest.mark.parametrize("part", ["video", "audio"])
 def test_a_clip_without_picture_or_sound_comes_back_without(store: FeatureCache, media: Path, part: str) -> None:
     put(store, media, made=replace(features(), **{part: None}))
-    found = store.open(media, RECIPE).features
+    found = store.open(media, KEY).features
     assert found is not None
     assert getattr(found, part) is None
     assert getattr(found, "audio" if part == "video" else "video") is not None
@@ -94,31 +94,31 @@ def test_one_time_out_of_many_is_stored(store: FeatureCache, media: Path) -> Non
     assert made.video is not None
     strided = replace(made, video=replace(made.video, times_s=torch.zeros(2).double()[::2]))
     put(store, media, made=strided)
-    assert same(store.open(media, RECIPE).features, strided)
+    assert same(store.open(media, KEY).features, strided)
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        *(replace(RECIPE, sampling=replace(SAMPLING, **{key: value})) for key, value in (
+        *(replace(KEY, sampling=replace(SAMPLING, **{key: value})) for key, value in (
             ("fps", 1.5), ("max_frames", 9), ("max_pixels", 64 * 96), ("multiple", 64), ("video", False),
             ("audio", False), ("audio_track", 1),
         )),
-        replace(RECIPE, range_s=(0.0, None)),
-        replace(RECIPE, range_s=(None, 2.0)),
-        replace(RECIPE, towers={"family": "test", "weights": ["b"]}),
-        replace(RECIPE, towers={"family": "test", "weights": ["a"], "dtype": "torch.float32"}),
+        replace(KEY, range_s=(0.0, None)),
+        replace(KEY, range_s=(None, 2.0)),
+        replace(KEY, towers={"family": "test", "weights": ["b"]}),
+        replace(KEY, towers={"family": "test", "weights": ["a"], "dtype": "torch.float32"}),
     ],
     ids=str,
 )  # fmt: skip
-def test_any_other_way_of_looking_misses(store: FeatureCache, media: Path, other: Recipe) -> None:
+def test_any_other_way_of_looking_misses(store: FeatureCache, media: Path, other: FeatureKey) -> None:
     put(store, media)
     assert store.open(media, other).features is None
-    assert store.open(media, RECIPE).features is not None
+    assert store.open(media, KEY).features is not None
 
 
 def test_every_field_of_the_sampling_is_part_of_the_key() -> None:
-    assert set(RECIPE.to_dict()["sampling"]) == set(Sampling.__dataclass_fields__)
+    assert set(KEY.to_dict()["sampling"]) == set(Sampling.__dataclass_fields__)
 
 
 @pytest.mark.parametrize("what", ["FORMAT", "code"])
@@ -127,7 +127,7 @@ def test_another_format_or_other_code_misses(
 ) -> None:
     put(store, media)
     monkeypatch.setattr(cache, what, 99 if what == "FORMAT" else lambda: "other code")
-    assert store.open(media, RECIPE).features is None
+    assert store.open(media, KEY).features is None
 
 
 def test_a_changed_file_never_hits_whatever_its_times_say(store: FeatureCache, media: Path) -> None:
@@ -138,13 +138,13 @@ def test_a_changed_file_never_hits_whatever_its_times_say(store: FeatureCache, m
     media.write_bytes(data)
     os.utime(media, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert content.quick(media) == quick
-    assert store.open(media, RECIPE).features is None
+    assert store.open(media, KEY).features is None
 
 
 def test_a_copy_under_another_name_hits_and_is_called_by_its_name(store: FeatureCache, media: Path) -> None:
     put(store, media)
     copy = Path(shutil.copy(media, media.with_name("copy.mp4")))
-    clip = store.open(copy, RECIPE).clip
+    clip = store.open(copy, KEY).clip
     assert clip is not None
     assert clip.info.path == copy
     assert clip.warnings == ("copy.mp4: is short", "keep: said by nobody")
@@ -153,14 +153,14 @@ def test_a_copy_under_another_name_hits_and_is_called_by_its_name(store: Feature
 def test_a_name_that_is_not_utf8_is_stored(store: FeatureCache, media: Path) -> None:
     odd = media.rename(media.with_name(os.fsdecode(b"caf\xe9.mp4")))
     put(store, odd)
-    clip = store.open(odd, RECIPE).clip
+    clip = store.open(odd, KEY).clip
     assert clip is not None
     assert clip.info.path == odd
     assert store.entries()[0].media == str(odd)
 
 
 def test_a_file_changed_while_it_was_looked_at_is_not_stored(store: FeatureCache, media: Path) -> None:
-    slot = store.open(media, RECIPE)
+    slot = store.open(media, KEY)
     media.write_bytes(b"another film")
     assert slot.store(summary(media), features()) is None
     assert store.entries() == []
@@ -176,10 +176,10 @@ def test_a_file_that_is_not_known_is_decoded_while_it_is_hashed(
         return whole(path)
 
     monkeypatch.setattr(content, "sha256", slow)
-    slot = store.open(media, RECIPE)  # comes back, although no hash is there yet
+    slot = store.open(media, KEY)  # comes back, although no hash is there yet
     go.set()
     slot.store(summary(media), features())
-    assert store.open(media, RECIPE).features is not None
+    assert store.open(media, KEY).features is not None
 
 
 def damaged(data: bytes) -> dict[str, bytes]:
@@ -211,19 +211,19 @@ def test_a_damaged_entry_is_a_miss_and_is_removed_and_made_again(store: FeatureC
     spoilt = damaged(entry.read_bytes())[how]
     assert spoilt != entry.read_bytes()
     entry.write_bytes(spoilt)
-    slot = store.open(media, RECIPE)
+    slot = store.open(media, KEY)
     assert slot.features is None
     assert not entry.exists()
     slot.store(summary(media), features())
-    assert store.open(media, RECIPE).features is not None
+    assert store.open(media, KEY).features is not None
 
 
 def test_a_whole_entry_under_another_ones_name_is_a_miss(store: FeatureCache, media: Path) -> None:
     mine = put(store, media)
-    other = replace(RECIPE, range_s=(1.0, None))
+    other = replace(KEY, range_s=(1.0, None))
     theirs = put(store, media, other, features(5))
     shutil.copy(theirs, mine)
-    assert store.open(media, RECIPE).features is None
+    assert store.open(media, KEY).features is None
     assert same(store.open(media, other).features, features(5))
 
 
@@ -236,7 +236,7 @@ def test_the_least_used_go_first_and_a_hit_counts_as_use(tmp_path: Path) -> None
         entry = put(store, films[-1])
         os.utime(entry, (1000 + number, 1000 + number))
     size = entry.stat().st_size
-    assert store.open(films[0], RECIPE).features is not None  # the oldest, used again
+    assert store.open(films[0], KEY).features is not None  # the oldest, used again
     store.limit_bytes = 3 * size + 100
     new = tmp_path / "new.mp4"
     new.write_bytes(b"new")
@@ -246,13 +246,13 @@ def test_the_least_used_go_first_and_a_hit_counts_as_use(tmp_path: Path) -> None
 
 def test_what_is_larger_than_the_limit_is_not_stored(store: FeatureCache, media: Path) -> None:
     store.limit_bytes = 100
-    assert store.open(media, RECIPE).store(summary(media), features()) is None
+    assert store.open(media, KEY).store(summary(media), features()) is None
     assert store._files() == []
 
 
 def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path: Path, media: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    said = FeatureCache(tmp_path / "file", 10**9).open(media, RECIPE).store(summary(media), features())
+    said = FeatureCache(tmp_path / "file", 10**9).open(media, KEY).store(summary(media), features())
     assert said is not None
     assert str(tmp_path / "file") in said
     assert "--no-cache" in said
@@ -290,7 +290,7 @@ def test_pruning_takes_the_old_the_chosen_the_damaged_and_what_was_left_behind(t
 def _writer(folder: Path, films: list[Path], limit: int) -> None:
     store = FeatureCache(folder, limit)
     for film in films * 3:
-        slot = store.open(film, RECIPE)
+        slot = store.open(film, KEY)
         if slot.features is None:
             slot.store(summary(film), features(int(film.stem)))
         else:
@@ -328,7 +328,7 @@ def test_an_entry_that_another_process_removes_while_it_is_opened_is_a_miss(
         return original(*args, **options)
 
     monkeypatch.setattr(torch.UntypedStorage, "from_file", late)
-    assert store.open(media, RECIPE).features is None
+    assert store.open(media, KEY).features is None
     assert not file.exists()
 
 

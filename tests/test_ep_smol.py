@@ -22,7 +22,9 @@ from epcli.models.smol import efficientnet_lite, yamnet
 from epcli.models.smol.model import ADAPTER, SAME_FROM, SAME_GAIN, VIDEO_WIDTH, Projector, level, place_features
 from epcli.models.smol.same_names import same_names
 from epcli.records import Clip, MediaInfo, Modality
-from epcli.session.session import DEFAULT_LEAST, Meter, Session
+from epcli.session.meter import Meter
+from epcli.session.selection import DEFAULT_LEAST
+from epcli.session.session import Session
 
 MEDIA = Path(__file__).parents[1] / "docs" / "media"
 

@@ -15,7 +15,7 @@ from media_samples import X264, shared_film
 from epcli.config import Profile
 from epcli.media import ffmpeg
 from epcli.records import Report
-from epcli.session import session as pipeline
+from epcli.session import session as session_module
 from epcli.session.session import Session
 
 MEDIA = Path(__file__).parents[1] / "docs" / "media"
@@ -52,7 +52,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     from epcli.models.qwen_omni.model import QwenOmni
 
-    monkeypatch.setattr(pipeline, "read", counted("decode", pipeline.read))
+    monkeypatch.setattr(session_module, "read", counted("decode", session_module.read))
     monkeypatch.setattr(ffmpeg.subprocess, "Popen", counted("ffmpeg", ffmpeg.subprocess.Popen))
     monkeypatch.setattr(QwenOmni, "encode_video", counted("video", QwenOmni.encode_video))
     monkeypatch.setattr(QwenOmni, "encode_audio", counted("audio", QwenOmni.encode_audio))

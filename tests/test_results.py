@@ -19,7 +19,8 @@ from epcli.lab.sweep import Setting
 from epcli.questions.sets import read_set
 from epcli.records import KeptStream, Modality
 from epcli.session import generate
-from epcli.session.session import Meter, Session
+from epcli.session.meter import Meter
+from epcli.session.session import Session
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import Tools, select
 

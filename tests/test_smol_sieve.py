@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from epcli.errors import WeightsError
 from epcli.models.smol.model import ADAPTER, AUDIO_WIDTH, VIDEO_WIDTH, EpSmol, media_layout, prompt_ids
 from epcli.records import AudioFeatures, Features, Modality, VideoFeatures
-from epcli.session.session import cpu_dtype
+from epcli.session.device import cpu_dtype
 from epcli.train.items import Evidence, smol_items
 from epcli.train.learners import Shape, smol_learner
 from epcli.train.sieve_trainer import read_item

@@ -32,7 +32,7 @@ from epcli.errors import CapacityError, EpError, MediaError
 
 if TYPE_CHECKING:
     from epcli.records import Clip, Sampling
-    from epcli.session.cache import Recipe
+    from epcli.session.cache import FeatureKey
 
 FEWEST_FRAMES = 2
 FEWEST_KEPT = 0.05
@@ -84,7 +84,7 @@ class _Read:
     media: Path
     sampling: Sampling
     range_s: tuple[float | None, float | None]
-    recipe: Recipe | None  # with it, a file whose features are cached is not decoded; None: there is no cache
+    key: FeatureKey | None  # with it, a file whose features are cached is not decoded; None: there is no cache
     profile: Profile
     clip: Path  # where the clip goes
 
@@ -129,7 +129,7 @@ def _read_one(order: _Read) -> _Found:
             raise MediaError(f"{order.media.name}: cannot be read: {error.strerror}") from error
         store = FeatureCache.of(order.profile)
         clip: Clip | None = None
-        if store is None or order.recipe is None or not store.holds(order.media, order.recipe):
+        if store is None or order.key is None or not store.holds(order.media, order.key):
             try:
                 clip = read(order.media, order.sampling, *order.range_s)
             except MemoryError:
@@ -163,7 +163,7 @@ class _Ready:
     """The model is loaded, and this is how it wants files decoded."""
 
     sampling: Sampling
-    recipe: Recipe | None
+    key: FeatureKey | None
 
 
 @dataclass(frozen=True)
@@ -182,18 +182,20 @@ class _Looked:
 
 def answer(pipe: Any, profile: Profile, range_s: tuple[float | None, float | None]) -> None:
     """The model process's body."""
-    from epcli.session.session import Looked, Meter, Session
+    from epcli.session.clips import EncodedClip
+    from epcli.session.meter import Meter
+    from epcli.session.session import Session
 
     _hush()
     try:
         session = Session(profile)
         with Meter(session.device) as meter:
             session.load(meter)
-        pipe.send(_Ready(session.sampling, session.recipe(*range_s)))
+        pipe.send(_Ready(session.sampling, session.feature_key(*range_s)))
     except Exception as error:
         pipe.send(Failure.of(error))
         return
-    looked: Looked | None = None
+    looked: EncodedClip | None = None
     while True:
         order = pipe.recv()
         try:
@@ -311,7 +313,7 @@ class Worker:
         ready = self.load()
         self._count += 1
         clip = self.folder / f"{self._count}.clip"
-        order = _Read(task.media, ready.sampling, self.range_s, ready.recipe, self.profile, clip)
+        order = _Read(task.media, ready.sampling, self.range_s, ready.key, self.profile, clip)
         return self._send(task, order)
 
     def _send(self, task: Task, order: _Read) -> _Reading:

@@ -95,18 +95,11 @@ def ask(
     screen = Screen(quiet=quiet, json=json)
     screen.say_where_settings_come_from(resolved)
     try:
-        from epcli.session import session as pipeline  # the model libraries load here
+        from epcli.session.session import Session  # the model libraries load here
 
-        report = pipeline.ask(
-            media,
-            question,
-            resolved.profile,
-            start_s=start_s,
-            end_s=end_s,
-            on_text=screen.text,
-            on_stage=screen.stage,
-            evidence=evidence,
-        )
+        session = Session(resolved.profile, screen.stage)
+        looked = session.look(media, start_s, end_s)
+        report = session.ask(looked, question, screen.text, evidence=evidence)
     finally:
         screen.close()
     screen.report(replace(report, profile=resolved.chosen()))

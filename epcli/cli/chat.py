@@ -93,7 +93,8 @@ def chat(
     screen.say_where_settings_come_from(resolved)
     try:
         from epcli.session.chat import Chat  # the model libraries load here
-        from epcli.session.session import Meter, Session
+        from epcli.session.meter import Meter
+        from epcli.session.session import Session
 
         session = Session(resolved.profile, screen.stage)
         talk = Chat(session, media, start_s, end_s, history, resolved.chosen())

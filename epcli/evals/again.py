@@ -26,7 +26,9 @@ from epcli.models.family import AVModel
 from epcli.models.qwen_omni.inputs import Inputs
 from epcli.models.qwen_omni.model import QwenOmni
 from epcli.records import Sampling
-from epcli.session.session import Meter, Session, choose_device, choose_dtype
+from epcli.session.device import choose_device, choose_dtype
+from epcli.session.meter import Meter
+from epcli.session.session import Session
 
 LOOKING = ("cache", "media", "vision", "audio")  # all that comes before prefill and depends on the file alone
 

@@ -30,7 +30,9 @@ from epcli.models.qwen_omni import inputs as qwen_inputs
 from epcli.models.qwen_omni.model import SYNC_SECTIONS
 from epcli.records import POSITION_STEP_S, KeptStream, TokenStream
 from epcli.session import generate
-from epcli.session.session import Meter, Session, choose_device
+from epcli.session.device import choose_device
+from epcli.session.meter import Meter
+from epcli.session.session import Session
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import WINDOW_TOKENS, Tools, select
 from epcli.sieve.sieve import Sieve

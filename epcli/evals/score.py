@@ -131,7 +131,8 @@ def score(
     Raises UsageError for a file of another run, and what loading the model raises; whatever goes wrong with a question
     is told in its line.
     """
-    from epcli.session.session import Meter, Session  # torch loads here
+    from epcli.session.meter import Meter  # torch loads here
+    from epcli.session.session import Session  # torch loads here
 
     ledger = Ledger(out, Run.of(questions, profile, blind=blind))
     items = [*(exchanged(questions.items) if blind else questions.items)][:limit]

@@ -30,8 +30,10 @@ from epcli.lab.film import write_film
 from epcli.lab.questions import Question, ask
 from epcli.lab.scenes import Library, Script, render, write_script
 from epcli.records import MediaTokens, Modality, Moment
+from epcli.session.clips import EncodedClip
 from epcli.session.moments import media_tokens, moments
-from epcli.session.session import DEFAULT_KEEP, Asked, Looked, Session
+from epcli.session.selection import DEFAULT_KEEP
+from epcli.session.session import Answered, Session
 
 SCHEMA = 1
 COVERED = 0.3  # share of a cell that a thing's box must cover for the cell to count as on it
@@ -122,7 +124,7 @@ def measure(
             film.unlink()
 
 
-def _compare(asked: Asked, looked: Looked, question: Question, truth: Truth) -> dict[str, Any]:
+def _compare(asked: Answered, looked: EncodedClip, question: Question, truth: Truth) -> dict[str, Any]:
     tokens = media_tokens(asked.kept.stream, looked.clip)
     places = asked.kept.indices.cpu()
     is_av = asked.kept.stream.modality.cpu() != Modality.TEXT

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from epcli.lab.pools import NOTHING, UNSURE, TrackPool, ViewPool, cells_to_name
 from epcli.models.smol.model import COLOURS, Adapter, PictureHead
-from epcli.session.session import cpu_has_bf16
+from epcli.session.device import cpu_has_bf16
 
 
 def tint_cells(pool: ViewPool, generator: torch.Generator, share: float = 0.3) -> tuple[Tensor, Tensor]:

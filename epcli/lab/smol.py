@@ -44,7 +44,7 @@ from epcli.lab.vision import named_cells
 from epcli.models.smol.model import ADAPTER, AUDIO_STEP_S, Adapter, EpSmol, SoundHead, Towers, load_adapter
 from epcli.models.smol.yamnet import load_yamnet
 from epcli.records import AudioFeatures, Features, VideoFeatures
-from epcli.session.session import cpu_dtype
+from epcli.session.device import cpu_dtype
 from epcli.train import parallel
 from epcli.train.learners import Shape, smol_learner
 from epcli.train.sieve_trainer import SieveRecipe, SieveTrainer

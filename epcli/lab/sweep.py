@@ -28,7 +28,10 @@ from epcli.models.family import AVModel
 from epcli.questions.items import Item
 from epcli.questions.sets import QuestionSet
 from epcli.records import KeptStream, Modality, TokenStream
-from epcli.session.session import Looked, Meter, Session, count_tokens
+from epcli.session.clips import EncodedClip
+from epcli.session.meter import Meter
+from epcli.session.reporting import count_tokens
+from epcli.session.session import Session
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import SELECTORS, Tools, narrow, select
 
@@ -111,7 +114,7 @@ def sweep(
     wanted = read_settings(settings, model.sieve is not None)
     groups = drawn(questions, limit, seed)
     total = sum(map(len, groups))
-    previous: Looked | None = None
+    previous: EncodedClip | None = None
     done = failed = 0
     for group in groups:
         todo = [(i, [s for s in wanted if _key(i, s) not in ledger.rows]) for i in group]
@@ -154,7 +157,12 @@ def _about(item: Item, setting: Setting) -> Row:
 
 
 def _ask(
-    model: AVModel, item: Item, settings: Sequence[Setting], looked: Looked, other: Looked | None, profile: Profile
+    model: AVModel,
+    item: Item,
+    settings: Sequence[Setting],
+    looked: EncodedClip,
+    other: EncodedClip | None,
+    profile: Profile,
 ) -> list[Row]:
     """A row for each setting of one question; none for the blind one where there is no `other` file yet."""
     stream = model.stream(looked.features, item.question, profile.system)

@@ -44,7 +44,7 @@ HEADER_BYTES = 10_000_000  # no entry's header is longer
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FeatureKey:
     """All that decides, besides a file's content, what its features are."""
 
     towers: dict[str, Any]  # weights and number format, as `registry.towers` tells
@@ -53,7 +53,7 @@ class Recipe:
     model: str = ""  # for people; the same towers may serve several models
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types; equal recipes give equal dicts."""
+        """As JSON types; equal keys give equal dicts."""
         return {
             "format": FORMAT,
             "code": code(),
@@ -97,16 +97,16 @@ class FeatureCache:
             Path(profile.cache_dir).expanduser() if profile.cache_dir else default_folder(), int(profile.cache_gb * 1e9)
         )
 
-    def open(self, media: Path, recipe: Recipe) -> Slot:
+    def open(self, media: Path, key: FeatureKey) -> Slot:
         """Look for a file. Raises OSError if the file cannot be read."""
-        return Slot(self, media, recipe)
+        return Slot(self, media, key)
 
-    def holds(self, media: Path, recipe: Recipe) -> bool:
+    def holds(self, media: Path, key: FeatureKey) -> bool:
         """Whether there is an entry for a file, without reading it, and so without torch. Raises OSError."""
         quick = content.quick(media)
         if not any(file.name.startswith(quick) for file in self._files()):
             return False
-        return (self.folder / _name(quick, {"content": content.sha256(media), **recipe.to_dict()})).exists()
+        return (self.folder / _name(quick, {"content": content.sha256(media), **key.to_dict()})).exists()
 
     def entries(self) -> list[Entry]:
         """What is stored, the latest used first. Files that are no entries are left out."""
@@ -198,8 +198,8 @@ class Slot:
     clip: ClipSummary | None = None  # of a hit
     features: Features | None = None
 
-    def __init__(self, cache: FeatureCache, media: Path, recipe: Recipe) -> None:
-        self._cache, self._media, self._recipe = cache, media, recipe
+    def __init__(self, cache: FeatureCache, media: Path, key: FeatureKey) -> None:
+        self._cache, self._media, self._key = cache, media, key
         self._stamp = content.stamp(media)
         self._quick = content.quick(media)
         self._digest: str | None = None
@@ -240,7 +240,7 @@ class Slot:
                 os.utime(self._file())
 
     def _about(self) -> dict[str, Any]:
-        return {"content": self._digest, **self._recipe.to_dict()}
+        return {"content": self._digest, **self._key.to_dict()}
 
     def _file(self) -> Path:
         return self._cache.folder / _name(self._quick, self._about())
@@ -257,7 +257,7 @@ class Slot:
             **self._about(),
             **facts,
             "media": os.path.abspath(self._media),
-            "model": self._recipe.model,
+            "model": self._key.model,
             "made": time.time(),
         }
         header = json.dumps({**about, "sum": _checksum(about, tensors)}, sort_keys=True)

@@ -17,8 +17,9 @@ from epcli.errors import CapacityError, UsageError
 from epcli.files import check_output, whole
 from epcli.media.timecode import format_time, parse_time
 from epcli.records import Report, Turn
+from epcli.session.clips import EncodedClip
 from epcli.session.plan import plan
-from epcli.session.session import Asked, Looked, Session
+from epcli.session.session import Answered, Session
 from epcli.sieve.selectors import SELECTORS
 
 ASKED = ("keep", "budget", "selector", "system", "max_new_tokens", "temperature", "seed")  # settings of a question
@@ -55,8 +56,8 @@ class Chat:
         """Looks at the file. `profile`: its name and why it is the one, for the reports. Raises as `Session.look`."""
         self.session, self.media, self.history, self.profile = session, media, history, profile
         self.turns: list[Turn] = []
-        self.last: Asked | None = None
-        self.looked: Looked = session.look(media, start_s, end_s)
+        self.last: Answered | None = None
+        self.looked: EncodedClip = session.look(media, start_s, end_s)
 
     def ask(self, question: str, on_text: Callable[[str], None] | None = None) -> tuple[Report, list[str]]:
         """The answer, and what the user should be told. Raises UsageError or CapacityError."""
@@ -167,7 +168,7 @@ class Chat:
             partial.write_text(page, encoding="utf-8")
         return f"wrote {path}"
 
-    def _answered(self, command: str) -> Asked:
+    def _answered(self, command: str) -> Answered:
         if self.last is None:
             raise UsageError(f"{command}: nothing has been asked yet; it is about the last answer")
         return self.last

@@ -14,9 +14,10 @@ from transformers.audio_utils import mel_filter_bank
 from epcli.config import Profile
 from epcli.errors import UsageError
 from epcli.records import SAMPLE_RATE, Clip, Inspection, MediaTokens, Modality, Preview, Run
+from epcli.session.clips import EncodedClip
 from epcli.session.moments import media_tokens
 from epcli.session.plan import Plan, plan
-from epcli.session.session import Asked, Looked, Session, check_question
+from epcli.session.session import Answered, Session, check_question
 from epcli.sieve.selectors import SELECTORS
 
 QUESTION = "What happens in this clip?"  # asked where none is given: what is kept depends on a question
@@ -54,7 +55,7 @@ def inspect(
     session = Session(profile, on_stage)
     opened = session.open(media, start_s, end_s)
     looked = session.encode(opened)
-    asked: list[Asked] = []
+    asked: list[Answered] = []
     for question in questions:
         for each in profiles:
             session = session.using(each)  # hands the loaded model on
@@ -63,7 +64,7 @@ def inspect(
     return shown(looked, asked, planned, opened.clip)
 
 
-def shown(looked: Looked, asked: Sequence[Asked], planned: Plan, clip: Clip | None = None) -> Inspection:
+def shown(looked: EncodedClip, asked: Sequence[Answered], planned: Plan, clip: Clip | None = None) -> Inspection:
     """What was asked about one look, ready to be shown. `clip`: what was looked at, decoded again unless given."""
     tokens = media_tokens(asked[0].kept.stream, looked.clip)
     preview = _preview(clip or looked.decode(), tokens)
@@ -79,7 +80,7 @@ def _with_selector(profile: Profile, name: str) -> Profile:
     return replace(profile, selector=name)
 
 
-def _run(asked: Asked) -> Run:
+def _run(asked: Answered) -> Run:
     kept = asked.kept
     is_av = (kept.stream.modality != Modality.TEXT).cpu()
     chosen = torch.zeros(len(is_av), dtype=torch.bool)

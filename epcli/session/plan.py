@@ -84,7 +84,7 @@ def plan(
 
 
 def _cost(info: MediaInfo, duration_s: float, profile: Profile, memory_bytes: int | None) -> Plan:
-    from epcli.session.session import TRAINING_FREE, budget_of
+    from epcli.session.selection import budget_of, default_selector
     from epcli.sieve.selectors import CHUNK_TOKENS, WINDOW_TOKENS
 
     card = catalog.card(profile.model)
@@ -119,8 +119,7 @@ def _cost(info: MediaInfo, duration_s: float, profile: Profile, memory_bytes: in
 
     # What stays.
     media_tokens = video + audio
-    asked = profile.keep is not None or profile.budget is not None
-    selector = profile.selector or ("cs2" if depth else TRAINING_FREE if asked else "none")
+    selector = profile.selector or default_selector(profile, trained=depth > 0)
     kept = media_tokens
     if selector != "none" and media_tokens:
         if profile.keep == "auto" and profile.budget is None:
@@ -293,7 +292,7 @@ def _smol_depth(card: catalog.ModelCard) -> int:
 
 def _device_and_dtype(profile: Profile) -> tuple[str, str]:
     """Kind of device and number format. A GPU that is not here is planned for in bfloat16."""
-    from epcli.session.session import choose_device, choose_dtype
+    from epcli.session.device import choose_device, choose_dtype
 
     try:
         device = choose_device(profile)

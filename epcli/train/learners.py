@@ -29,7 +29,7 @@ from epcli.models.qwen_omni.write import write_checkpoint
 from epcli.models.sieve_file import base_tensors
 from epcli.models.sieve_weights import LowRank, build_sieve, starting_layers, unfold
 from epcli.models.smol.model import LORA_TARGETS, EpSmol, load_adapter
-from epcli.session.session import cpu_dtype
+from epcli.session.device import cpu_dtype
 from epcli.sieve.refiner import DEPTH
 from epcli.sieve.select import ScoreHead
 from epcli.sieve.sieve import Sieve

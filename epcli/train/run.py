@@ -14,7 +14,8 @@ from epcli.errors import UsageError
 from epcli.models import catalog
 from epcli.models.smol.model import ADAPTER, media_layout, prompt_ids
 from epcli.records import Features
-from epcli.session.session import Session, choose_device, choose_dtype
+from epcli.session.device import choose_device, choose_dtype
+from epcli.session.session import Session
 from epcli.train import data
 from epcli.train.data import Asked, EachOnce, OwnClips
 from epcli.train.items import Item, qwen_items, smol_items
