@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_cache import RECIPE, put
+from test_cache import KEY, put
 from typer.testing import CliRunner
 
 from epcli.cli import app
@@ -26,7 +26,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureCache:
     for name, start in (("a.mp4", None), ("b.mp4", None), ("b.mp4", 1.0)):
         film = tmp_path / name
         film.write_text(name)
-        entry = put(store, film, RECIPE.__class__(RECIPE.towers, RECIPE.sampling, (start, None), "ep-smol"))
+        entry = put(store, film, KEY.__class__(KEY.towers, KEY.sampling, (start, None), "ep-smol"))
         if name == "a.mp4":
             old = time.time() - 10 * 86400
             os.utime(entry, (old, old))
