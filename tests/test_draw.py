@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from epcli.records import Inspection, Modality
 from epcli.report import draw, figures
+from epcli.report.html import _frames
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +73,18 @@ def test_a_long_or_hostile_answer_does_not_break_the_sheet(looked):
     for answer in ("word " * 2000, "a\nb\x1b[31m \udce9 🎻", ""):
         said = replace(looked, runs=(replace(run, report=replace(run.report, answer=answer)),))
         assert sheet(said).shape[0] < 1000
+
+
+@pytest.mark.parametrize("size", [(2, 4096), (4096, 2), (1, 1)])
+def test_a_picture_that_is_a_mere_line_is_drawn_thicker_and_not_in_gigabytes(looked, size):
+    line = replace(looked, info=replace(looked.info, width=size[0], height=size[1]))
+    height, width, _ = sheet(line).shape
+    assert width == draw.SHEET_WIDTH
+    assert height < 10_000
+    for frame in _frames(line, 1_000_000):
+        drawn = Image.open(io.BytesIO(base64.b64decode(frame["src"].partition(",")[2])))
+        assert max(drawn.size) <= figures.LONGEST_SIDE * min(drawn.size)
+        assert max(drawn.size) < 4096
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -183,7 +183,8 @@ def _run(inspection: Inspection, run: Run) -> Image:
     frames = _chosen_frames(inspection)
     across = min(8, max(4, math.ceil(math.sqrt(len(frames) * 1.6)))) if frames else 1
     wide = (SHEET_WIDTH - 2 * MARGIN - GAP * (across - 1)) // across
-    tall = round(wide * inspection.info.height / max(inspection.info.width, 1))
+    width, height = figures.drawn_size(inspection.info)
+    tall = round(wide * height / width)
     lines = math.ceil(len(frames) / across)
     text_height = 56 + 28 * len(answer) + 26 * bool(labels)
     has_time = inspection.range_s[1] > inspection.range_s[0]

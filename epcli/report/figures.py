@@ -8,10 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from epcli.records import Inspection, MediaTokens, Modality, Run
+from epcli.records import Inspection, MediaInfo, MediaTokens, Modality, Run
 
 WORDS = {"video": "picture", "audio": "sound"}
 MODALITIES = (Modality.VIDEO, Modality.AUDIO)
+LONGEST_SIDE = 5  # times the other: a picture of 2 x 4096 pixels drawn in its own shape would fill gigabytes
+
+
+def drawn_size(info: MediaInfo) -> tuple[float, float]:
+    """(width, height) of the shape that views draw the picture in: as displayed, thickened if it is a mere line."""
+    return max(info.width, info.height / LONGEST_SIDE, 1), max(info.height, info.width / LONGEST_SIDE, 1)
 
 
 def modalities(tokens: MediaTokens) -> list[Modality]:

@@ -86,6 +86,7 @@ def page_data(inspection: Inspection, *, media: bool = True) -> dict[str, Any]:
     """What the page's script is given; arrays are base64 of their little-endian bytes."""
     info, tokens, preview = inspection.info, inspection.tokens, inspection.preview
     start, end = inspection.range_s
+    width, height = figures.drawn_size(info)
     samples = preview.samples if media else None
     mel = preview.mel if media else None
     data: dict[str, Any] = {
@@ -95,8 +96,7 @@ def page_data(inspection: Inspection, *, media: bool = True) -> dict[str, Any]:
             *(f"{stream['kind']} {figures.stream_words(stream)}" for stream in figures.streams(inspection)),
         ],
         "range": [start, end],
-        "width": info.width,
-        "height": info.height,
+        "aspect": width / height if info.has_video else None,
         "grid": {"rows": tokens.grid[0], "columns": tokens.grid[1]},
         "tokens": {
             "modality": _pack(tokens.modality, "u1"),
@@ -217,7 +217,8 @@ def _frames(inspection: Inspection, room: int | None) -> list[dict[str, Any]]:
     picture = tokens.modality == Modality.VIDEO
     start = np.zeros(len(preview.frames))
     start[tokens.cells[picture, 0]] = tokens.spans_s[picture, 0]
-    aspect = inspection.info.width / max(inspection.info.height, 1)
+    width, height = figures.drawn_size(inspection.info)
+    aspect = width / height
     coded = None if room is None else _coded(preview.frames, aspect, room)
     return [
         {

@@ -117,7 +117,7 @@
     picture.src = frame.src;
     return picture;
   });
-  const aspect = data.width && data.height ? data.width / data.height : 16 / 9;
+  const aspect = data.aspect || 16 / 9;
   const drawFrame = (canvas, index, width, detail, run = runs[state.run]) => {
     const height = Math.round(width / aspect);
     canvas.width = width; canvas.height = height;
