@@ -26,7 +26,6 @@ from epcli.media import ffmpeg
 from epcli.media.plan import fit_size
 from epcli.models import catalog, sieve_file
 from epcli.models.costs import FRAME_PIXELS, audio_tokens
-from epcli.models.qwen_omni.inputs import layout
 from epcli.models.qwen_omni.model import QwenOmni
 from epcli.records import Clip, Features, MediaInfo, Modality
 from epcli.sieve.select import Budget, keep_count
@@ -352,12 +351,6 @@ def test_a_question_cannot_smuggle_in_markers(model):
     assert [token for token in ids if token in special] == model.tokenizer.convert_tokens_to_ids(
         ["<|im_end|>", "<|im_start|>"]
     )
-
-
-def test_a_layout_without_media_is_empty():
-    empty = layout(torch.zeros(0, dtype=torch.int64), 0, 0, 0, 5)
-    assert empty.positions.shape == (4, 0)
-    assert empty.end == 5
 
 
 # Selectors.

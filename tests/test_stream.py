@@ -59,9 +59,9 @@ def test_a_missing_stream_brings_neither_tokens_nor_markers(has_video, has_audio
 def test_text_goes_on_after_the_last_chunk_and_answers_after_the_largest_position():
     # sound ends at position 3 + 1 + 25 of the last chunk, but the picture reached further in that chunk
     table = torch.rand(9, D)
-    head = text(table, [1, 2, 3], 0)
+    head = text(table[[1, 2, 3]], 0)
     media = interleave(video([0.0, 1.8]), audio(1), MARKERS, 3)
-    tail = text(table, [4, 5], media.next_position)
+    tail = text(table[[4, 5]], media.next_position)
     stream = join([head, media, tail], torch.float32, torch.device("cpu"))
     assert media.positions[0].tolist() == [3, 3, 4, 49, 4, 5, 5]
     assert tail.positions[0].tolist() == [6, 7]
@@ -78,3 +78,19 @@ def test_spans_are_the_seconds_a_token_covers():
         [pytest.approx(0.12), pytest.approx(0.24)],
     ]
     assert segment.spans_s[0].isnan().all()
+
+
+def test_frames_far_apart_stand_in_the_chunk_of_their_time():
+    segment = interleave(video([1.0, 5.0], rows=1, cols=2), audio(6), MARKERS, 0)
+    assert segment.modality.tolist() == [T, T, V, V, A, A, A, A, V, V, A, A, T, T]
+    assert segment.next_position == segment.positions[0, -3] + 2
+
+
+def test_a_family_may_give_positions_and_chunks_of_its_own():
+    given = VideoTokens(
+        torch.rand(1, 1, 2, D), torch.tensor([5.0], dtype=torch.float64), 1.0, torch.tensor([50]), torch.tensor([1, 2])
+    )
+    segment = interleave(given, audio(5), MARKERS, 0)
+    assert segment.modality.tolist() == [T, T, A, A, V, A, A, V, A, T, T]
+    assert segment.positions[0, [4, 7]].tolist() == [51, 51]
+    assert segment.spans_s[4].tolist() == [5.0, 6.0]

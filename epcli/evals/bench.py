@@ -26,7 +26,7 @@ from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5O
 from epcli.config import Profile
 from epcli.errors import CapacityError, UsageError
 from epcli.models.costs import REFINER_DEPTH, SHAPES, Decoder
-from epcli.models.qwen_omni import inputs as qwen_inputs
+from epcli.models.layout import AudioTokens, VideoTokens, interleave
 from epcli.models.qwen_omni.model import SYNC_SECTIONS
 from epcli.records import POSITION_STEP_S, KeptStream, TokenStream
 from epcli.session import generate
@@ -225,9 +225,12 @@ def random_stream(shape: Decoder, av_tokens: int, device: torch.device) -> Token
     153 tokens a second: 128 of a pair of frames and 25 of sound. The last second is cut off where the count is reached.
     """
     seconds = -(-av_tokens // (GRID[0] * GRID[1] + STEPS_A_SECOND))
-    times = torch.arange(seconds) * STEPS_A_SECOND
-    placed = qwen_inputs.layout(times, *GRID, seconds * STEPS_A_SECOND, TEXT_BEFORE)
-    media = placed.positions[:, :av_tokens]
+    times = torch.arange(seconds, dtype=torch.float64)
+    video = VideoTokens(torch.zeros(seconds, *GRID, 1), times, 1.0)
+    audio = AudioTokens(torch.zeros(seconds * STEPS_A_SECOND, 1), 1)
+    placed = interleave(video, audio, torch.zeros(4, 1), TEXT_BEFORE - 1)
+    cut = slice(2, 2 + av_tokens)  # between the markers
+    media = placed.positions[:, cut]
     end = int(media.max()) + 1
     positions = torch.cat(
         [
@@ -239,9 +242,7 @@ def random_stream(shape: Decoder, av_tokens: int, device: torch.device) -> Token
     )
     length = positions.shape[1]
     modality = torch.zeros(length, dtype=torch.uint8)
-    modality[TEXT_BEFORE : TEXT_BEFORE + av_tokens] = qwen_inputs.modality_of(
-        placed.order[:av_tokens], seconds * GRID[0] * GRID[1]
-    )
+    modality[TEXT_BEFORE : TEXT_BEFORE + av_tokens] = placed.modality[cut]
     embeds = 0.03 * torch.randn(length, shape.width, generator=torch.Generator().manual_seed(0))
     return TokenStream(
         embeds.to(device, torch.bfloat16),

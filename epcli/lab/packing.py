@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from epcli.models.layout import Segment, text
-from epcli.models.smol.model import prompt_ids
+from epcli.models.smol.model import embed_ids, prompt_ids
 
 IGNORED = -100
 
@@ -43,7 +43,7 @@ def pack(
     asked = 0
     for index, (media, pairs) in enumerate(scenes):
         before, _ = prompt_ids(tokenizer, "", system)
-        head = text(table, before, 0)
+        head = text(embed_ids(table, before), 0)
         for segment in (head, media):
             embeds.append(segment.embeds)
             positions.append(segment.positions)
@@ -56,7 +56,7 @@ def pack(
         for block, (question, answer) in enumerate(pairs, 1):
             _, after = prompt_ids(tokenizer, question, system)
             said = tokenizer(answer + "<|im_end|>", add_special_tokens=False).input_ids
-            asked_and_said = text(table, after + said[:-1], media.next_position)
+            asked_and_said = text(embed_ids(table, after + said[:-1]), media.next_position)
             length = len(after) + len(said) - 1
             embeds.append(asked_and_said.embeds)
             positions.append(asked_and_said.positions)

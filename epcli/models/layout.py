@@ -1,4 +1,4 @@
-"""Laying tokens out in one stream: 2-second chunks, video then sound, positions in 40 ms steps.
+"""Laying sound and picture tokens out in one stream: 2-second chunks, video then sound, positions in 40 ms steps.
 
 The rules are those of transformers' Qwen2.5-Omni `get_rope_index` with audio in video, for towers of any token rate:
 chunk c holds the tokens whose time lies in [2c, 2c + 2) seconds; both streams start at the same position; paired begin
@@ -9,7 +9,7 @@ position; the fourth axis repeats the first (Sync-RoPE, arXiv 2512.10324).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,11 +21,13 @@ CHUNK_STEPS = round(CHUNK_S / POSITION_STEP_S)
 
 @dataclass(frozen=True, eq=False)
 class VideoTokens:
-    """Projected frames."""
+    """Projected grids of N frames, or groups of frames."""
 
     embeds: Tensor  # (N, rows, cols, D)
     times_s: Tensor  # (N,) float64, ascending
     step_s: float
+    steps: Tensor | None = None  # (N,) int64 position steps from the clip's start; None: those of `times_s`
+    chunks: Tensor | None = None  # (N * rows * cols,) int64 chunk in which each token stands; None: that of its time
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,26 +51,35 @@ class Segment:
     next_position: int
 
 
-def _segment(
-    embeds: Tensor, positions: Tensor, modality: Modality, spans: Tensor | None = None, cells: Tensor | None = None
-) -> Segment:
-    length = embeds.shape[0]
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """The tokens of one modality, before they are interleaved. n of them."""
+
+    embeds: Tensor  # (n, D)
+    steps: Tensor  # (4, n) int64 from the clip's start
+    chunks: Tensor  # (n,) int64
+    spans_s: Tensor  # (n, 2) float32
+    cells: Tensor  # (n, 3) int16
+    modality: Modality
+
+
+def text(embeds: Tensor, start: int) -> Segment:
+    """(L, D) embedded token ids, all four axes counting up from `start`."""
+    positions = (start + torch.arange(len(embeds))).expand(4, -1)
+    return _text(embeds, positions, start + len(embeds))
+
+
+def _text(embeds: Tensor, positions: Tensor, next_position: int) -> Segment:
+    length = len(embeds)
     return Segment(
         embeds,
         positions,
-        torch.full((length,), int(modality), dtype=torch.uint8),
-        torch.full((length, 2), float("nan")) if spans is None else spans.float(),
-        torch.full((length, 3), -1, dtype=torch.int16) if cells is None else cells.to(torch.int16),
+        torch.full((length,), int(Modality.TEXT), dtype=torch.uint8),
+        torch.full((length, 2), float("nan")),
+        torch.full((length, 3), -1, dtype=torch.int16),
         (0, 0),
-        int(positions.max()) + 1 if length else 0,
+        next_position,
     )
-
-
-def text(table: Tensor, ids: Sequence[int], start: int) -> Segment:
-    """Token ids as embeddings, all four axes counting up from `start`."""
-    index = torch.tensor(list(ids), dtype=torch.int64, device=table.device)
-    positions = (start + torch.arange(len(ids))).expand(4, -1)
-    return _segment(torch.nn.functional.embedding(index, table).float(), positions, Modality.TEXT)
 
 
 def interleave(video: VideoTokens | None, audio: AudioTokens | None, markers: Tensor, start: int) -> Segment:
@@ -76,78 +87,86 @@ def interleave(video: VideoTokens | None, audio: AudioTokens | None, markers: Te
 
     A stream that is missing brings no tokens and no markers; with neither the segment is empty.
     """
+    placed = [_place_video(video)] if video is not None else []
+    placed += [_place_audio(audio)] if audio is not None else []
+    if not placed:
+        return _text(markers[:0], torch.zeros(4, 0, dtype=torch.int64), start)
     open_rows = [row for row, there in ((0, video), (1, audio)) if there is not None]
     close_rows = [row for row, there in ((2, audio), (3, video)) if there is not None]
-    parts: list[Segment] = []
-    grid = (0, 0)
-    if open_rows:
-        parts.append(_segment(markers[open_rows], torch.full((4, len(open_rows)), start), Modality.TEXT))
-    first = start + 1
-    v_t = a_t = torch.zeros(0, dtype=torch.int64)
-    if video is not None:
-        grid = (video.embeds.shape[1], video.embeds.shape[2])
-        v_t = (video.times_s / POSITION_STEP_S + 1e-6).long()
-    if audio is not None:
-        a_t = torch.arange(audio.embeds.shape[0]) * audio.steps
-    last = int(max([int(t[-1]) for t in (v_t, a_t) if len(t)], default=0))
-    end = start
-    for chunk in range(last // CHUNK_STEPS + 1):
-        low, high = chunk * CHUNK_STEPS, (chunk + 1) * CHUNK_STEPS
-        if video is not None:
-            frames = ((v_t >= low) & (v_t < high)).nonzero()[:, 0]
-            if len(frames):
-                parts.append(_video_chunk(video, frames, v_t, first))
-                end = parts[-1].next_position
-        if audio is not None:
-            tokens = ((a_t >= low) & (a_t < high)).nonzero()[:, 0]
-            if len(tokens):
-                spans = torch.stack([tokens, tokens + 1], 1) * audio.steps * POSITION_STEP_S
-                parts.append(_segment(audio.embeds[tokens], (first + a_t[tokens]).expand(4, -1), Modality.AUDIO, spans))
-                end = parts[-1].next_position
-    if close_rows:
-        parts.append(_segment(markers[close_rows], torch.full((4, len(close_rows)), end), Modality.TEXT))
-        end += 1
-    return _concatenate(parts, grid, end, markers)
-
-
-def _video_chunk(video: VideoTokens, frames: Tensor, v_t: Tensor, first: int) -> Segment:
-    n, (rows, cols) = len(frames), (video.embeds.shape[1], video.embeds.shape[2])
-    f, y, x = (
-        i.reshape(-1) for i in torch.meshgrid(torch.arange(n), torch.arange(rows), torch.arange(cols), indexing="ij")
+    modality = torch.cat([torch.full((len(p.chunks),), int(p.modality), dtype=torch.uint8) for p in placed])
+    # VIDEO < AUDIO, and within a chunk's run of one modality the tokens keep their order
+    run = torch.cat([p.chunks for p in placed]) * len(Modality) + modality
+    order = run.argsort(stable=True)
+    positions = start + 1 + torch.cat([p.steps for p in placed], 1)[:, order]
+    last = run[order] == run.max() if len(order) else run.bool()
+    end = int(positions[:, last].max()) + 1 if len(order) else start + 1
+    embeds = torch.cat([p.embeds for p in placed])[order]
+    media = Segment(
+        embeds,
+        positions,
+        modality[order],
+        torch.cat([p.spans_s for p in placed])[order],
+        torch.cat([p.cells for p in placed])[order],
+        (0, 0) if video is None else (video.embeds.shape[1], video.embeds.shape[2]),
+        end,
     )
-    t = v_t[frames][f]
-    positions = torch.stack([t, y, x, t]) + first
-    begin = video.times_s[frames][f]
-    spans = torch.stack([begin, begin + video.step_s], 1)
-    cells = torch.stack([frames[f], y, x], 1)
-    return _segment(video.embeds[frames].flatten(0, 2), positions, Modality.VIDEO, spans, cells)
+    around = markers.to(embeds.device)
+    opened = _text(around[open_rows], torch.full((4, len(open_rows)), start), start + 1)
+    closed = _text(around[close_rows], torch.full((4, len(close_rows)), end), end + 1)
+    return _concatenate([opened, media, closed])
 
 
-def _concatenate(parts: list[Segment], grid: tuple[int, int], next_position: int, like: Tensor) -> Segment:
-    if not parts:
-        empty = _segment(like[:0], torch.zeros(4, 0, dtype=torch.int64), Modality.TEXT)
-        return Segment(empty.embeds, empty.positions, empty.modality, empty.spans_s, empty.cells, grid, next_position)
+def _place_video(video: VideoTokens) -> _Placed:
+    count, rows, cols = video.embeds.shape[:3]
+    axes = torch.meshgrid(torch.arange(count), torch.arange(rows), torch.arange(cols), indexing="ij")
+    frame, y, x = (axis.reshape(-1) for axis in axes)
+    steps = (video.times_s / POSITION_STEP_S + 1e-6).long() if video.steps is None else video.steps
+    t, begin = steps[frame], video.times_s[frame]
+    return _Placed(
+        video.embeds.flatten(0, 2),
+        torch.stack([t, y, x, t]),
+        t // CHUNK_STEPS if video.chunks is None else video.chunks,
+        torch.stack([begin, begin + video.step_s], 1).float(),
+        torch.stack([frame, y, x], 1).to(torch.int16),
+        Modality.VIDEO,
+    )
+
+
+def _place_audio(audio: AudioTokens) -> _Placed:
+    token = torch.arange(len(audio.embeds))
+    t = token * audio.steps
+    return _Placed(
+        audio.embeds,
+        t.expand(4, -1),
+        t // CHUNK_STEPS,
+        torch.stack([token, token + 1], 1) * audio.steps * POSITION_STEP_S,
+        torch.full((len(token), 3), -1, dtype=torch.int16),
+        Modality.AUDIO,
+    )
+
+
+def _concatenate(parts: Sequence[Segment]) -> Segment:
+    """Goes on where the last part ends."""
     return Segment(
         torch.cat([p.embeds for p in parts]),
         torch.cat([p.positions for p in parts], 1),
         torch.cat([p.modality for p in parts]),
         torch.cat([p.spans_s for p in parts]),
         torch.cat([p.cells for p in parts]),
-        grid,
-        next_position,
+        next((p.grid for p in parts if p.grid != (0, 0)), (0, 0)),
+        parts[-1].next_position,
     )
 
 
 def join(parts: Sequence[Segment], dtype: torch.dtype, device: torch.device) -> TokenStream:
     """Segments in reading order as one stream. Generation goes on after the largest position."""
-    grid = next((p.grid for p in parts if p.grid != (0, 0)), (0, 0))
-    whole = _concatenate(list(parts), grid, 0, parts[0].embeds)
+    whole = _concatenate([replace(part, embeds=part.embeds.to(device, dtype)) for part in parts])
     return TokenStream(
-        whole.embeds.to(device, dtype),
+        whole.embeds,
         whole.positions.to(device),
         whole.modality.to(device),
         whole.spans_s,
         whole.cells,
-        grid,
+        whole.grid,
         int(whole.positions.max()) + 1,
     )

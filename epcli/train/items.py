@@ -12,7 +12,7 @@ from torch import Tensor
 
 from epcli.models import layout
 from epcli.models.layout import Segment
-from epcli.models.smol.model import prompt_ids
+from epcli.models.smol.model import embed_ids, prompt_ids
 from epcli.records import Features, Modality, TokenStream
 
 
@@ -80,7 +80,9 @@ def smol_items(
     items = []
     for kind, question, answer, evidence in questions:
         before, after = prompt_ids(model.tokenizer, question, system)
-        parts = [layout.text(table, before, 0), media, layout.text(table, after, media.next_position)]
+        head = layout.text(embed_ids(table, before), 0)
+        tail = layout.text(embed_ids(table, after), media.next_position)
+        parts = [head, media, tail]
         stream = layout.join(parts, model.dtype, table.device)
         said = model.tokenizer(answer.strip() + "<|im_end|>", add_special_tokens=False).input_ids
         marked = None if evidence is None else relevant_tokens(stream, evidence)

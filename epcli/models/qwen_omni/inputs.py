@@ -1,4 +1,4 @@
-"""What goes into Qwen2.5-Omni: pixels, mel spectrograms, token ids, and the order and positions of the prompt's tokens.
+"""What goes into Qwen2.5-Omni: pixels, mel spectrograms and token ids.
 
 Tokenizer and feature extractor are transformers' own classes, read from the checkpoint's folder. The picture's numbers
 (mean, deviation, patch sizes) are read from the same files; frames come from epcli.media in their final size, so
@@ -8,7 +8,6 @@ nothing is resized here. (transformers' video processor itself needs torchvision
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from epcli.errors import WeightsError
 from epcli.models.costs import SHORTEST_MEL
-from epcli.records import POSITION_STEP_S, SAMPLE_RATE, Modality, Turn
+from epcli.records import SAMPLE_RATE, Turn
 
 SYSTEM = "You are a helpful assistant."  # the chat template's default, and the reference's
 
@@ -100,49 +99,3 @@ class Inputs:
             after += [*self.encode(turn.question.strip()), end, *line, begin, *self.encode(f"assistant\n{turn.answer}")]
             after += [end, *line, begin, *self.encode("user\n")]
         return before, [*after, *self.encode(question.strip()), end, *line, begin, *self.encode("assistant\n")]
-
-
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """Where the media tokens of a prompt stand. n of them, those of the video first, then those of the sound."""
-
-    order: Tensor  # (n,) int64 which token comes at each place
-    positions: Tensor  # (4, n) int64 in reading order
-    end: int  # position of the marker after them
-
-
-def layout(times: Tensor, rows: int, cols: int, sound: int, start: int) -> Layout:
-    """Order and positions of video and sound tokens, as transformers' processor and `get_rope_index` have them.
-
-    Chunks of 50 position steps (2 s) alternate, video then sound. A grid that lies c chunks after the one before still
-    gives its first tokens to the chunks between, one each: that is what transformers does.
-
-    Args:
-        times: (T,) int64 position steps of the grids, from the clip's start; empty without video.
-        rows, cols: of the merged grid.
-        sound: sound tokens, one position step each.
-        start: position of the first media token.
-    """
-    cells, steps = rows * cols, round(2.0 / POSITION_STEP_S)
-    chunks, now = [], 0
-    for time in times.tolist():
-        ahead = max(time // steps - now, 0)
-        chunks.append(now + torch.arange(1, cells + 1).clamp(max=ahead))
-        now += min(cells, ahead)
-    heard = torch.arange(sound)
-    chunk = torch.cat([*chunks, heard // steps]) if sound else torch.zeros(len(times) * cells, dtype=torch.int64)
-    t = times.repeat_interleave(cells)
-    cell = torch.arange(cells).repeat(len(times))
-    place = torch.stack([torch.cat([axis, heard]) for axis in (t, cell // max(cols, 1), cell % max(cols, 1), t)])
-    kind = torch.arange(len(chunk)) >= len(t)
-    order = (2 * chunk + kind).argsort(stable=True)
-    place = start + place[:, order]
-    if not len(order):
-        return Layout(order, place, start)
-    last = (2 * chunk + kind)[order] == (2 * chunk + kind).max()
-    return Layout(order, place, int(place[:, last].max()) + 1)
-
-
-def modality_of(order: Tensor, video: int) -> Tensor:
-    """(n,) uint8 of tokens in reading order, of which numbers below `video` are pictures."""
-    return torch.where(order < video, int(Modality.VIDEO), int(Modality.AUDIO)).to(torch.uint8)

@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from epcli.config import Profile
 from epcli.errors import CapacityError, WeightsError
 from epcli.models import costs
-from epcli.models.qwen_omni import inputs as qwen_inputs
+from epcli.models.layout import CHUNK_STEPS, AudioTokens, VideoTokens, interleave, join, text
 from epcli.models.qwen_omni import quantize
 from epcli.models.qwen_omni.inputs import Inputs
 from epcli.models.sieve_file import SieveFile
@@ -32,7 +32,6 @@ from epcli.records import (
     AudioFeatures,
     Clip,
     Features,
-    Modality,
     Sampling,
     TokenStream,
     Turn,
@@ -207,76 +206,20 @@ class QwenOmni:
         self, features: Features, question: str, system: str | None, history: Sequence[Turn] = ()
     ) -> TokenStream:
         """Chat markup, media and question. Sound and picture of a clip are interleaved in chunks of 2 s."""
-        config, video, audio = self.thinker.config, features.video, features.audio
+        config, table = self.thinker.config, self.decoder.get_input_embeddings()
         before, after = self.inputs.prompt(question, system, history)
-        open_ids, close_ids = [], []
-        if video is not None:
-            open_ids, close_ids = [config.vision_start_token_id], [config.vision_end_token_id]
-        if audio is not None:
-            open_ids, close_ids = [*open_ids, config.audio_start_token_id], [config.audio_end_token_id, *close_ids]
-
-        # Media: video tokens are numbered first, then the sound's; `order` is how they are read.
-        rows, cols = (video.grid.shape[1], video.grid.shape[2]) if video is not None else (0, 0)
-        grids = len(video.grid) if video is not None else 0
-        sound = len(audio.tokens) if audio is not None else 0
-        steps = grid_steps(video)
-        start = len(before) + bool(open_ids)
-        placed = qwen_inputs.layout(steps, rows, cols, sound, start)
-        order, n_video, n_media = placed.order, grids * rows * cols, len(placed.order)
-
-        table = self.decoder.get_input_embeddings()
-        text = torch.tensor([*before, *open_ids, *close_ids, *after], device=self.device)
-        written = table(text).to(self.dtype)
-        width = written.shape[1]
-        parts = [] if video is None else [video.grid.reshape(-1, width)]
-        parts += [] if audio is None else [audio.tokens]
-        media = torch.cat(parts)[order] if parts else written[:0].cpu()
-        cut = len(before) + len(open_ids)
-        embeds = torch.cat([written[:cut], media.to(self.device, self.dtype), written[cut:]])
-
-        tail = placed.end + torch.arange(len(after)) + bool(close_ids)
-        line = torch.cat(
-            [torch.arange(len(before)), torch.full((len(open_ids),), len(before))]
-        )  # paired begin markers share a position, and so do the end markers
-        positions = torch.cat(
-            [
-                line.expand(4, -1),
-                placed.positions,
-                torch.full((4, len(close_ids)), placed.end),
-                tail.expand(4, -1),
-            ],
-            dim=1,
+        around = (
+            config.vision_start_token_id,
+            config.audio_start_token_id,
+            config.audio_end_token_id,
+            config.vision_end_token_id,
         )
-        length, inside = len(embeds), slice(cut, cut + n_media)
-        modality = torch.full((length,), int(Modality.TEXT), dtype=torch.uint8)
-        modality[inside] = qwen_inputs.modality_of(order, n_video)
-        spans = torch.full((length, 2), float("nan"))
-        cells = torch.full((length, 3), -1, dtype=torch.int16)
-        spans[inside], cells[inside] = self._times_and_cells(video, sound, rows, cols, order)
-        return TokenStream(
-            embeds,
-            positions.to(self.device),
-            modality.to(self.device),
-            spans,
-            cells,
-            (rows, cols),
-            int(positions.max()) + 1,
-        )
-
-    @staticmethod
-    def _times_and_cells(
-        video: VideoFeatures | None, sound: int, rows: int, cols: int, order: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(n, 2) float32 seconds and (n, 3) int16 cells of the media tokens in reading order."""
-        heard = torch.arange(sound)[:, None] + torch.tensor([[0, 1]])
-        spans = [heard * POSITION_STEP_S]
-        cells = [torch.full((sound, 3), -1)]
-        if video is not None:
-            begin = video.times_s.repeat_interleave(rows * cols)
-            spans.insert(0, torch.stack([begin, begin + video.step_s], 1))
-            axes = torch.meshgrid(*map(torch.arange, (len(video.grid), rows, cols)), indexing="ij")
-            cells.insert(0, torch.stack([axis.reshape(-1) for axis in axes], 1))
-        return torch.cat(spans).float()[order], torch.cat(cells).to(torch.int16)[order]
+        written = table(torch.tensor([*before, *around, *after], device=self.device)).to(self.dtype)
+        head, markers, tail = written.split([len(before), len(around), len(after)])
+        video = None if features.video is None else video_tokens(features.video)
+        audio = None if features.audio is None else AudioTokens(features.audio.tokens, steps=1)
+        media = interleave(video, audio, markers, len(before))
+        return join([text(head, 0), media, text(tail, media.next_position)], self.dtype, self.device)
 
     def positions(
         self,
@@ -361,19 +304,39 @@ def frame_step(times_s: Tensor, clip: Clip) -> float:
     return step if covered or count < 2 else spread / (count - 1)
 
 
-def grid_steps(video: VideoFeatures | None) -> Tensor:
+def video_tokens(video: VideoFeatures) -> VideoTokens:
+    """The grids at the positions and in the chunks that transformers' processor and `get_rope_index` give them."""
+    steps = grid_steps(video)
+    return VideoTokens(
+        video.grid, video.times_s, video.step_s, steps, grid_chunks(steps, video.grid.shape[1] * video.grid.shape[2])
+    )
+
+
+def grid_steps(video: VideoFeatures) -> Tensor:
     """(T,) int64 position steps of a video's grids: even steps, as transformers has them, from the first's interval on.
 
     The product is taken in float32, where transformers takes it.
     """
-    if video is None:
-        return torch.zeros(0, dtype=torch.int64)
     if not video.step_s:
         return torch.zeros(len(video.grid), dtype=torch.int64)
     frame = video.step_s / 2
     begin = int(float(video.times_s[0]) / frame + 1e-6) * frame
     even = torch.arange(len(video.grid)) * torch.tensor(video.step_s, dtype=torch.float32) * 25
     return even.long() + round(begin / POSITION_STEP_S)
+
+
+def grid_chunks(steps: Tensor, cells: int) -> Tensor:
+    """(T,) position steps of grids of so many cells -> (T * cells,) int64 chunk of 2 s in which each token stands.
+
+    A grid that lies c chunks after the one before gives its first tokens to the chunks between, one each: that is what
+    transformers does.
+    """
+    chunks, now = [torch.zeros(0, dtype=torch.int64)], 0
+    for step in steps.tolist():
+        ahead = max(step // CHUNK_STEPS - now, 0)
+        chunks.append(now + torch.arange(1, cells + 1).clamp(max=ahead))
+        now += min(cells, ahead)
+    return torch.cat(chunks)
 
 
 def thinker_tensors(folder: Path) -> dict[str, Any]:

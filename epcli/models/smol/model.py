@@ -645,6 +645,11 @@ class EpSmol:
         return self.head(hidden).float()
 
 
+def embed_ids(table: Tensor, ids: Sequence[int]) -> Tensor:
+    """(L, D) float32 rows of the decoder's embedding table."""
+    return F.embedding(torch.tensor(list(ids), dtype=torch.int64, device=table.device), table).float()
+
+
 def media_layout(adapter: Adapter, table: Tensor, features: Features, start: int, noise: float = 0.0) -> layout.Segment:
     """The clip as interleaved tokens, marker tokens around them, positions from `start` on."""
     video = audio = None
@@ -683,6 +688,6 @@ def build_stream(
     """Text, media, question: one stream."""
     before, after = prompt_ids(tokenizer, question, system, history)
     media = media_layout(adapter, table, features, len(before))
-    head = layout.text(table, before, 0)
-    tail = layout.text(table, after, media.next_position)
+    head = layout.text(embed_ids(table, before), 0)
+    tail = layout.text(embed_ids(table, after), media.next_position)
     return layout.join([head, media, tail], dtype, table.device)
