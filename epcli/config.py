@@ -26,16 +26,18 @@ PROJECT_FILE = "ep.yaml"
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a setting accepts. `types` are those of a parsed YAML value; an int is taken where a float is asked for."""
+class Setting:
+    """What a setting is, what it accepts and how its flag looks. An int is taken where a float is asked for."""
 
+    group: str  # the flags it stands with: look, answer, tokens or machine
     meaning: str  # one line: what it is, with its unit
-    types: tuple[type, ...]  # of bool, int, float, str
+    types: tuple[type, ...]  # of a parsed YAML value: bool, int, float, str
     choices: tuple[str, ...] = ()  # the only words accepted
     low: float = 0
     high: float = math.inf
     over: bool = False  # `low` itself is not accepted
     null: str = ""  # what null, leaving it open, means; "" where null is not accepted
+    metavar: str = ""  # what stands for the value in the flag's help; the choices where it is empty
 
     def describe(self) -> str:
         """The accepted values in words, e.g. "a number over 0 up to 1, or auto"."""
@@ -92,8 +94,8 @@ class Limits:
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
-def _setting(default: Any, meaning: str, *types: type, **limits: Any) -> Any:
-    return field(default=default, metadata={"limits": Limits(meaning, types, **limits)})
+def _setting(default: Any, group: str, meaning: str, *types: type, **more: Any) -> Any:
+    return field(default=default, metadata={"setting": Setting(group, meaning, types, **more)})
 
 
 @dataclass(frozen=True)
@@ -101,17 +103,15 @@ class Profile:
     """All settings of one run. A wrong value raises UsageError; what None means stands beside the field."""
 
     model: str = _setting(
-        "ep-smol", "Model that answers: a name of `ep models list`, a Qwen2.5-Omni folder, or what `ep train` made", str
-    )
-    selector: str | None = _setting(
-        None,
-        "How the tokens to keep are chosen; none: no sieve, the plain model reads them all",
+        "ep-smol",
+        "answer",
+        "Model that answers: a name of `ep models list`, a Qwen2.5-Omni folder, or what `ep train` made",
         str,
-        choices=("cs2", "query-aware", "audio-guided", "uniform", "random", "cs2-per-modality", "none"),
-        null="cs2 if trained; else query-aware if --keep or --budget is given, or none",
+        metavar="NAME|PATH",
     )
     keep: float | str | None = _setting(
         None,
+        "tokens",
         "Share of the sound and picture tokens to keep; at 1.0 cs2 still refines them; `auto` decides for each clip",
         float,
         str,
@@ -119,54 +119,114 @@ class Profile:
         over=True,
         high=1,
         null="0.2, but 160 tokens at least, with a trained sieve or a selector; else all",
+        metavar="SHARE|auto",
     )
     budget: int | None = _setting(
-        None, "Most sound and picture tokens to keep, instead of a share", int, low=1, null="no such limit"
+        None,
+        "tokens",
+        "Most sound and picture tokens to keep, instead of a share",
+        int,
+        low=1,
+        null="no such limit",
+        metavar="COUNT",
+    )
+    selector: str | None = _setting(
+        None,
+        "tokens",
+        "How the tokens to keep are chosen; none: no sieve, the plain model reads them all",
+        str,
+        choices=("cs2", "query-aware", "audio-guided", "uniform", "random", "cs2-per-modality", "none"),
+        null="cs2 if trained; else query-aware if --keep or --budget is given, or none",
+        metavar="NAME",
     )
     fps: float | None = _setting(
-        None, "Frames looked at per second of video", float, over=True, high=120, null="the model's own rate"
+        None,
+        "look",
+        "Frames looked at per second of video",
+        float,
+        over=True,
+        high=120,
+        null="the model's own rate",
+        metavar="NUMBER",
     )
     max_frames: int | None = _setting(
-        None, "Most frames looked at; a long video is sampled less often", int, low=1, null="the model's own limit"
+        None,
+        "look",
+        "Most frames looked at; a long video is sampled less often",
+        int,
+        low=1,
+        null="the model's own limit",
+        metavar="COUNT",
     )
     max_pixels: int | None = _setting(
-        None, "Most pixels of a frame; a larger picture is scaled down", int, low=28 * 28, null="the model's own limit"
+        None,
+        "look",
+        "Most pixels of a frame; a larger picture is scaled down",
+        int,
+        low=28 * 28,
+        null="the model's own limit",
+        metavar="COUNT",
     )
-    video: bool = _setting(True, "Look at the picture", bool)
-    audio: bool = _setting(True, "Listen to the sound", bool)
-    audio_track: int = _setting(0, "Sound track to listen to, 0 for the file's first", int)
+    video: bool = _setting(True, "look", "Look at the picture", bool)
+    audio: bool = _setting(True, "look", "Listen to the sound", bool)
+    audio_track: int = _setting(0, "look", "Sound track to listen to, 0 for the file's first", int, metavar="INDEX")
     device: str = _setting(
-        "auto", "Where to compute; `auto` takes the GPU if there is one", str, choices=("auto", "cpu", "cuda", "mps")
+        "auto",
+        "machine",
+        "Where to compute; `auto` takes the GPU if there is one",
+        str,
+        choices=("auto", "cpu", "cuda", "mps"),
     )
     dtype: str = _setting(
         "auto",
+        "machine",
         "Number format of weights and activations; `auto` picks by device",
         str,
         choices=("auto", "bf16", "fp16", "fp32"),
     )
     quantize: str = _setting(
-        "none", "Shrink the language model's weights to 4 bits (nf4) or 8 (int8)", str, choices=("none", "nf4", "int8")
+        "none",
+        "machine",
+        "Shrink the language model's weights to 4 bits (nf4) or 8 (int8)",
+        str,
+        choices=("none", "nf4", "int8"),
     )
-    system: str | None = _setting(None, "System prompt", str, null="the model's own")
-    max_new_tokens: int = _setting(128, "Longest answer, in tokens", int, low=1)
-    temperature: float = _setting(0.0, "Randomness of the answer; 0 always takes the likeliest word", float, high=2)
+    system: str | None = _setting(None, "answer", "System prompt", str, null="the model's own", metavar="TEXT")
+    max_new_tokens: int = _setting(128, "answer", "Longest answer, in tokens", int, low=1, metavar="COUNT")
+    temperature: float = _setting(
+        0.0, "answer", "Randomness of the answer; 0 always takes the likeliest word", float, high=2, metavar="NUMBER"
+    )
     seed: int = _setting(
-        0, "Start of the random numbers, for temperature over 0 and the selector random", int, high=2**32 - 1
+        0,
+        "answer",
+        "Start of the random numbers, for temperature over 0 and the selector random",
+        int,
+        high=2**32 - 1,
+        metavar="NUMBER",
     )
-    threads: int | None = _setting(None, "CPU threads to compute with", int, low=1, null="all cores")
+    threads: int | None = _setting(
+        None, "machine", "CPU threads to compute with", int, low=1, null="all cores", metavar="COUNT"
+    )
     cache: bool = _setting(
-        True, "Store what the towers made of a file, so that the next question about it needs no decoding", bool
+        True,
+        "machine",
+        "Store what the towers made of a file, so that the next question about it needs no decoding",
+        bool,
     )
-    cache_gb: float = _setting(10.0, "Most disk space for stored features, in GB; the least used go first", float)
-    cache_dir: str | None = _setting(None, "Folder for stored features", str, null="`features` in ep's cache folder")
+    cache_gb: float = _setting(
+        10.0, "machine", "Most disk space for stored features, in GB; the least used go first", float, metavar="GB"
+    )
+    cache_dir: str | None = _setting(
+        None, "machine", "Folder for stored features", str, null="`features` in ep's cache folder", metavar="FOLDER"
+    )
 
     def __post_init__(self) -> None:
-        for name, limits in SETTINGS.items():
-            object.__setattr__(self, name, limits.check(getattr(self, name), name))
+        for name, setting in SETTINGS.items():
+            object.__setattr__(self, name, setting.check(getattr(self, name), name))
         _check_together(vars(self), {name: name for name in SETTINGS})
 
 
-SETTINGS: dict[str, Limits] = {item.name: item.metadata["limits"] for item in fields(Profile)}
+SETTINGS: dict[str, Setting] = {item.name: item.metadata["setting"] for item in fields(Profile)}
 DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(Profile)}
 
 
@@ -274,8 +334,8 @@ def _from_flags(given: Mapping[str, Any]) -> _Layer:
     layer: _Layer = {}
     for key, value in given.items():
         flag = "--" + ("no-" if value is False else "") + key.replace("_", "-")
-        limits = SETTINGS[key]
-        layer[key] = (limits.parse(value, flag) if isinstance(value, str) else limits.check(value, flag), flag)
+        setting = SETTINGS[key]
+        layer[key] = (setting.parse(value, flag) if isinstance(value, str) else setting.check(value, flag), flag)
     return layer
 
 

@@ -183,6 +183,8 @@ def test_a_shape_that_does_not_fit_is_one_clear_error() -> None:
         ["--shape", "huge"],
         ["--shape", "qwen2.5-omni-3b", "--layers", "99"],
         ["--shape", "qwen2.5-omni-3b", "--model", "ep-smol"],
+        ["--shape", "qwen2.5-omni-3b", "--quantize", "nf4"],
+        ["--shape", "qwen2.5-omni-3b", "--max-frames", "4"],
         ["clip.mp4", "--layers", "2"],
         ["clip.mp4", "--shape", "qwen2.5-omni-3b"],
     ],

@@ -5,79 +5,46 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from epcli.cli.options import (
-    ANSWER,
-    LOOK,
-    MACHINE,
     OUTPUT,
-    TOKENS,
     DebugFlag,
     EndFlag,
-    ProfileFlag,
+    JsonFlag,
+    MediaArgument,
     StartFlag,
-    setting,
+    argument,
+    option,
+    settings,
     time_range,
 )
-from epcli.config import PROJECT_FILE, SETTINGS, Resolved, resolve
+from epcli.config import PROJECT_FILE, Resolved
 from epcli.errors import UsageError
 
 if TYPE_CHECKING:
     from epcli.records import Report
 
 
+@settings("look", "answer", "tokens", "machine")
 def ask(
-    context: typer.Context,
-    media: Annotated[Path, typer.Argument(help="Video, sound or picture file.", metavar="MEDIA", show_default=False)],
-    question: Annotated[
-        str,
-        typer.Argument(help="The question; - reads it from standard input.", metavar="QUESTION", show_default=False),
-    ],
+    media: MediaArgument,
+    question: Annotated[str, argument("The question; - reads it from standard input.", "QUESTION")],
+    *,
     start: StartFlag = None,
     end: EndFlag = None,
-    fps: Annotated[str | None, setting("fps", LOOK, "NUMBER")] = None,
-    max_frames: Annotated[str | None, setting("max_frames", LOOK, "COUNT")] = None,
-    max_pixels: Annotated[str | None, setting("max_pixels", LOOK, "COUNT")] = None,
-    video: Annotated[bool | None, setting("video", LOOK)] = None,
-    audio: Annotated[bool | None, setting("audio", LOOK)] = None,
-    audio_track: Annotated[str | None, setting("audio_track", LOOK, "INDEX")] = None,
-    model: Annotated[str | None, setting("model", ANSWER, "NAME|PATH")] = None,
-    system: Annotated[str | None, setting("system", ANSWER, "TEXT")] = None,
-    max_new_tokens: Annotated[str | None, setting("max_new_tokens", ANSWER, "COUNT")] = None,
-    temperature: Annotated[str | None, setting("temperature", ANSWER, "NUMBER")] = None,
-    seed: Annotated[str | None, setting("seed", ANSWER, "NUMBER")] = None,
-    keep: Annotated[str | None, setting("keep", TOKENS, "SHARE|auto")] = None,
-    budget: Annotated[str | None, setting("budget", TOKENS, "COUNT")] = None,
-    selector: Annotated[str | None, setting("selector", TOKENS, "NAME")] = None,
-    profile: ProfileFlag = None,
-    device: Annotated[str | None, setting("device", MACHINE)] = None,
-    dtype: Annotated[str | None, setting("dtype", MACHINE)] = None,
-    quantize: Annotated[str | None, setting("quantize", MACHINE)] = None,
-    threads: Annotated[str | None, setting("threads", MACHINE, "COUNT")] = None,
-    cache: Annotated[bool | None, setting("cache", MACHINE)] = None,
-    cache_gb: Annotated[str | None, setting("cache_gb", MACHINE, "GB")] = None,
-    cache_dir: Annotated[str | None, setting("cache_dir", MACHINE, "FOLDER")] = None,
+    resolved: Resolved,
     evidence: Annotated[
-        bool,
-        typer.Option("--evidence", help="Also tell the moments that carried the answer.", rich_help_panel=OUTPUT),
+        bool, option("Also tell the moments that carried the answer.", "", OUTPUT, "--evidence")
     ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print the answer and nothing else.", rich_help_panel=OUTPUT)
-    ] = False,
+    json: JsonFlag = False,
+    quiet: Annotated[bool, option("Print the answer and nothing else.", "", OUTPUT, "--quiet", "-q")] = False,
     debug: DebugFlag = False,
 ) -> None:
     """Answer a question about a video, sound or picture file.
 
     The answer goes to standard output as it grows; what it took follows on standard error.
     """
-    resolved = resolve({name: context.params[name] for name in SETTINGS}, profile)
     if question == "-":
         question = sys.stdin.read()
     question = question.strip()

@@ -13,19 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from epcli.cli.options import (
-    ANSWER,
-    LOOK,
-    MACHINE,
     OUTPUT,
-    TOKENS,
     DebugFlag,
     EndFlag,
-    ProfileFlag,
     StartFlag,
-    setting,
+    settings,
     time_range,
 )
-from epcli.config import SETTINGS, Profile, resolve
+from epcli.config import Profile, Resolved
 from epcli.errors import EXIT_PARTIAL, EpError, UsageError
 
 if TYPE_CHECKING:
@@ -35,8 +30,8 @@ if TYPE_CHECKING:
 FILES, ASKING, RUN, MACHINES = "Which files", "What to ask", "The run", "More machines"
 
 
+@settings("look", "answer", "tokens", "machine")
 def batch(
-    context: typer.Context,
     media: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -45,6 +40,7 @@ def batch(
             show_default=False,
         ),
     ] = None,
+    *,
     question: Annotated[
         list[str] | None,
         typer.Option(
@@ -105,20 +101,7 @@ def batch(
     ] = False,
     start: StartFlag = None,
     end: EndFlag = None,
-    fps: Annotated[str | None, setting("fps", LOOK, "NUMBER")] = None,
-    max_frames: Annotated[str | None, setting("max_frames", LOOK, "COUNT")] = None,
-    max_pixels: Annotated[str | None, setting("max_pixels", LOOK, "COUNT")] = None,
-    video: Annotated[bool | None, setting("video", LOOK)] = None,
-    audio: Annotated[bool | None, setting("audio", LOOK)] = None,
-    audio_track: Annotated[str | None, setting("audio_track", LOOK, "INDEX")] = None,
-    model: Annotated[str | None, setting("model", ANSWER, "NAME|PATH")] = None,
-    system: Annotated[str | None, setting("system", ANSWER, "TEXT")] = None,
-    max_new_tokens: Annotated[str | None, setting("max_new_tokens", ANSWER, "COUNT")] = None,
-    temperature: Annotated[str | None, setting("temperature", ANSWER, "NUMBER")] = None,
-    seed: Annotated[str | None, setting("seed", ANSWER, "NUMBER")] = None,
-    keep: Annotated[str | None, setting("keep", TOKENS, "SHARE|auto")] = None,
-    budget: Annotated[str | None, setting("budget", TOKENS, "COUNT")] = None,
-    selector: Annotated[str | None, setting("selector", TOKENS, "NAME")] = None,
+    resolved: Resolved,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Ask again what failed before.", rich_help_panel=RUN)
     ] = False,
@@ -186,14 +169,6 @@ def batch(
         bool,
         typer.Option("--ship", help="Send the files to the workers; no shared storage.", rich_help_panel=MACHINES),
     ] = False,
-    profile: ProfileFlag = None,
-    device: Annotated[str | None, setting("device", MACHINE)] = None,
-    dtype: Annotated[str | None, setting("dtype", MACHINE)] = None,
-    quantize: Annotated[str | None, setting("quantize", MACHINE)] = None,
-    threads: Annotated[str | None, setting("threads", MACHINE, "COUNT")] = None,
-    cache: Annotated[bool | None, setting("cache", MACHINE)] = None,
-    cache_gb: Annotated[str | None, setting("cache_gb", MACHINE, "GB")] = None,
-    cache_dir: Annotated[str | None, setting("cache_dir", MACHINE, "FOLDER")] = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -218,9 +193,7 @@ def batch(
     What is done stays done: after an interruption, a crash or a power cut the same command goes on where it stopped.
     Exit code 3: some files failed.
     """
-    given = {name: context.params[name] for name in SETTINGS if name in context.params}
-    resolved = resolve(given, profile)
-    settings = resolved.profile
+    profile = resolved.profile
     range_s = time_range(start, end)
 
     from epcli.batch import run as batches
@@ -229,7 +202,7 @@ def batch(
     from epcli.batch.output import Output
     from epcli.models import catalog
 
-    catalog.card(settings.model)
+    catalog.card(profile.model)
     places = media or []
     asked = [Question(each.strip()) for each in question or []]
     if not all(each.text for each in asked):
@@ -243,7 +216,7 @@ def batch(
     search = Search(tuple(include or ()), tuple(exclude or ()), follow_links)
 
     def plan(files: list[Path]) -> list[FileJobs]:
-        return plan_jobs(files, asked, base, limit=limit, shuffle=settings.seed if shuffle else None)
+        return plan_jobs(files, asked, base, limit=limit, shuffle=profile.seed if shuffle else None)
 
     if watch and (limit or shuffle):
         raise UsageError("--watch takes files as they arrive: leave out --limit and --shuffle")
@@ -255,7 +228,7 @@ def batch(
         raise EpError(f"{where}: no media files found; --include takes files of other names")
     screen = _Screen(quiet=quiet, json=json)
     if dry_run:
-        screen.plan(jobs, settings, range_s, out, retry_failed)
+        screen.plan(jobs, profile, range_s, out, retry_failed)
         return
 
     if engine == "ray":
@@ -264,7 +237,7 @@ def batch(
             from epcli.batch.ray_engine import RayEngine
 
             return RayEngine(
-                settings,
+                profile,
                 limit_s=timeout,
                 range_s=range_s,
                 address=address,
@@ -282,12 +255,12 @@ def batch(
         def start_engine() -> Engine:
             from epcli.batch.work import Worker
 
-            return Worker(settings, limit_s=timeout, range_s=range_s, on_event=screen.event)
+            return Worker(profile, limit_s=timeout, range_s=range_s, on_event=screen.event)
 
     output = Output(out)
     if not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.absolute().parent}")
-    with Ledger(out, batches.settings(settings, range_s), wait=wait) as ledger:
+    with Ledger(out, batches.settings(profile, range_s), wait=wait) as ledger:
         work = batches.Batch(
             ledger, output, jobs, retry_failed=retry_failed, profile=resolved.chosen(), on_row=screen.row
         )

@@ -8,71 +8,39 @@ from typing import Annotated, Any
 
 import typer
 
-from epcli.cli.options import ANSWER, MACHINE, OUTPUT, DebugFlag, ProfileFlag, setting
-from epcli.config import SETTINGS, resolve
+from epcli.cli.options import DebugFlag, JsonFlag, argument, given, option, settings
+from epcli.config import Resolved
 from epcli.errors import UsageError
 
 SHAPE = "Random weights instead of a model"
 
 
+@settings("look", "model", "device", "dtype", "quantize", "threads")
 def bench(
-    context: typer.Context,
-    media: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Files to ask a model about; none with --shape.", metavar="MEDIA...", show_default=False),
-    ] = None,
+    media: Annotated[list[Path] | None, argument("Files to ask a model about; none with --shape.", "MEDIA...")] = None,
+    *,
     keeps: Annotated[
         str,
-        typer.Option(
+        option(
+            "Shares of the tokens to compare; none: no sieve (default: none,1.0,0.2,0.1,0.05).",
+            "LIST",
+            "",
             "--keep",
-            help="Shares of the tokens to compare; none: no sieve (default: none,1.0,0.2,0.1,0.05).",
-            metavar="LIST",
-            show_default=False,
         ),
     ] = "none,1.0,0.2,0.1,0.05",
-    repeat: Annotated[
-        int, typer.Option(help="Rounds that count; one before does not (default: 3).", metavar="COUNT", min=1)
-    ] = 3,
+    repeat: Annotated[int, option("Rounds that count; one before does not (default: 3).", "COUNT", min=1)] = 3,
     again: Annotated[
-        bool,
-        typer.Option("--again", help="Compare asking again, from the feature cache, with asking first."),
+        bool, option("Compare asking again, from the feature cache, with asking first.", "", "", "--again")
     ] = False,
     shape: Annotated[
-        str | None,
-        typer.Option(
-            help="The text decoder of this model: qwen2.5-omni-3b or qwen2.5-omni-7b.",
-            metavar="NAME",
-            rich_help_panel=SHAPE,
-            show_default=False,
-        ),
+        str | None, option("The text decoder of this model: qwen2.5-omni-3b or qwen2.5-omni-7b.", "NAME", SHAPE)
     ] = None,
-    av_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="Sound and picture tokens (default: 2048).",
-            metavar="COUNT",
-            min=1,
-            rich_help_panel=SHAPE,
-            show_default=False,
-        ),
-    ] = None,
+    av_tokens: Annotated[int | None, option("Sound and picture tokens (default: 2048).", "COUNT", SHAPE, min=1)] = None,
     layers: Annotated[
-        int | None,
-        typer.Option(
-            help="Only so many decoder layers, for a quick look (default: all).",
-            metavar="COUNT",
-            min=1,
-            rich_help_panel=SHAPE,
-            show_default=False,
-        ),
+        int | None, option("Only so many decoder layers, for a quick look (default: all).", "COUNT", SHAPE, min=1)
     ] = None,
-    model: Annotated[str | None, setting("model", ANSWER, "NAME|PATH")] = None,
-    profile: ProfileFlag = None,
-    device: Annotated[str | None, setting("device", MACHINE)] = None,
-    threads: Annotated[str | None, setting("threads", MACHINE, "COUNT")] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)
-    ] = False,
+    resolved: Resolved,
+    json: JsonFlag = False,
     debug: DebugFlag = False,
 ) -> None:
     """Time the stages at several keep ratios, beside what arithmetic allows.
@@ -90,9 +58,9 @@ def bench(
         raise UsageError("give either files to ask about, or --shape")
     if shape is None and (av_tokens or layers):
         raise UsageError("--av-tokens and --layers go with --shape")
-    if shape is not None and model is not None:
-        raise UsageError("--model goes with files, and --shape is in its place")
-    resolved = resolve({name: context.params[name] for name in SETTINGS if name in context.params}, profile).profile
+    if shape is not None:
+        _check_shape_flags(given(resolved), again)
+    profile = resolved.profile
 
     from epcli.evals import bench as measure
     from epcli.media.probe import check_file
@@ -109,13 +77,13 @@ def bench(
     if again:
         from epcli.evals.again import bench_again
 
-        result = bench_again(media or [], repeat, resolved, shape=shape, layers=layers, on_pass=progress)
+        result = bench_again(media or [], repeat, profile, shape=shape, layers=layers, on_pass=progress)
     elif shape is not None:
         result = measure.bench_shape(
-            shape, chosen, repeat, resolved, av_tokens=av_tokens or 2048, layers=layers, on_pass=progress
+            shape, chosen, repeat, profile, av_tokens=av_tokens or 2048, layers=layers, on_pass=progress
         )
     else:
-        result = measure.bench_clips(media or [], chosen, repeat, resolved, progress)
+        result = measure.bench_clips(media or [], chosen, repeat, profile, progress)
     if live:
         print("\r\x1b[2K", end="", file=sys.stderr)
     if json:
@@ -127,6 +95,15 @@ def bench(
         _print_again(result)
     else:
         _print(result)
+
+
+def _check_shape_flags(flags: list[str], again: bool) -> None:
+    """With --shape no model is asked, and without --again no file is looked at: refuse what would do nothing."""
+    for flag in flags:
+        if flag in ("--model", "--quantize"):
+            raise UsageError(f"{flag} goes with files, and --shape is in its place")
+        if not again and flag not in ("--device", "--threads"):
+            raise UsageError(f"{flag} goes with files; --shape looks at none")
 
 
 def _print_again(result: dict[str, Any]) -> None:

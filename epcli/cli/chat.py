@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,18 +13,16 @@ import typer
 from epcli.cli.ask import Screen
 from epcli.cli.options import (
     ANSWER,
-    LOOK,
-    MACHINE,
     OUTPUT,
-    TOKENS,
     DebugFlag,
     EndFlag,
-    ProfileFlag,
+    MediaArgument,
     StartFlag,
-    setting,
+    option,
+    settings,
     time_range,
 )
-from epcli.config import SETTINGS, resolve, state_home
+from epcli.config import Resolved, state_home
 from epcli.errors import EXIT_PARTIAL, EpError
 
 if TYPE_CHECKING:
@@ -33,54 +30,22 @@ if TYPE_CHECKING:
     from epcli.session.chat import Chat
 
 
+@settings("look", "answer", "tokens", "machine")
 def chat(
-    context: typer.Context,
-    media: Annotated[Path, typer.Argument(help="Video, sound or picture file.", metavar="MEDIA", show_default=False)],
+    media: MediaArgument,
+    *,
     start: StartFlag = None,
     end: EndFlag = None,
-    fps: Annotated[str | None, setting("fps", LOOK, "NUMBER")] = None,
-    max_frames: Annotated[str | None, setting("max_frames", LOOK, "COUNT")] = None,
-    max_pixels: Annotated[str | None, setting("max_pixels", LOOK, "COUNT")] = None,
-    video: Annotated[bool | None, setting("video", LOOK)] = None,
-    audio: Annotated[bool | None, setting("audio", LOOK)] = None,
-    audio_track: Annotated[str | None, setting("audio_track", LOOK, "INDEX")] = None,
-    history: Annotated[
-        bool,
-        typer.Option(
-            "--history/--no-history",
-            help="The model reads what was said before (default: yes).",
-            rich_help_panel=ANSWER,
-        ),
-    ] = True,
-    model: Annotated[str | None, setting("model", ANSWER, "NAME|PATH")] = None,
-    system: Annotated[str | None, setting("system", ANSWER, "TEXT")] = None,
-    max_new_tokens: Annotated[str | None, setting("max_new_tokens", ANSWER, "COUNT")] = None,
-    temperature: Annotated[str | None, setting("temperature", ANSWER, "NUMBER")] = None,
-    seed: Annotated[str | None, setting("seed", ANSWER, "NUMBER")] = None,
-    keep: Annotated[str | None, setting("keep", TOKENS, "SHARE|auto")] = None,
-    budget: Annotated[str | None, setting("budget", TOKENS, "COUNT")] = None,
-    selector: Annotated[str | None, setting("selector", TOKENS, "NAME")] = None,
-    profile: ProfileFlag = None,
-    device: Annotated[str | None, setting("device", MACHINE)] = None,
-    dtype: Annotated[str | None, setting("dtype", MACHINE)] = None,
-    quantize: Annotated[str | None, setting("quantize", MACHINE)] = None,
-    threads: Annotated[str | None, setting("threads", MACHINE, "COUNT")] = None,
-    cache: Annotated[bool | None, setting("cache", MACHINE)] = None,
-    cache_gb: Annotated[str | None, setting("cache_gb", MACHINE, "GB")] = None,
-    cache_dir: Annotated[str | None, setting("cache_dir", MACHINE, "FOLDER")] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON object for each question, a line each.", rich_help_panel=OUTPUT)
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print the answers and nothing else.", rich_help_panel=OUTPUT)
-    ] = False,
+    resolved: Resolved,
+    history: Annotated[bool, option("The model reads what was said before (default: yes).", "", ANSWER)] = True,
+    json: Annotated[bool, option("Print a JSON object for each question, a line each.", "", OUTPUT, "--json")] = False,
+    quiet: Annotated[bool, option("Print the answers and nothing else.", "", OUTPUT, "--quiet", "-q")] = False,
     debug: DebugFlag = False,
 ) -> None:
     """Ask many questions about a file; the model and the file are loaded once.
 
     On a terminal, /help lists what else can be typed. From a pipe or file, each line is a question.
     """
-    resolved = resolve({name: context.params[name] for name in SETTINGS}, profile)
     start_s, end_s = time_range(start, end)
 
     from epcli.media.probe import check_file

@@ -8,76 +8,39 @@ from typing import Annotated, Any
 
 import typer
 
-from epcli.cli.options import ANSWER, LOOK, MACHINE, OUTPUT, TOKENS, DebugFlag, ProfileFlag, setting
-from epcli.config import SETTINGS, resolve
+from epcli.cli.options import OUTPUT, DebugFlag, JsonFlag, argument, option, settings
+from epcli.config import Resolved
 from epcli.errors import EXIT_PARTIAL
 
 
+@settings("look", "answer", "tokens", "machine")
 def evaluate(
-    context: typer.Context,
-    questions: Annotated[
-        Path,
-        typer.Argument(
-            help="JSONL of questions, or the folder of a known benchmark.", metavar="SET", show_default=False
-        ),
-    ],
-    limit: Annotated[
-        int | None, typer.Option(help="Ask only the first so many (default: all).", metavar="COUNT", min=1)
-    ] = None,
+    questions: Annotated[Path, argument("JSONL of questions, or the folder of a known benchmark.", "SET")],
+    *,
+    limit: Annotated[int | None, option("Ask only the first so many (default: all).", "COUNT", min=1)] = None,
     format: Annotated[
         str | None,
-        typer.Option(
-            help="Layout of SET: jsonl, worldsense, daily-omni, omnibench, music-avqa, avut or video-mme "
+        option(
+            "Layout of SET: jsonl, worldsense, daily-omni, omnibench, music-avqa, avut or video-mme "
             "(default: found out).",
-            metavar="NAME",
-            show_default=False,
+            "NAME",
         ),
     ] = None,
-    media: Annotated[
-        Path | None,
-        typer.Option(help="Where the media of a benchmark are, if not in SET.", metavar="FOLDER", show_default=False),
-    ] = None,
+    media: Annotated[Path | None, option("Where the media of a benchmark are, if not in SET.", "FOLDER")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Write a line of JSONL for each question here; run again to go on where it stopped.",
-            metavar="FILE",
-            rich_help_panel=OUTPUT,
-            show_default=False,
+        option(
+            "Write a line of JSONL for each question here; run again to go on where it stopped.",
+            "FILE",
+            OUTPUT,
         ),
     ] = None,
-    summary: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write the table here, as Markdown (.md) or .csv.",
-            metavar="FILE",
-            rich_help_panel=OUTPUT,
-            show_default=False,
-        ),
-    ] = None,
+    summary: Annotated[Path | None, option("Write the table here, as Markdown (.md) or .csv.", "FILE", OUTPUT)] = None,
     blind: Annotated[
-        bool, typer.Option("--blind", help="Ask about another file each: what can be guessed without the clip.")
+        bool, option("Ask about another file each: what can be guessed without the clip.", "", "", "--blind")
     ] = False,
-    video: Annotated[bool | None, setting("video", LOOK)] = None,
-    audio: Annotated[bool | None, setting("audio", LOOK)] = None,
-    fps: Annotated[str | None, setting("fps", LOOK, "NUMBER")] = None,
-    max_frames: Annotated[str | None, setting("max_frames", LOOK, "COUNT")] = None,
-    max_pixels: Annotated[str | None, setting("max_pixels", LOOK, "COUNT")] = None,
-    model: Annotated[str | None, setting("model", ANSWER, "NAME|PATH")] = None,
-    system: Annotated[str | None, setting("system", ANSWER, "TEXT")] = None,
-    max_new_tokens: Annotated[str | None, setting("max_new_tokens", ANSWER, "COUNT")] = None,
-    keep: Annotated[str | None, setting("keep", TOKENS, "SHARE|auto")] = None,
-    budget: Annotated[str | None, setting("budget", TOKENS, "COUNT")] = None,
-    selector: Annotated[str | None, setting("selector", TOKENS, "NAME")] = None,
-    profile: ProfileFlag = None,
-    device: Annotated[str | None, setting("device", MACHINE)] = None,
-    dtype: Annotated[str | None, setting("dtype", MACHINE)] = None,
-    quantize: Annotated[str | None, setting("quantize", MACHINE)] = None,
-    threads: Annotated[str | None, setting("threads", MACHINE, "COUNT")] = None,
-    cache: Annotated[bool | None, setting("cache", MACHINE)] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)
-    ] = False,
+    resolved: Resolved,
+    json: JsonFlag = False,
     debug: DebugFlag = False,
 ) -> None:
     """Score answers on a question set, beside the best constant answer.
@@ -88,9 +51,7 @@ def evaluate(
     AVUT. Intervals are 95%, clustered by file. What could not be asked is
     counted as failed, and the exit code is then 3.
     """
-    flags = {name: context.params.get(name) for name in SETTINGS}
-    resolved = resolve({k: v for k, v in flags.items() if v is not None}, profile).profile
-
+    profile = resolved.profile
     from epcli.evals import score, tables
     from epcli.questions import sets
 
@@ -107,13 +68,13 @@ def evaluate(
         if live:
             print(f"{clear}{done} of {total}", end="", file=sys.stderr, flush=True)
 
-    rows = score.score(found, resolved, out, limit=limit, blind=blind, on_row=progress)
+    rows = score.score(found, profile, out, limit=limit, blind=blind, on_row=progress)
     if live:
         print("\r\x1b[2K", end="", file=sys.stderr)
     constant = score.majority(found.items[:limit])
     result = score.summary(rows, constant)
     if summary is not None:
-        about = score.Run.of(found, resolved, blind=blind).about
+        about = score.Run.of(found, profile, blind=blind).about
         tables.write_summary(summary, result, about, constant["all"])
     if json:
         from json import dumps

@@ -54,10 +54,11 @@ def _is_argument(parameter: Any) -> bool:
 
 
 def _names(parameter: Any) -> str:
-    """MEDIA; "-q, --quiet", "--audio/--no-audio" or "--fps NUMBER"."""
+    """MEDIA; "-q, --quiet", "--audio/--no-audio", "--no-audio" or "--fps NUMBER"."""
     if _is_argument(parameter):
         return str(parameter.metavar)
-    names = "/".join([", ".join(sorted(parameter.opts, key=len)), *parameter.secondary_opts])
+    on, off = ", ".join(sorted(parameter.opts, key=len)), parameter.secondary_opts
+    names = "/".join([*([on] if on else []), *off])
     return f"{names} {parameter.metavar}" if parameter.metavar else names
 
 

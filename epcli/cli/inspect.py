@@ -7,23 +7,22 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from epcli.cli.ask import Screen
 from epcli.cli.options import (
-    ANSWER,
-    LOOK,
-    MACHINE,
     OUTPUT,
     TOKENS,
     DebugFlag,
     EndFlag,
-    ProfileFlag,
+    MediaArgument,
+    Shown,
     StartFlag,
-    setting,
+    argument,
+    given,
+    option,
+    settings,
     time_range,
 )
-from epcli.config import SETTINGS, resolve
+from epcli.config import Resolved
 from epcli.errors import UsageError
 from epcli.files import check_output, whole
 from epcli.report.units import size
@@ -32,100 +31,45 @@ if TYPE_CHECKING:
     from epcli.records import Inspection
 
 
+# --video is where the film goes.
+@settings(
+    "look",
+    "answer",
+    "tokens",
+    "machine",
+    video=Shown(meaning="Do not look at the picture", only_off=True),
+    audio=Shown(meaning="Do not listen to the sound", only_off=True),
+)
 def inspect(
-    context: typer.Context,
-    media: Annotated[Path, typer.Argument(help="Video, sound or picture file.", metavar="MEDIA", show_default=False)],
+    media: MediaArgument,
     questions: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="What to ask; several are shown side by side (default: what happens in the clip).",
-            metavar="QUESTION...",
-            show_default=False,
-        ),
+        argument("What to ask; several are shown side by side (default: what happens in the clip).", "QUESTION..."),
     ] = None,
+    *,
     start: StartFlag = None,
     end: EndFlag = None,
-    fps: Annotated[str | None, setting("fps", LOOK, "NUMBER")] = None,
-    max_frames: Annotated[str | None, setting("max_frames", LOOK, "COUNT")] = None,
-    max_pixels: Annotated[str | None, setting("max_pixels", LOOK, "COUNT")] = None,
-    no_video: Annotated[
-        bool, typer.Option("--no-video", help="Do not look at the picture.", rich_help_panel=LOOK)
-    ] = False,
-    no_audio: Annotated[
-        bool, typer.Option("--no-audio", help="Do not listen to the sound.", rich_help_panel=LOOK)
-    ] = False,
-    audio_track: Annotated[str | None, setting("audio_track", LOOK, "INDEX")] = None,
-    model: Annotated[str | None, setting("model", ANSWER, "NAME|PATH")] = None,
-    system: Annotated[str | None, setting("system", ANSWER, "TEXT")] = None,
-    max_new_tokens: Annotated[str | None, setting("max_new_tokens", ANSWER, "COUNT")] = None,
-    temperature: Annotated[str | None, setting("temperature", ANSWER, "NUMBER")] = None,
-    seed: Annotated[str | None, setting("seed", ANSWER, "NUMBER")] = None,
-    keep: Annotated[str | None, setting("keep", TOKENS, "SHARE|auto")] = None,
-    budget: Annotated[str | None, setting("budget", TOKENS, "COUNT")] = None,
-    selector: Annotated[str | None, setting("selector", TOKENS, "NAME")] = None,
+    resolved: Resolved,
     compare: Annotated[
-        str | None,
-        typer.Option(
-            help="Selectors to put side by side, as in cs2,uniform,random.",
-            metavar="NAME,NAME...",
-            rich_help_panel=TOKENS,
-            show_default=False,
-        ),
+        str | None, option("Selectors to put side by side, as in cs2,uniform,random.", "NAME,NAME...", TOKENS)
     ] = None,
     show_kept_tokens: Annotated[
         bool,
-        typer.Option(
-            "--show-kept-tokens",
-            help="Also draw the kept cells of the frames that matter most.",
-            rich_help_panel=OUTPUT,
-        ),
+        option("Also draw the kept cells of the frames that matter most.", "", OUTPUT, "--show-kept-tokens"),
     ] = False,
     html: Annotated[
         Path | None,
-        typer.Option(
-            help="Write one self-contained page here: frames, sound and every keep share.",
-            metavar="FILE",
-            rich_help_panel=OUTPUT,
-            show_default=False,
-        ),
+        option("Write one self-contained page here: frames, sound and every keep share.", "FILE", OUTPUT),
     ] = None,
-    no_media: Annotated[
-        bool,
-        typer.Option("--no-media", help="Leave pictures and sound out of the page.", rich_help_panel=OUTPUT),
-    ] = False,
+    no_media: Annotated[bool, option("Leave pictures and sound out of the page.", "", OUTPUT, "--no-media")] = False,
     png: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write a contact sheet of the frames with what was kept.",
-            metavar="FILE",
-            rich_help_panel=OUTPUT,
-            show_default=False,
-        ),
+        Path | None, option("Write a contact sheet of the frames with what was kept.", "FILE", OUTPUT)
     ] = None,
-    video: Annotated[
-        Path | None,
-        typer.Option(
-            "--video",
-            help="Write the clip with what was dropped dimmed, as MP4.",
-            metavar="FILE",
-            rich_help_panel=OUTPUT,
-            show_default=False,
-        ),
+    film: Annotated[
+        Path | None, option("Write the clip with what was dropped dimmed, as MP4.", "FILE", OUTPUT, "--video")
     ] = None,
-    profile: ProfileFlag = None,
-    device: Annotated[str | None, setting("device", MACHINE)] = None,
-    dtype: Annotated[str | None, setting("dtype", MACHINE)] = None,
-    quantize: Annotated[str | None, setting("quantize", MACHINE)] = None,
-    threads: Annotated[str | None, setting("threads", MACHINE, "COUNT")] = None,
-    cache: Annotated[bool | None, setting("cache", MACHINE)] = None,
-    cache_gb: Annotated[str | None, setting("cache_gb", MACHINE, "GB")] = None,
-    cache_dir: Annotated[str | None, setting("cache_dir", MACHINE, "FOLDER")] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object with each kept token.", rich_help_panel=OUTPUT)
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print nothing; for --html, --png, --video.", rich_help_panel=OUTPUT)
-    ] = False,
+    json: Annotated[bool, option("Print one JSON object with each kept token.", "", OUTPUT, "--json")] = False,
+    quiet: Annotated[bool, option("Print nothing; for --html, --png, --video.", "", OUTPUT, "--quiet", "-q")] = False,
     debug: DebugFlag = False,
 ) -> None:
     """Show which sound and picture tokens were kept of a file, and what carried the answer.
@@ -133,19 +77,16 @@ def inspect(
     Asks the question as `ep ask` does: without --keep, a model with a trained sieve reads a fifth of the tokens, 160
     at least, and any other reads all.
     """
-    flags = {name: context.params[name] for name in SETTINGS if name not in ("video", "audio")}
-    flags |= {"video": False if no_video else None, "audio": False if no_audio else None}
-    resolved = resolve(flags, profile)
     questions = [question.strip() for question in questions or []]
     if not all(questions):
         raise UsageError("a question is empty: say what you want to know about the file")
     start_s, end_s = time_range(start, end)
-    if compare is not None and selector is not None:
+    if compare is not None and "--selector" in given(resolved):
         raise UsageError("--compare and --selector both name selectors: give one of them")
     selectors = [name.strip() for name in compare.split(",")] if compare is not None else []
     if compare is not None and not all(selectors):
         raise UsageError(f"--compare {compare!r}: name selectors with commas between them, as in cs2,uniform,random")
-    if video is not None and max(len(selectors), 1) * max(len(questions), 1) > 1:
+    if film is not None and max(len(selectors), 1) * max(len(questions), 1) > 1:
         raise UsageError("--video shows one question and one selector: leave out the others or --compare")
     if no_media and html is None:
         raise UsageError("--no-media is about the page that --html writes: give --html too")
@@ -156,12 +97,12 @@ def inspect(
     catalog.card(resolved.profile.model)
     check_file(media)
     taken: dict[str, str] = {}
-    for path, flag, suffix in ((html, "--html", ""), (png, "--png", ".png"), (video, "--video", ".mp4")):
+    for path, flag, suffix in ((html, "--html", ""), (png, "--png", ".png"), (film, "--video", ".mp4")):
         if path is not None:
             check_output(path, flag, suffix=suffix, source=media)
             if (other := taken.setdefault(os.path.realpath(path), flag)) != flag:
                 raise UsageError(f"{flag} {path}: {other} is written there; name another file")
-    if video is not None and probe(media).is_image:
+    if film is not None and probe(media).is_image:
         raise UsageError(f"--video: {media.name} is a still picture; --png shows what was kept of it")
 
     screen = Screen(quiet=quiet, json=json)
@@ -187,9 +128,9 @@ def inspect(
         with whole(png) as partial:
             partial.write_bytes(contact_sheet(found))
         _wrote(png)
-    if video is not None:
-        _write_film(found, video, screen)
-        _wrote(video)
+    if film is not None:
+        _write_film(found, film, screen)
+        _wrote(film)
     if html is not None:
         from epcli.report.html import to_html
 

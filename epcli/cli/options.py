@@ -1,69 +1,116 @@
-"""Flags shared by commands, and flags made from `Profile`'s fields: what they say is written in config.py."""
+"""Flags that commands share, and the flags of settings: what those say is written once, in config.py."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from epcli.config import DEFAULTS, SETTINGS
+from epcli.config import DEFAULTS, SETTINGS, Resolved, resolve
 from epcli.errors import UsageError
 
 LOOK, ANSWER, TOKENS, MACHINE, OUTPUT = "What to look at", "Answer", "Tokens", "Machine", "Output"
+PANELS = {"look": LOOK, "answer": ANSWER, "tokens": TOKENS, "machine": MACHINE}  # of the groups of settings
 
+
+def option(help: str, metavar: str = "", panel: str = "", *names: str, **more: Any) -> Any:
+    """A flag that is no setting. `names`: where it is not called as its parameter."""
+    return typer.Option(*names, help=help, metavar=metavar or None, rich_help_panel=panel or None, **more)
+
+
+def argument(help: str, metavar: str) -> Any:
+    return typer.Argument(help=help, metavar=metavar)
+
+
+MediaArgument = Annotated[Path, argument("Video, sound or picture file.", "MEDIA")]
 # main() looks for --debug among the arguments itself: an error can come before any command has run.
-DebugFlag = Annotated[
-    bool, typer.Option("--debug", help="Show the traceback of an error, and what libraries warn about.")
-]
-ProfileFlag = Annotated[
+DebugFlag = Annotated[bool, option("Show the traceback of an error, and what libraries warn about.", "", "", "--debug")]
+JsonFlag = Annotated[bool, option("Print one JSON object and nothing else.", "", OUTPUT, "--json")]
+StartFlag = Annotated[str | None, option("Begin here: 90, 1:30 or 0:01:30 (default: the beginning).", "TIME", LOOK)]
+EndFlag = Annotated[str | None, option("Stop here: 90, 1:30 or 0:01:30 (default: the end).", "TIME", LOOK)]
+_ProfileFlag = Annotated[
     str | None,
-    typer.Option(
-        help="Settings to start from: a name of `ep profiles list` or a YAML file (default: what fits this machine).",
-        metavar="NAME|PATH",
-        rich_help_panel=MACHINE,
-        show_default=False,
-    ),
-]
-StartFlag = Annotated[
-    str | None,
-    typer.Option(
-        help="Begin here: 90, 1:30 or 0:01:30 (default: the beginning).",
-        metavar="TIME",
-        rich_help_panel=LOOK,
-        show_default=False,
-    ),
-]
-EndFlag = Annotated[
-    str | None,
-    typer.Option(
-        help="Stop here: 90, 1:30 or 0:01:30 (default: the end).",
-        metavar="TIME",
-        rich_help_panel=LOOK,
-        show_default=False,
+    option(
+        "Settings to start from: a name of `ep profiles list` or a YAML file (default: what fits this machine).",
+        "NAME|PATH",
+        MACHINE,
     ),
 ]
 
 
-def setting(name: str, panel: str, metavar: str = "", meaning: str = "") -> Any:
-    """The flag of a setting. It stays None unless given; config.py parses and checks the text.
+@dataclass(frozen=True)
+class Shown:
+    """How one command shows a setting, where that is not as `Profile` says."""
 
-    `meaning`: what it says about itself where it means less, or more, than elsewhere.
+    panel: str = ""
+    meaning: str = ""
+    only_off: bool = False  # --no-audio without --audio
+
+
+def settings(*wanted: str, **shown: Shown) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the flags of settings, and --profile. It receives them resolved, in its parameter `resolved`.
+
+    wanted: groups ("look", "answer", "tokens", "machine") and single settings, in the order of the help page.
+    shown: settings that this command shows in its own way; they are added to `wanted`.
+
+    The flags stand where `resolved` stands in the command's signature.
     """
-    limits, default = SETTINGS[name], DEFAULTS[name]
-    meaning = meaning or limits.meaning
-    flag = "--" + name.replace("_", "-")
-    if bool in limits.types:
-        return typer.Option(
-            f"{flag}/--no-{name}", help=f"{meaning} (default: yes).", rich_help_panel=panel, show_default=False
-        )
-    shown = limits.null if default is None else default
-    return typer.Option(
-        flag,
-        help=f"{meaning} (default: {shown}).",
-        metavar=metavar or "|".join(limits.choices),
-        rich_help_panel=panel,
-        show_default=False,
-    )
+    names = list(dict.fromkeys(name for word in (*wanted, *shown) for name in _members(word)))
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**given: Any) -> None:
+            resolved = resolve({name: given.pop(name) for name in names}, given.pop("profile"))
+            command(**given, resolved=resolved)
+
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        parameters = [each for one in own for each in (_flags(names, shown) if one.name == "resolved" else [one])]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # Typer reads this
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        return run
+
+    return decorate
+
+
+def _members(word: str) -> list[str]:
+    """The settings of a group, or the one of that name."""
+    return [name for name, setting in SETTINGS.items() if setting.group == word] or [word]
+
+
+def _flags(names: list[str], shown: dict[str, Shown]) -> Iterator[inspect.Parameter]:
+    profile = False
+    for name in names:
+        if SETTINGS[name].group == "machine" and not profile:
+            yield _parameter("profile", _ProfileFlag)
+            profile = True
+        yield _parameter(name, _flag(name, shown.get(name, Shown())))
+    if not profile:
+        yield _parameter("profile", _ProfileFlag)
+
+
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _flag(name: str, shown: Shown) -> Any:
+    """It stays None unless given; config.py parses and checks the text."""
+    setting, default = SETTINGS[name], DEFAULTS[name]
+    flag, panel = name.replace("_", "-"), shown.panel or PANELS[setting.group]
+    if bool in setting.types:
+        meaning = shown.meaning or f"{setting.meaning} (default: yes)"
+        form = f" /--no-{flag}" if shown.only_off else f"--{flag}/--no-{flag}"
+        return Annotated[bool | None, option(f"{meaning}.", "", panel, form)]
+    default = setting.null if default is None else default
+    meaning = f"{shown.meaning or setting.meaning} (default: {default})."
+    return Annotated[str | None, option(meaning, setting.metavar or "|".join(setting.choices), panel, f"--{flag}")]
+
+
+def given(resolved: Resolved) -> list[str]:
+    """The flags of settings that the command line holds, as "--keep"."""
+    return [source for source in resolved.sources.values() if source.startswith("--")]
 
 
 def seconds(flag: str, time: str | None) -> float | None:

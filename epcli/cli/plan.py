@@ -8,63 +8,45 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from epcli.cli.options import (
-    ANSWER,
-    LOOK,
     MACHINE,
-    OUTPUT,
-    TOKENS,
     DebugFlag,
     EndFlag,
-    ProfileFlag,
+    JsonFlag,
+    MediaArgument,
     StartFlag,
-    setting,
+    option,
+    settings,
     time_range,
 )
-from epcli.config import SETTINGS, resolve
+from epcli.config import Resolved
 
 if TYPE_CHECKING:
     from epcli.session.plan import Plan
 
+# The settings that change what a question costs.
+SHAPING = (
+    *("fps", "max_frames", "max_pixels", "video", "audio", "model", "max_new_tokens"),
+    *("tokens", "device", "dtype", "quantize"),
+)
 
+
+@settings(*SHAPING)
 def plan(
-    context: typer.Context,
-    media: Annotated[Path, typer.Argument(help="Video, sound or picture file.", metavar="MEDIA", show_default=False)],
+    media: MediaArgument,
+    *,
     start: StartFlag = None,
     end: EndFlag = None,
-    fps: Annotated[str | None, setting("fps", LOOK, "NUMBER")] = None,
-    max_frames: Annotated[str | None, setting("max_frames", LOOK, "COUNT")] = None,
-    max_pixels: Annotated[str | None, setting("max_pixels", LOOK, "COUNT")] = None,
-    video: Annotated[bool | None, setting("video", LOOK)] = None,
-    audio: Annotated[bool | None, setting("audio", LOOK)] = None,
-    model: Annotated[str | None, setting("model", ANSWER, "NAME|PATH")] = None,
-    max_new_tokens: Annotated[str | None, setting("max_new_tokens", ANSWER, "COUNT")] = None,
-    keep: Annotated[str | None, setting("keep", TOKENS, "SHARE|auto")] = None,
-    budget: Annotated[str | None, setting("budget", TOKENS, "COUNT")] = None,
-    selector: Annotated[str | None, setting("selector", TOKENS, "NAME")] = None,
-    profile: ProfileFlag = None,
-    device: Annotated[str | None, setting("device", MACHINE)] = None,
-    dtype: Annotated[str | None, setting("dtype", MACHINE)] = None,
-    quantize: Annotated[str | None, setting("quantize", MACHINE)] = None,
+    resolved: Resolved,
     memory: Annotated[
-        float | None,
-        typer.Option(
-            help="Plan for this much memory, in GB (default: what is free here).",
-            metavar="GB",
-            min=0,
-            rich_help_panel=MACHINE,
-            show_default=False,
-        ),
+        float | None, option("Plan for this much memory, in GB (default: what is free here).", "GB", MACHINE, min=0)
     ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)
-    ] = False,
+    json: JsonFlag = False,
     debug: DebugFlag = False,
 ) -> None:
     """Tell the tokens and the memory that a question about a file would take, and whether that fits.
 
     Nothing is loaded or downloaded. The exit code is 0 whether it fits or not.
     """
-    resolved = resolve({name: context.params[name] for name in SETTINGS if name in context.params}, profile)
     start_s, end_s = time_range(start, end)
     from epcli.media.probe import check_file
 

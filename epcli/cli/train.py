@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from epcli.cli.options import LOOK, MACHINE, DebugFlag, ProfileFlag, setting
-from epcli.config import SETTINGS, resolve
+from epcli.cli.options import DebugFlag, Shown, settings
+from epcli.config import Resolved
 from epcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,8 +20,16 @@ if TYPE_CHECKING:
 RUN, METHOD, LOSS = "The run", "What is trained", "What is learned"
 
 
+@settings(
+    "look",
+    "device",
+    "dtype",
+    "threads",
+    model=Shown(METHOD, "Model to train: a name of `ep models list`, a Qwen2.5-Omni folder, or an adapter of ep-smol"),
+    system=Shown(LOSS),
+    seed=Shown(RUN, "Start of the random numbers"),
+)
 def train(
-    context: typer.Context,
     data: Annotated[
         Path,
         typer.Argument(
@@ -30,15 +38,7 @@ def train(
             show_default=False,
         ),
     ],
-    model: Annotated[
-        str | None,
-        setting(
-            "model",
-            METHOD,
-            "NAME|PATH",
-            "Model to train: a name of `ep models list`, a Qwen2.5-Omni folder, or an adapter of ep-smol",
-        ),
-    ] = None,
+    *,
     sieve: Annotated[
         bool,
         typer.Option(
@@ -204,17 +204,7 @@ def train(
             rich_help_panel=RUN,
         ),
     ] = True,
-    fps: Annotated[str | None, setting("fps", LOOK, "NUMBER")] = None,
-    max_frames: Annotated[str | None, setting("max_frames", LOOK, "COUNT")] = None,
-    max_pixels: Annotated[str | None, setting("max_pixels", LOOK, "COUNT")] = None,
-    video: Annotated[bool | None, setting("video", LOOK)] = None,
-    audio: Annotated[bool | None, setting("audio", LOOK)] = None,
-    system: Annotated[str | None, setting("system", LOSS, "TEXT")] = None,
-    profile: ProfileFlag = None,
-    device: Annotated[str | None, setting("device", MACHINE)] = None,
-    dtype: Annotated[str | None, setting("dtype", MACHINE)] = None,
-    threads: Annotated[str | None, setting("threads", MACHINE, "COUNT")] = None,
-    seed: Annotated[str | None, setting("seed", RUN, "NUMBER", "Start of the random numbers")] = None,
+    resolved: Resolved,
     debug: DebugFlag = False,
 ) -> None:
     """Train a model and its sieve together on your own clips, questions and answers.
@@ -223,7 +213,6 @@ def train(
     error and FOLDER/log.jsonl, curves to FOLDER/training.svg, and the path of what `ep ask --model` takes to standard
     output. An interrupted or killed run goes on with --resume.
     """
-    resolved = resolve({name: context.params.get(name) for name in SETTINGS}, profile)
     keep = _range(keep_range)
     if method not in ("lora", "qlora", "full"):
         raise UsageError(f"--method {method}: is not one of lora, qlora, full")
