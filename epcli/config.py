@@ -19,6 +19,7 @@ from typing import Any
 
 from epcli import hardware
 from epcli.errors import UsageError
+from epcli.records import ProfileChoice
 
 DEFAULT_PROFILE = "default"
 ENV_PREFIX = "EP_"
@@ -249,9 +250,9 @@ class Resolved:
     why: str  # who named the profile, "--profile" or "ep.yaml: profile", or what the hardware is
     automatic: bool  # nobody named it
 
-    def chosen(self) -> dict[str, str]:
+    def chosen(self) -> ProfileChoice:
         """The profile as a report has it."""
-        return {"name": self.profile_name, "why": self.why}
+        return ProfileChoice(self.profile_name, self.why)
 
 
 def resolve(

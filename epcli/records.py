@@ -8,7 +8,7 @@ for type checkers, so that the command line can use it without loading a model l
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+
+    from epcli.config import Profile
 
 REPORT_SCHEMA = 1
 POSITION_STEP_S = 0.04  # one step of the time axis: 40 ms, 25 a second (Qwen2.5-Omni, TMRoPE)
@@ -214,8 +216,131 @@ class Moment:
 
 
 @dataclass(frozen=True)
+class MediaUse:
+    """The file of a question, and what was looked at of it."""
+
+    path: str
+    duration_s: float  # of the whole file; 0.0 for a still picture
+    has_video: bool
+    has_audio: bool
+    frames: int  # looked at
+    range_s: tuple[float, float]  # looked at: start and end, seconds of the file
+
+
+@dataclass(frozen=True)
+class TokenCount:
+    """Tokens of one modality, before and after the selector."""
+
+    total: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Tokens by modality."""
+
+    video: TokenCount
+    audio: TokenCount
+    text: TokenCount  # always kept
+
+    def of(self, modality: str) -> TokenCount:
+        """The count of "video", "audio" or "text"."""
+        count: TokenCount = {"video": self.video, "audio": self.audio, "text": self.text}[modality]
+        return count
+
+    @property
+    def media(self) -> TokenCount:
+        """Sound and picture together."""
+        return TokenCount(self.video.total + self.audio.total, self.video.kept + self.audio.kept)
+
+
+@dataclass(frozen=True)
+class Requested:
+    """How much the settings asked to keep. Both None: the default."""
+
+    keep: float | str | None  # share of the sound and picture tokens, or "auto"
+    budget: int | None  # tokens
+
+
+@dataclass(frozen=True)
+class TokenUse(TokenCounts):
+    """Tokens by modality, and the share that was kept."""
+
+    keep_ratio: float | None  # of the sound and picture tokens; None without any
+    requested: Requested
+
+
+@dataclass(frozen=True)
+class StageSeconds:
+    """Seconds that each stage took; 0.0 for a stage that did not run."""
+
+    load: float
+    cache: float
+    media: float
+    vision: float
+    audio: float
+    sieve: float
+    prefill: float
+    decode: float
+    evidence: float
+    total: float  # the sum of the others
+
+
+STAGES = tuple(field.name for field in fields(StageSeconds) if field.name != "total")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How soon and how fast the answer came."""
+
+    first_token_s: float  # from the beginning of the first stage to the first token, seconds
+    decode_tokens_per_s: float  # of the tokens after the first; 0.0 if there were none
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Peak memory, in bytes."""
+
+    peak_rss_bytes: int  # of the process, in host memory
+    peak_device_bytes: int | None  # of the tensors on a GPU; None without one
+    kv_cache_bytes: int  # at the end of decoding
+
+
+@dataclass(frozen=True)
+class CacheUse:
+    """Whether a cache was of use."""
+
+    features: str  # "hit", "miss" or "off"
+
+
+@dataclass(frozen=True)
+class ProfileChoice:
+    """The profile that the settings began with, and why it was the one."""
+
+    name: str
+    why: str  # who named it, or what the hardware is
+
+
+@dataclass(frozen=True)
+class EvidenceShares:
+    """Shares of the evidence; they sum to 1, or are both 0."""
+
+    video: float
+    audio: float
+
+
+@dataclass(frozen=True)
+class AnswerEvidence:
+    """What carried an answer."""
+
+    rule: str  # how it was found
+    shares: EvidenceShares
+    moments: tuple[Moment, ...]  # most evidence first
+
+
+@dataclass(frozen=True)
 class Report:
-    """Everything one run measured. Views format this; they never measure. `to_dict` is the JSON of `ep ask --json`."""
+    """An answer, and everything that was measured. Views format this; they never measure."""
 
     question: str
     answer: str
@@ -223,25 +348,31 @@ class Report:
     selector: str
     device: str
     dtype: str
-    media: dict[str, Any]
-    tokens: dict[str, Any]
-    timings_s: dict[str, float]
-    speed: dict[str, float]
+    media: MediaUse
+    tokens: TokenUse
+    timings_s: StageSeconds
+    speed: Speed
     generated_tokens: int
-    finish_reason: str
-    memory: dict[str, int | None]
-    cache: dict[str, str]
-    settings: dict[str, Any]
-    profile: dict[str, str] | None = None  # name and why it is the one; None where the settings came from Python
+    finish_reason: str  # "stop", "length" or "repetition"
+    memory: MemoryUse
+    cache: CacheUse
+    settings: Profile
+    profile: ProfileChoice | None = None  # None: the settings came from Python
     warnings: tuple[str, ...] = ()
-    evidence: dict[str, Any] | None = None  # shares by modality, and moments (asdict of Moment); None: not asked for
+    evidence: AnswerEvidence | None = None  # None: not asked for
     schema: int = REPORT_SCHEMA
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON types, `schema` first."""
-        body = asdict(self)
-        body["warnings"] = list(self.warnings)
+        """The JSON of `ep ask --json`: JSON types, `schema` first."""
+        body = _json_types(asdict(self))
         return {"schema": body.pop("schema"), **body}
+
+
+def _json_types(value: Any) -> Any:
+    """Tuples become lists, at any depth."""
+    if isinstance(value, dict):
+        return {key: _json_types(each) for key, each in value.items()}
+    return [_json_types(each) for each in value] if isinstance(value, tuple | list) else value
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,25 @@ import numpy as np
 from epcli.config import Profile
 from epcli.records import (
     SAMPLE_RATE,
+    STAGES,
+    AnswerEvidence,
     AudioTrack,
+    CacheUse,
+    EvidenceShares,
     Inspection,
     MediaInfo,
     MediaTokens,
+    MediaUse,
+    MemoryUse,
     Modality,
     Preview,
     Report,
+    Requested,
     Run,
+    Speed,
+    StageSeconds,
+    TokenCount,
+    TokenUse,
 )
 from epcli.session.moments import moments
 from epcli.sieve.select import keep_count
@@ -51,6 +62,15 @@ def media_tokens(seconds: int = 8, rows: int = 4, columns: int = 7, width: int =
     return MediaTokens(table[:, 0].astype(np.uint8), table[:, 1:3], cells, boxes, (rows, columns))
 
 
+def token_use(tokens: MediaTokens, kept: np.ndarray, keep: Any) -> TokenUse:
+    """The counts of a made-up report."""
+    video, audio = (
+        TokenCount(int((tokens.modality == m).sum()), int(kept[tokens.modality == m].sum()))
+        for m in (Modality.VIDEO, Modality.AUDIO)
+    )
+    return TokenUse(video, audio, TokenCount(36, 36), float(kept.mean()), Requested(keep, None))
+
+
 def run(tokens: MediaTokens, question: str, answer: str, selector: str, keep: float, scores: np.ndarray) -> Run:
     """What the keep share leaves of these scores, ties to the earlier; the evidence is where the scores are high."""
     n = len(scores)
@@ -59,14 +79,8 @@ def run(tokens: MediaTokens, question: str, answer: str, selector: str, keep: fl
     kept[order] = True
     weights = np.where(kept, np.exp(scores - scores.max()), 0).astype(np.float32)
     weights /= weights.sum()
-    counts = {
-        m.name.lower(): {
-            "total": int((tokens.modality == m).sum()),
-            "kept": int(kept[tokens.modality == m].sum()),
-        }
-        for m in (Modality.VIDEO, Modality.AUDIO)
-    }
-    stages = {"load": 0.7, "media": 1.1, "vision": 0.8, "audio": 0.3, "sieve": 0.05, "prefill": 0.4, "decode": 0.5}
+    stages = dict.fromkeys(STAGES, 0.0) | {"load": 0.7, "media": 1.1, "vision": 0.8, "audio": 0.3}
+    stages |= {"sieve": 0.05, "prefill": 0.4, "decode": 0.5, "evidence": 0.02}
     report = Report(
         question=question,
         answer=answer,
@@ -74,32 +88,16 @@ def run(tokens: MediaTokens, question: str, answer: str, selector: str, keep: fl
         selector=selector,
         device="cpu",
         dtype="bfloat16",
-        media={
-            "path": HOSTILE,
-            "duration_s": 8.0,
-            "has_video": True,
-            "has_audio": True,
-            "frames": 8,
-            "range_s": [0.0, 8.0],
-        },
-        tokens={
-            **counts,
-            "text": {"total": 36, "kept": 36},
-            "keep_ratio": float(kept.mean()),
-            "requested": {"keep": keep, "budget": None},
-        },
-        timings_s={**stages, "evidence": 0.02, "total": sum(stages.values()) + 0.02},
-        speed={"first_token_s": 2.5, "decode_tokens_per_s": 11.0},
+        media=MediaUse(HOSTILE, 8.0, has_video=True, has_audio=True, frames=8, range_s=(0.0, 8.0)),
+        tokens=token_use(tokens, kept, keep),
+        timings_s=StageSeconds(**stages, total=sum(stages.values())),
+        speed=Speed(first_token_s=2.5, decode_tokens_per_s=11.0),
         generated_tokens=6,
         finish_reason="stop",
-        memory={"peak_rss_bytes": 1_200_000_000, "peak_device_bytes": None, "kv_cache_bytes": 900_000},
-        cache={"features": "off"},
-        settings=asdict(Profile(keep=keep)),
-        evidence={
-            "rule": "made up",
-            "shares": {"video": 0.5, "audio": 0.5},
-            "moments": [asdict(moment) for moment in moments(tokens, weights)],
-        },
+        memory=MemoryUse(1_200_000_000, None, 900_000),
+        cache=CacheUse("off"),
+        settings=Profile(keep=keep),
+        evidence=AnswerEvidence("made up", EvidenceShares(0.5, 0.5), moments(tokens, weights)),
     )
     return Run(report, kept, scores if selector in ("cs2", "cs2-per-modality", "query-aware") else None, weights)
 
@@ -112,14 +110,7 @@ def part(found: Inspection, where: np.ndarray, **changes: Any) -> Inspection:
     runs = []
     for each in found.runs:
         kept = each.kept[where]
-        counts = {
-            m.name.lower(): {
-                "total": int((fewer.modality == m).sum()),
-                "kept": int(kept[fewer.modality == m].sum()),
-            }
-            for m in (Modality.VIDEO, Modality.AUDIO)
-        }
-        told = {**each.report.tokens, **counts, "keep_ratio": float(kept.mean())}
+        told = token_use(fewer, kept, each.report.settings.keep)
         scores = None if each.scores is None else each.scores[where]
         runs.append(Run(replace(each.report, tokens=told), kept, scores, each.evidence[where]))
     return replace(found, tokens=fewer, runs=tuple(runs), **changes)

@@ -66,16 +66,16 @@ def test_earlier_turns_stand_between_the_clip_and_the_question(session: Session,
 
 
 def test_with_history_the_prompt_grows_and_without_it_does_not(talk: Chat) -> None:
-    first = talk.ask("What is seen?")[0].tokens["text"]["total"]
-    second = talk.ask("What is seen?")[0].tokens["text"]["total"]
+    first = talk.ask("What is seen?")[0].tokens.text.total
+    second = talk.ask("What is seen?")[0].tokens.text.total
     assert second > first
     assert talk.turns[0].question == "What is seen?"
     talk.command("/history off")
-    assert talk.ask("What is seen?")[0].tokens["text"]["total"] == first
+    assert talk.ask("What is seen?")[0].tokens.text.total == first
     assert len(talk.turns) == 2  # nothing is added, nothing lost
     talk.command("/history on")
     talk.command("/history clear")
-    assert talk.ask("What is seen?")[0].tokens["text"]["total"] == first
+    assert talk.ask("What is seen?")[0].tokens.text.total == first
 
 
 def test_every_question_is_chosen_for_anew(talk: Chat) -> None:
@@ -84,15 +84,15 @@ def test_every_question_is_chosen_for_anew(talk: Chat) -> None:
     one = talk.ask("What is seen?")[0]
     two = talk.ask("Who speaks at the end?")[0]
     again = talk.ask("What is seen?")[0]
-    kept = [report.tokens["video"]["kept"] + report.tokens["audio"]["kept"] for report in (one, two, again)]
-    assert 0 < kept[0] == kept[1] < one.tokens["video"]["total"] + one.tokens["audio"]["total"]
+    kept = [report.tokens.media.kept for report in (one, two, again)]
+    assert 0 < kept[0] == kept[1] < one.tokens.media.total
     assert one.answer == again.answer
 
 
 def test_the_file_is_looked_at_once(talk: Chat) -> None:
     first, second = (talk.ask("What is seen?")[0] for _ in range(2))
-    assert second.timings_s["media"] == second.timings_s["vision"] == second.timings_s["cache"] == 0
-    assert second.cache == {"features": "hit"}
+    assert second.timings_s.media == second.timings_s.vision == second.timings_s.cache == 0
+    assert second.cache.features == "hit"
     assert first.media == second.media
 
 
@@ -101,7 +101,7 @@ def test_the_oldest_turns_are_forgotten_when_the_prompt_is_too_long(
 ) -> None:
     report, _ = talk.ask("What is seen?")
     model = talk.session._model
-    room = sum(report.tokens[kind]["kept"] for kind in ("video", "audio", "text")) + 4 + 40
+    room = report.tokens.media.kept + report.tokens.text.kept + 4 + 40
     monkeypatch.setattr(model, "context_tokens", room)
     notes: list[str] = []
     for _ in range(4):
@@ -154,7 +154,7 @@ def test_another_range_forgets_what_was_said_about_the_old_one(talk: Chat) -> No
     talk.ask("What is seen?")
     assert "forgotten" in talk.command("/range 1-2")
     assert talk.turns == []
-    assert talk.ask("What is seen?")[0].media["range_s"] == [1.0, 2.0]
+    assert talk.ask("What is seen?")[0].media.range_s == (1.0, 2.0)
 
 
 @pytest.mark.parametrize(

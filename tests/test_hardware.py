@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -226,4 +226,4 @@ def test_a_machine_without_nvidia_smi_is_a_cpu_machine(machine: Machine) -> None
     got = resolve(environment=machine.environment, folder=machine.folder)
     assert (got.profile_name, got.why) == ("cpu", "no NVIDIA GPU was found (there is no nvidia-smi)")
     assert got.profile.model == "ep-smol"
-    assert json.loads(json.dumps(got.chosen())) == {"name": "cpu", "why": got.why}
+    assert asdict(got.chosen()) == {"name": "cpu", "why": got.why}

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from epcli.errors import EpError, UsageError
 from epcli.files import check_output, whole
-from epcli.records import SAMPLE_RATE, Modality, Preview
+from epcli.records import SAMPLE_RATE, Modality, Preview, ProfileChoice
 from epcli.report import figures
 from epcli.report.html import command, embed, page_data, to_html
 from epcli.report.inspect_console import bar, print_inspection, ruler
@@ -71,11 +71,11 @@ def test_all_views_show_the_same_numbers(looked):
         for modality in (Modality.VIDEO, Modality.AUDIO):
             name = modality.name.lower()
             of = looked.tokens.modality == modality
-            count = run.report.tokens[name]
-            assert count["total"] == of.sum()
-            assert count["kept"] == packed[of].sum()
-            assert count["kept"] == sum(token["modality"] == name for token in listed["kept_tokens"])
-            assert f"{count['kept']} of {count['total']} tokens kept" in terminal
+            count = run.report.tokens.of(name)
+            assert count.total == of.sum()
+            assert count.kept == packed[of].sum()
+            assert count.kept == sum(token["modality"] == name for token in listed["kept_tokens"])
+            assert f"{count.kept} of {count.total} tokens kept" in terminal
         assert json.loads(json.dumps(row["moments"])) == listed["report"]["evidence"]["moments"]
         for moment in row["moments"]:
             assert moment["label"] in terminal
@@ -110,10 +110,10 @@ def test_selectors_side_by_side_have_the_same_numbers_in_every_view():
     for run, listed, row in zip(found.runs, body["runs"], page["runs"], strict=True):
         name, counts = run.report.selector, run.report.tokens
         both = f"{figures.overlap(run, found.runs[0]):.0%}"
-        line = [name, f"{counts['keep_ratio']:.1%}", str(counts["video"]["kept"]), str(counts["audio"]["kept"]), both]
+        line = [name, f"{counts.keep_ratio:.1%}", str(counts.video.kept), str(counts.audio.kept), both]
         assert line in [words[:5] for words in table]
         assert row["name"] == row["selector"] == listed["report"]["selector"] == name
-        assert len(listed["kept_tokens"]) == counts["video"]["kept"] + counts["audio"]["kept"]
+        assert len(listed["kept_tokens"]) == counts.video.kept + counts.audio.kept
         kept = np.frombuffer(base64.b64decode(row["kept"]), np.uint8)
         assert kept.nonzero()[0].tolist() == [token["index"] for token in listed["kept_tokens"]]
         assert f"\n ── {name}\n" in text
@@ -142,7 +142,7 @@ def test_nothing_of_the_file_or_the_model_steers_the_terminal(looked):
                     answer="[/blue]" + nasty,
                     question=f"{number}{nasty}",
                     warnings=(nasty,),
-                    media={**each.report.media, "path": info.path},
+                    media=replace(each.report.media, path=str(info.path)),
                 ),
             )
             for number, each in enumerate(looked.runs[:count])
@@ -219,7 +219,7 @@ def test_a_question_that_looks_like_a_flag_can_be_repeated(looked):
 
 def test_the_page_names_the_profile_but_no_folder(looked):
     run = looked.runs[0]
-    chosen = replace(run, report=replace(run.report, profile={"name": "/home/me/mine.yaml", "why": "--profile"}))
+    chosen = replace(run, report=replace(run.report, profile=ProfileChoice("/home/me/mine.yaml", "--profile")))
     data = page_data(replace(looked, runs=(chosen,)), media=False)
     assert data["runs"][0]["settings"][0] == ["profile", "mine.yaml"]
     assert "/home" not in json.dumps(data)

@@ -110,10 +110,10 @@ def test_the_page_shows_the_answer_the_counts_and_the_moments(page, looked):
     run = looked.runs[0]
     assert page.text_content("#answer") == run.report.answer  # <b> and all, as text
     for row, modality in zip(numbers_of(page), ("video", "audio"), strict=False):
-        count = run.report.tokens[modality]
-        assert row[2] == f"{count['kept']} of {count['total']}"
+        count = run.report.tokens.of(modality)
+        assert row[2] == f"{count.kept} of {count.total}"
     labels = page.eval_on_selector_all("#moments button", "all => all.map(b => b.children[1].textContent)")
-    assert labels == [moment["label"] for moment in run.report.evidence["moments"]]
+    assert labels == [moment.label for moment in run.report.evidence.moments]
     assert page.eval_on_selector_all("img, iframe, object, link", "all => all.length") == 0
     assert looked.info.path.name in page.title()
 
@@ -134,7 +134,7 @@ def test_the_slider_keeps_what_the_sieve_keeps(page, looked):
         assert shown == [f"{count} of 28" for count in frames], percent
     page.click("#keep-back")
     assert np.array_equal(kept_at(run, 10), run.kept)  # the run itself was at 10%
-    assert numbers_of(page)[0][2] == f"{run.report.tokens['video']['kept']} of 224"
+    assert numbers_of(page)[0][2] == f"{run.report.tokens.video.kept} of 224"
 
 
 ALL_SHARES = """slider => {
@@ -181,14 +181,14 @@ def test_runs_can_be_switched_and_stand_side_by_side(page, looked):
     assert page.locator("#compare-list .lane").count() == 4
     for run, note in zip(looked.runs, page.locator("#compare-list .quiet").all_text_contents(), strict=True):
         tokens = run.report.tokens
-        assert f"{run.kept.sum()} of 288 pieces ({tokens['keep_ratio']:.1%}): " in note
-        assert f"{tokens['video']['kept']} of picture, {tokens['audio']['kept']} of sound" in note
+        assert f"{run.kept.sum()} of 288 pieces ({tokens.keep_ratio:.1%}): " in note
+        assert f"{tokens.video.kept} of picture, {tokens.audio.kept} of sound" in note
         assert run is looked.runs[0] or f"{figures.overlap(run, looked.runs[0]):.0%} of them" in note
 
 
 def test_another_question_opens_at_its_own_moment(page, looked):
     at = "document.querySelector('#cursor-area').getAttribute('aria-valuenow')"
-    peaks = [f"{run.report.evidence['moments'][0]['peak_s']:.2f}" for run in looked.runs]
+    peaks = [f"{run.report.evidence.moments[0].peak_s:.2f}" for run in looked.runs]
     assert peaks[0] != peaks[2]
     until(page, f"{at} == '{peaks[0]}'")
     page.click("#runs button:nth-child(2)")  # the same question, another selector: the moment stays
@@ -227,7 +227,7 @@ def test_the_keyboard_moves_through_the_clip_and_hears_it(page):
 
 
 def test_a_moment_leads_to_its_place_in_the_clip(page, looked):
-    peak = looked.runs[0].report.evidence["moments"][0]["peak_s"]
+    peak = looked.runs[0].report.evidence.moments[0].peak_s
     page.focus("#cursor-area")
     page.keyboard.press("Home")
     page.click("#moments button")

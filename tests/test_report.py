@@ -9,7 +9,22 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from epcli.records import Report
+from epcli.config import Profile
+from epcli.records import (
+    AnswerEvidence,
+    CacheUse,
+    EvidenceShares,
+    MediaUse,
+    MemoryUse,
+    Moment,
+    ProfileChoice,
+    Report,
+    Requested,
+    Speed,
+    StageSeconds,
+    TokenCount,
+    TokenUse,
+)
 from epcli.report.console import print_report
 from epcli.report.json import to_json
 from epcli.report.units import size
@@ -21,38 +36,100 @@ REPORT = Report(
     selector="cs2",
     device="cpu",
     dtype="bfloat16",
-    media={
-        "path": "/films/dog\udce9.mp4",  # a name that is not UTF-8
+    media=MediaUse("/films/dog\udce9.mp4", 3725.0, True, True, 16, (60.0, 3725.0)),  # a name that is not UTF-8
+    tokens=TokenUse(
+        TokenCount(12784, 70), TokenCount(80, 17), TokenCount(31, 31), 87 / 12864, Requested(keep=0.1, budget=None)
+    ),
+    timings_s=StageSeconds(
+        load=1.204,
+        cache=0.0,
+        media=0.31,
+        vision=0.52,
+        audio=0.0,
+        sieve=0.05,
+        prefill=0.42,
+        decode=0.75,
+        evidence=0.0,
+        total=3.255,
+    ),
+    speed=Speed(first_token_s=2.61, decode_tokens_per_s=12.04),
+    generated_tokens=9,
+    finish_reason="stop",
+    memory=MemoryUse(peak_rss_bytes=1_234_567_890, peak_device_bytes=None, kv_cache_bytes=1000),
+    cache=CacheUse("miss"),
+    settings=Profile(keep=0.1),
+)
+MOMENT = Moment("video", 31.0, 32.0, 31.5, "left", (0, 90, 548, 270), 0.8, "0:31 picture, left")
+EVIDENCE = AnswerEvidence("by attention", EvidenceShares(video=0.8, audio=0.2), (MOMENT,))
+
+# The JSON of `ep ask --json`, schema 1. Programs read these keys: a change here is a change for them.
+JSON = {
+    "schema": 1,
+    "question": "What do you hear?",
+    "answer": "A dog barks – twice.",
+    "model": "ep-smol",
+    "selector": "cs2",
+    "device": "cpu",
+    "dtype": "bfloat16",
+    "media": {
+        "path": "/films/dog\udce9.mp4",
         "duration_s": 3725.0,
         "has_video": True,
         "has_audio": True,
         "frames": 16,
         "range_s": [60.0, 3725.0],
     },
-    tokens={
+    "tokens": {
         "video": {"total": 12784, "kept": 70},
         "audio": {"total": 80, "kept": 17},
         "text": {"total": 31, "kept": 31},
         "keep_ratio": 87 / 12864,
         "requested": {"keep": 0.1, "budget": None},
     },
-    timings_s={
+    "timings_s": {
         "load": 1.204,
+        "cache": 0.0,
         "media": 0.31,
         "vision": 0.52,
         "audio": 0.0,
         "sieve": 0.05,
         "prefill": 0.42,
         "decode": 0.75,
+        "evidence": 0.0,
         "total": 3.255,
     },
-    speed={"first_token_s": 2.61, "decode_tokens_per_s": 12.04},
-    generated_tokens=9,
-    finish_reason="stop",
-    memory={"peak_rss_bytes": 1_234_567_890, "peak_device_bytes": None, "kv_cache_bytes": 1000},
-    cache={"features": "miss"},
-    settings={"keep": 0.1},
-)
+    "speed": {"first_token_s": 2.61, "decode_tokens_per_s": 12.04},
+    "generated_tokens": 9,
+    "finish_reason": "stop",
+    "memory": {"peak_rss_bytes": 1_234_567_890, "peak_device_bytes": None, "kv_cache_bytes": 1000},
+    "cache": {"features": "miss"},
+    "settings": {
+        "model": "ep-smol",
+        "selector": None,
+        "keep": 0.1,
+        "budget": None,
+        "fps": None,
+        "max_frames": None,
+        "max_pixels": None,
+        "video": True,
+        "audio": True,
+        "audio_track": 0,
+        "device": "auto",
+        "dtype": "auto",
+        "quantize": "none",
+        "system": None,
+        "max_new_tokens": 128,
+        "temperature": 0.0,
+        "seed": 0,
+        "threads": None,
+        "cache": True,
+        "cache_gb": 10.0,
+        "cache_dir": None,
+    },
+    "profile": None,
+    "warnings": [],
+    "evidence": None,
+}
 
 
 def shown(report: Report, width: int = 80, color: bool = False) -> str:
@@ -97,12 +174,12 @@ def test_the_console_fits_80_columns_and_needs_no_colour() -> None:
 
 
 def test_a_modality_without_tokens_has_no_share() -> None:
-    silent = replace(REPORT, tokens=REPORT.tokens | {"audio": {"total": 0, "kept": 0}})
+    silent = replace(REPORT, tokens=replace(REPORT.tokens, audio=TokenCount(0, 0)))
     assert ["audio", "0", "0", "–"] in [row[:4] for row in rows(shown(silent))]
 
 
 def test_memory_of_a_gpu_has_a_line_of_its_own() -> None:
-    on_gpu = replace(REPORT, device="cuda:0", memory=REPORT.memory | {"peak_device_bytes": 23_456_789_012})
+    on_gpu = replace(REPORT, device="cuda:0", memory=replace(REPORT.memory, peak_device_bytes=23_456_789_012))
     assert "peak on cuda:0" in shown(on_gpu)
     assert "23.5 GB" in shown(on_gpu)
 
@@ -116,8 +193,46 @@ def test_warnings_come_first_one_line_each_however_long() -> None:
 
 
 def test_a_still_picture_has_no_range() -> None:
-    picture = replace(REPORT, media=REPORT.media | {"path": "a.png", "frames": 1, "range_s": [0.0, 0.0]})
+    picture = replace(REPORT, media=replace(REPORT.media, path="a.png", frames=1, range_s=(0.0, 0.0)))
     assert " a.png · 1 frame · ep-smol" in shown(picture)
+
+
+@pytest.mark.parametrize(
+    ("changes", "json_changes"),
+    [
+        ({}, {}),
+        (
+            {"profile": ProfileChoice("cpu", "no GPU"), "warnings": ("one", "two")},
+            {"profile": {"name": "cpu", "why": "no GPU"}, "warnings": ["one", "two"]},
+        ),
+        (
+            {"evidence": EVIDENCE},
+            {
+                "evidence": {
+                    "rule": "by attention",
+                    "shares": {"video": 0.8, "audio": 0.2},
+                    "moments": [
+                        {
+                            "modality": "video",
+                            "start_s": 31.0,
+                            "end_s": 32.0,
+                            "peak_s": 31.5,
+                            "where": "left",
+                            "box": [0, 90, 548, 270],
+                            "share": 0.8,
+                            "label": "0:31 picture, left",
+                        }
+                    ],
+                }
+            },
+        ),
+    ],
+    ids=["plain", "profile and warnings", "evidence"],
+)
+def test_the_json_has_these_keys_in_this_order(changes, json_changes) -> None:
+    made = replace(REPORT, **changes).to_dict()
+    assert made == JSON | json_changes
+    assert json.dumps(made) == json.dumps(JSON | json_changes)  # a dict's equality ignores the order
 
 
 def test_json_is_the_record_with_its_schema_first() -> None:
@@ -127,7 +242,7 @@ def test_json_is_the_record_with_its_schema_first() -> None:
     assert body == json.loads(json.dumps(REPORT.to_dict()))
     assert "–" in text  # people read it, too
     with pytest.raises(ValueError, match="JSON"):
-        to_json(replace(REPORT, speed={"first_token_s": float("nan")}))
+        to_json(replace(REPORT, speed=replace(REPORT.speed, first_token_s=float("nan"))))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import media_samples
@@ -133,7 +133,7 @@ def test_answers_of_a_sweep_are_those_of_the_pipeline(profile, folder, tmp_path)
         session = Session(chosen)
         report = session.ask(session.look(Path(by_setting[name]["media"])), "What is heard last?")
         assert report.answer == by_setting[name]["answer"], name
-        assert {m: report.tokens[m] for m in ("video", "audio")} == by_setting[name]["tokens"], name
+        assert {m: asdict(report.tokens.of(m)) for m in ("video", "audio")} == by_setting[name]["tokens"], name
 
 
 def test_a_file_that_cannot_be_read_fails_alone(profile, folder, tmp_path):

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -262,7 +263,7 @@ def batch(
         raise UsageError(f"--out {out}: there is no folder {out.absolute().parent}")
     with Ledger(out, batches.settings(profile, range_s), wait=wait) as ledger:
         work = batches.Batch(
-            ledger, output, jobs, retry_failed=retry_failed, profile=resolved.chosen(), on_row=screen.row
+            ledger, output, jobs, retry_failed=retry_failed, profile=asdict(resolved.chosen()), on_row=screen.row
         )
         waiter = _watcher(work, places, search, plan) if watch else None
         _go(work, start_engine, screen, waiter)

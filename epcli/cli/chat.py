@@ -132,9 +132,8 @@ class _Talk:
 
 
 def _figures(report: Report) -> str:
-    counts = [report.tokens[kind] for kind in ("video", "audio")]
-    total, kept = (sum(count[which] for count in counts) for which in ("total", "kept"))
-    facts = [f"{report.speed['first_token_s']:.1f} s to the first word", f"{kept:,} of {total:,} tokens"]
+    media = report.tokens.media
+    facts = [f"{report.speed.first_token_s:.1f} s to the first word", f"{media.kept:,} of {media.total:,} tokens"]
     if report.selector != "none":
         facts.append(report.selector)
     return " · ".join(facts)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -108,7 +108,7 @@ def _ask(session: Session, media: Sequence[Path], *, answer: bool, wanted: str) 
         looked = session.look(path)
         if looked.cache != wanted:
             raise UsageError(f"{path.name}: is there twice, or changed while it was measured")
-        seconds = session.ask(looked, QUESTION).timings_s if answer else looked.seconds
+        seconds = asdict(session.ask(looked, QUESTION).timings_s) if answer else looked.seconds
         for stage, value in seconds.items():
             if stage not in ("load", "total"):
                 total[stage] = total.get(stage, 0.0) + value

@@ -12,7 +12,7 @@ import gc
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -371,16 +371,14 @@ def bench_clips(
         selectors["none" if keep is None else f"{keep:g}"] = reports[0].selector
         flops = []
         for report in reports:
-            counts = [report.tokens[kind] for kind in ("video", "audio")]
-            total, kept = (sum(count[which] for count in counts) for which in ("total", "kept"))
-            flops.append(_flops(shape, report.selector, total, kept, report.tokens["text"]["total"], depth))
-        peaks = [(report.memory["peak_rss_bytes"], report.memory["peak_device_bytes"]) for report in reports]
-        on_device = [peak for _, peak in peaks if peak is not None]
-        stages = [stage for stage in reports[0].timings_s if stage != "load"]
+            av, text = report.tokens.media, report.tokens.text
+            flops.append(_flops(shape, report.selector, av.total, av.kept, text.total, depth))
+        on_device = [peak for report in reports if (peak := report.memory.peak_device_bytes) is not None]
+        seconds = [asdict(report.timings_s) for report in reports]
         return Pass(
-            {stage: sum(report.timings_s[stage] for report in reports) for stage in stages},
-            max(report.memory["kv_cache_bytes"] or 0 for report in reports),
-            max(peak or 0 for peak, _ in peaks),
+            {stage: sum(one[stage] for one in seconds) for stage in seconds[0] if stage != "load"},
+            max(report.memory.kv_cache_bytes for report in reports),
+            max(report.memory.peak_rss_bytes for report in reports),
             max(on_device) if on_device else None,
             None if None in flops else sum(count or 0 for count in flops),
         )

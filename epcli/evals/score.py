@@ -198,8 +198,8 @@ def _ask_about(session: Any, members: Sequence[Item]) -> Iterable[Row]:
             "right": item.rule.judge(report.answer),
             **item.rule.reading(report.answer),
             "selected_by": report.selector,
-            "tokens": {m: report.tokens[m] for m in ("video", "audio")},
-            "seconds": report.timings_s,
+            "tokens": {m: asdict(report.tokens.of(m)) for m in ("video", "audio")},
+            "seconds": asdict(report.timings_s),
         }
 
 

@@ -12,7 +12,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +190,7 @@ def _ask(
             "answer": text,
             "right": item.rule.judge(text),
             **item.rule.reading(text),
-            "tokens": {m: n for m, n in count_tokens(k).items() if m != "text"},
+            "tokens": {m: asdict(count_tokens(k).of(m)) for m in ("video", "audio")},
             **({} if evidence is None or row["setting"] == BLIND else {"evidence": _counted(evidence, k)}),
         }
         for row, k, text in zip(rows, kept, texts, strict=True)

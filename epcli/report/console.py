@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -41,7 +42,7 @@ def render(report: Report) -> RenderableType:
     """The figures: what was looked at, tokens by modality, speed and memory, and beside them seconds by stage."""
     columns = Table.grid(padding=(0, 6, 0, 0))
     columns.add_row(Group(_tokens(report), "", _speed(report)), _stages(report))
-    profile = report.profile and f"profile {report.profile['name']}: {report.profile['why']}"
+    profile = report.profile and f"profile {report.profile.name}: {report.profile.why}"
     chosen = [Text(f" {profile}", style="dim")] if profile else []
     return Group("", _heading(report), *chosen, "", columns, *evidence_lines(report))
 
@@ -51,20 +52,20 @@ def evidence_lines(report: Report) -> list[Text]:
     if report.evidence is None:
         return []
     lines = [
-        Text.assemble(f"   {moment['share']:4.0%}  ", (moment["label"], STYLES[moment["modality"]]))
-        for moment in report.evidence["moments"]
+        Text.assemble(f"   {moment.share:4.0%}  ", (moment.label, STYLES[moment.modality]))
+        for moment in report.evidence.moments
     ]
     return [Text("\n what carried the answer"), *(lines or [Text("   nothing stands out", style="dim")])]
 
 
 def _heading(report: Report) -> RenderableType:
     media = report.media
-    start, end = media["range_s"]
-    facts = [visible(Path(media["path"]).name)]
+    start, end = media.range_s
+    facts = [visible(Path(media.path).name)]
     if end > start:
         facts.append(f"{format_time(start)}–{format_time(end)}")
-    if media["frames"]:
-        facts.append(f"{media['frames']} frame{'s' * (media['frames'] > 1)}")
+    if media.frames:
+        facts.append(f"{media.frames} frame{'s' * (media.frames > 1)}")
     facts += [report.model, f"{report.device} {report.dtype}"]
     if report.selector != "none":
         facts.append(f"selector {report.selector}")
@@ -74,14 +75,15 @@ def _heading(report: Report) -> RenderableType:
 def _tokens(report: Report) -> Table:
     table = _table("tokens", "total", "kept", "share")
     for modality in ("video", "audio", "text"):
-        total, kept = report.tokens[modality]["total"], report.tokens[modality]["kept"]
-        table.add_row(modality, f"{total:,}", f"{kept:,}", f"{kept / total:.1%}" if total else "–")
+        count = report.tokens.of(modality)
+        share = f"{count.kept / count.total:.1%}" if count.total else "–"
+        table.add_row(modality, f"{count.total:,}", f"{count.kept:,}", share)
     return table
 
 
 def _stages(report: Report) -> Table:
     table = _table("stage", "seconds")
-    for stage, seconds in report.timings_s.items():
+    for stage, seconds in asdict(report.timings_s).items():
         if seconds or stage == "total":
             table.add_row(stage, f"{seconds:.2f}", style="bold" if stage == "total" else "")
     return table
@@ -97,9 +99,9 @@ def _table(first: str, *numbers: str) -> Table:
 
 def _speed(report: Report) -> Table:
     table = Table(box=None, show_header=False, pad_edge=True)
-    table.add_row("first token after", f"{report.speed['first_token_s']:.2f} s")
-    table.add_row("then", f"{report.speed['decode_tokens_per_s']:.1f} tokens/s, {report.generated_tokens} in all")
-    table.add_row("peak memory", size(report.memory["peak_rss_bytes"] or 0))
-    if (on_device := report.memory["peak_device_bytes"]) is not None:
+    table.add_row("first token after", f"{report.speed.first_token_s:.2f} s")
+    table.add_row("then", f"{report.speed.decode_tokens_per_s:.1f} tokens/s, {report.generated_tokens} in all")
+    table.add_row("peak memory", size(report.memory.peak_rss_bytes))
+    if (on_device := report.memory.peak_device_bytes) is not None:
         table.add_row(f"peak on {report.device}", size(on_device))
     return table

@@ -174,12 +174,12 @@ def _run(inspection: Inspection, run: Run) -> Image:
     counts = [
         (
             modality,
-            f"{figures.WORDS[modality.name.lower()]} {report.tokens[modality.name.lower()]['kept']:,} of "
-            f"{report.tokens[modality.name.lower()]['total']:,}",
+            f"{figures.WORDS[modality.name.lower()]} {report.tokens.of(modality.name.lower()).kept:,} of "
+            f"{report.tokens.of(modality.name.lower()).total:,}",
         )
         for modality in figures.modalities(tokens)
     ]
-    labels = [f"{moment['share']:.0%} {moment['label']}" for moment in (report.evidence or {"moments": []})["moments"]]
+    labels = [f"{moment.share:.0%} {moment.label}" for moment in (report.evidence.moments if report.evidence else ())]
     frames = _chosen_frames(inspection)
     across = min(8, max(4, math.ceil(math.sqrt(len(frames) * 1.6)))) if frames else 1
     wide = (SHEET_WIDTH - 2 * MARGIN - GAP * (across - 1)) // across

@@ -15,6 +15,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -135,14 +136,14 @@ def _run(inspection: Inspection, run: Run, name: str) -> dict[str, Any]:
         "scores": None if run.scores is None else _pack(run.scores, "<f4"),
         "no_scores": _no_scores(report.selector),
         "evidence": _pack(run.evidence, "<f4"),
-        "moments": None if evidence is None else evidence["moments"],
-        "rule": None if evidence is None else evidence["rule"],
-        "text": report.tokens["text"],
-        "timings": list(report.timings_s.items()),
-        "memory": report.memory["peak_device_bytes"] or report.memory["peak_rss_bytes"] or 0,
+        "moments": None if evidence is None else [asdict(moment) for moment in evidence.moments],
+        "rule": None if evidence is None else evidence.rule,
+        "text": asdict(report.tokens.text),
+        "timings": list(asdict(report.timings_s).items()),
+        "memory": report.memory.peak_device_bytes or report.memory.peak_rss_bytes,
         "warnings": [_text(warning) for warning in report.warnings],
         "settings": [
-            *([["profile", _text(Path(report.profile["name"]).name)]] if report.profile else []),
+            *([["profile", _text(Path(report.profile.name).name)]] if report.profile else []),
             *([key, "–" if value is None else _text(str(value))] for key, value in _settings(run).items()),
         ],
         "command": _text(command(inspection, run)),
@@ -157,7 +158,7 @@ def _no_scores(selector: str) -> str:
 
 def _settings(run: Run) -> dict[str, Any]:
     """Those of the report, without folders of the machine that it was made on: the page may be mailed."""
-    shown = {key: value for key, value in run.report.settings.items() if not key.startswith("cache")}
+    shown = {key: value for key, value in asdict(run.report.settings).items() if not key.startswith("cache")}
     return {**shown, "model": Path(str(shown.get("model", run.report.model))).name}
 
 
@@ -254,13 +255,13 @@ def _plain(inspection: Inspection) -> str:
     for run in inspection.runs:
         report = run.report
         counts = ", ".join(
-            f"{figures.WORDS[m.name.lower()]}: {report.tokens[m.name.lower()]['kept']:,} of "
-            f"{report.tokens[m.name.lower()]['total']:,} pieces read"
+            f"{figures.WORDS[m.name.lower()]}: {report.tokens.of(m.name.lower()).kept:,} of "
+            f"{report.tokens.of(m.name.lower()).total:,} pieces read"
             for m in figures.modalities(inspection.tokens)
         )
         moments = "".join(
-            f"<li>{moment['share']:.0%} {html.escape(moment['label'])}</li>"
-            for moment in (report.evidence or {"moments": []})["moments"]
+            f"<li>{moment.share:.0%} {html.escape(moment.label)}</li>"
+            for moment in (report.evidence.moments if report.evidence else ())
         )
         rows.append(
             f"<h2>{html.escape(_text(report.question))}</h2><p>{html.escape(_text(report.answer))}</p>"

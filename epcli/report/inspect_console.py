@@ -68,7 +68,7 @@ def _file(inspection: Inspection) -> Iterator[RenderableType]:
 
 def _memory(inspection: Inspection, run: Run) -> RenderableType:
     report, planned = run.report, inspection.plan["peak_bytes"]
-    used = report.memory["peak_device_bytes"] or report.memory["peak_rss_bytes"] or 0
+    used = report.memory.peak_device_bytes or report.memory.peak_rss_bytes
     return Text(f"\n memory foreseen {size(planned)}, used {size(used)}", style="dim")
 
 
@@ -84,9 +84,9 @@ def _timeline(inspection: Inspection, run: Run, console: Console) -> Iterator[Re
         name = modality.name.lower()
         shares = figures.share_over_time(inspection.tokens, run.kept, modality, inspection.range_s, columns)
         row = "".join(" " if math.isnan(share) else bar(share, bars) for share in shares.tolist())
-        count = run.report.tokens[name]
+        count = run.report.tokens.of(name)
         yield Text.assemble(f" {figures.WORDS[name]:{LABEL}}", (row, STYLES[name]))
-        yield Text(f"{'':{LABEL + 1}}{count['kept']:,} of {count['total']:,} tokens kept", style="dim")
+        yield Text(f"{'':{LABEL + 1}}{count.kept:,} of {count.total:,} tokens kept", style="dim")
     yield Text(f"{'':{LABEL + 1}}a column is {(end - start) / columns:.2g} s; {bars[-1]} all kept, · none", style="dim")
 
 
@@ -148,10 +148,10 @@ def _comparison(inspection: Inspection) -> Iterator[RenderableType]:
     for heading, side in headings:
         table.add_column(heading, justify=side, no_wrap=heading not in ("answer", "question"))
     for run in runs:
-        counts = run.report.tokens
-        row: list[RenderableType] = [run.report.selector, f"{counts['keep_ratio'] or 0:.1%}"]
-        row += [f"{counts[m.name.lower()]['kept']:,}" for m in figures.modalities(inspection.tokens)]
-        seconds = sum(run.report.timings_s[stage] for stage in ("sieve", "prefill", "decode"))
+        counts, spent = run.report.tokens, run.report.timings_s
+        row: list[RenderableType] = [run.report.selector, f"{counts.keep_ratio or 0:.1%}"]
+        row += [f"{counts.of(m.name.lower()).kept:,}" for m in figures.modalities(inspection.tokens)]
+        seconds = spent.sieve + spent.prefill + spent.decode
         row += [f"{figures.overlap(run, runs[0]):.0%}", f"{seconds:.2f}", Text(visible(run.report.answer))]
         question = "" if run.report.question == asked else visible(asked := run.report.question)
         table.add_row(*([Text(question)] * several), *row)

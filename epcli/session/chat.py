@@ -16,7 +16,7 @@ from epcli.config import SETTINGS, did_you_mean
 from epcli.errors import CapacityError, UsageError
 from epcli.files import check_output, whole
 from epcli.media.timecode import format_time, parse_time
-from epcli.records import Report, Turn
+from epcli.records import ProfileChoice, Report, Turn
 from epcli.session.clips import EncodedClip
 from epcli.session.plan import plan
 from epcli.session.session import Answered, Session
@@ -51,9 +51,12 @@ class Chat:
         start_s: float | None,
         end_s: float | None,
         history: bool = True,
-        profile: dict[str, str] | None = None,
+        profile: ProfileChoice | None = None,
     ) -> None:
-        """Looks at the file. `profile`: its name and why it is the one, for the reports. Raises as `Session.look`."""
+        """Looks at the file. `profile`: the one that the settings began with, for the reports.
+
+        Raises as `Session.look`.
+        """
         self.session, self.media, self.history, self.profile = session, media, history, profile
         self.turns: list[Turn] = []
         self.last: Answered | None = None

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from epcli.media.read import read, still_with_sound
-from epcli.records import Clip, ClipSummary, Features, Sampling
+from epcli.records import STAGES, Clip, ClipSummary, Features, Sampling
 from epcli.session.cache import Slot
-from epcli.session.meter import STAGES
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from transformers.audio_utils import mel_filter_bank
 
 from epcli.config import Profile
 from epcli.errors import UsageError
-from epcli.records import SAMPLE_RATE, Clip, Inspection, MediaTokens, Modality, Preview, Run
+from epcli.records import SAMPLE_RATE, Clip, Inspection, MediaTokens, Modality, Preview, ProfileChoice, Run
 from epcli.session.clips import EncodedClip
 from epcli.session.moments import media_tokens
 from epcli.session.plan import Plan, plan
@@ -36,11 +36,11 @@ def inspect(
     start_s: float | None = None,
     end_s: float | None = None,
     on_stage: Callable[[str], None] | None = None,
-    chosen: dict[str, str] | None = None,
+    chosen: ProfileChoice | None = None,
 ) -> Inspection:
     """Ask each question on what each selector keeps. The file is decoded and encoded once, the model loaded once.
 
-    `selectors`: none is the profile's own choice. `chosen`: the profile's name and why, as reports have it.
+    `selectors`: none is the profile's own choice. `chosen`: the profile that the settings began with, for the reports.
 
     Raises EpError: UsageError, MediaError, WeightsError, CapacityError.
     """

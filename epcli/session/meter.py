@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import psutil
 import torch
 
-STAGES = ("load", "cache", "media", "vision", "audio", "sieve", "prefill", "decode", "evidence")
+from epcli.records import STAGES
+
 SAMPLE_S = 0.02  # between two looks at the process's memory
 
 

@@ -2,138 +2,104 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from epcli.config import Profile
 from epcli.models.family import AVModel
-from epcli.records import Answer, ClipSummary, KeptStream, MediaTokens, Modality, Report
+from epcli.records import (
+    STAGES,
+    Answer,
+    AnswerEvidence,
+    CacheUse,
+    ClipSummary,
+    EvidenceShares,
+    KeptStream,
+    MediaTokens,
+    MediaUse,
+    MemoryUse,
+    Modality,
+    Report,
+    Requested,
+    Sampling,
+    Speed,
+    StageSeconds,
+    TokenCount,
+    TokenCounts,
+    TokenUse,
+)
 from epcli.session.clips import EncodedClip
 from epcli.session.evidence import RULE
-from epcli.session.meter import STAGES, Meter
-from epcli.session.moments import moments
-
-HEARING = (
-    "hear",
-    "sound",
-    "listen",
-    "said",
-    "say",
-    "speak",
-    "spoken",
-    "voice",
-    "noise",
-    "music",
-    "instrument",
-    "loud",
-    "audio",
-    "sing",
-    "talk",
-)
-SEEING = (
-    "see",
-    "look",
-    "colour",
-    "color",
-    "picture",
-    "visible",
-    "shown",
-    "watch",
-    "frame",
-    "left",
-    "right",
-    "background",
-)
+from epcli.session.meter import Meter
+from epcli.session.moments import media_tokens, moments
 
 
-def build_report(
-    question: str,
-    profile: Profile,
-    looked: EncodedClip,
-    model: AVModel,
-    kept: KeptStream,
-    answer: Answer,
-    meter: Meter,
-    selector: str,
-    notes: list[str],
-) -> Report:
-    clip = looked.clip
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What a report is made from, besides the question and the clip."""
+
+    model: AVModel
+    selector: str
+    kept: KeptStream
+    answer: Answer
+    meter: Meter  # of the stages from loading to evidence
+    evidence: np.ndarray | None  # (n,) float32, what each sound and picture token gave to the answer; None: not asked
+    notes: tuple[str, ...]  # what the user should be told besides
+
+
+def build_report(question: str, profile: Profile, looked: EncodedClip, made: Measured) -> Report:
+    """The report of one question about one clip."""
+    clip, answer, model, meter = looked.clip, made.answer, made.model, made.meter
     seconds = {stage: looked.seconds[stage] + meter.seconds[stage] for stage in STAGES}
-    counts = count_tokens(kept)
-    all_av, kept_av = (sum(counts[m][which] for m in ("video", "audio")) for which in ("total", "kept"))
-    steps = max(len(answer.token_ids) - 1, 0)
+    timings = StageSeconds(**seconds, total=sum(seconds.values()))
     return Report(
         question=question,
         answer=answer.text,
         model=model.name,
-        selector=selector,
+        selector=made.selector,
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
-        media={
-            "path": str(clip.info.path),
-            "duration_s": round(clip.info.duration_s, 3),
-            "has_video": clip.info.has_video,
-            "has_audio": clip.info.has_audio,
-            "frames": len(clip.frame_times_s),
-            "range_s": [round(t, 3) for t in clip.range_s],
-        },
-        tokens={
-            **counts,
-            "keep_ratio": kept_av / all_av if all_av else None,
-            "requested": {"keep": profile.keep, "budget": profile.budget},
-        },
-        timings_s={**seconds, "total": sum(seconds.values())},
-        speed={
-            "first_token_s": sum(seconds.values()) - answer.decode_s - seconds["evidence"],
-            "decode_tokens_per_s": steps / answer.decode_s if steps and answer.decode_s else 0.0,
-        },
+        media=_media_use(clip),
+        tokens=_token_use(made.kept, profile),
+        timings_s=timings,
+        speed=_speed(answer, timings),
         generated_tokens=len(answer.token_ids),
         finish_reason=answer.finish_reason,
-        memory={
-            "peak_rss_bytes": max(looked.peak_rss, meter.peak_rss),
-            "peak_device_bytes": meter.peak_device(),
-            "kv_cache_bytes": answer.kv_cache_bytes,
-        },
-        cache={"features": looked.cache},
-        settings=asdict(profile),
-        warnings=(*clip.warnings, *notes, *unanswerable(question, clip), *cut_short(answer)),
+        memory=MemoryUse(max(looked.peak_rss, meter.peak_rss), meter.peak_device(), answer.kv_cache_bytes),
+        cache=CacheUse(looked.cache),
+        settings=profile,
+        warnings=(*clip.warnings, *made.notes, *missing(clip, looked.sampling), *cut_short(answer)),
+        evidence=None if made.evidence is None else _evidence(media_tokens(made.kept.stream, clip), made.evidence),
     )
 
 
-def evidence_report(tokens: MediaTokens, carried: np.ndarray) -> dict[str, Any]:
-    """The report's account of what carried the answer."""
-    shares = {m.name.lower(): float(carried[tokens.modality == m].sum()) for m in (Modality.VIDEO, Modality.AUDIO)}
-    return {
-        "rule": RULE,
-        "shares": shares,
-        "moments": [asdict(moment) for moment in moments(tokens, carried)],
-    }
-
-
-def count_tokens(kept: KeptStream) -> dict[str, dict[str, int]]:
+def count_tokens(kept: KeptStream) -> TokenCounts:
     """Total and kept tokens of each modality."""
     whole = kept.stream.modality.cpu()
     part = whole[kept.indices.cpu()]
-    return {
-        m.name.lower(): {"total": int((whole == m).sum()), "kept": int((part == m).sum())}
-        for m in (Modality.VIDEO, Modality.AUDIO, Modality.TEXT)
-    }
+    video, audio, text = (
+        TokenCount(int((whole == modality).sum()), int((part == modality).sum()))
+        for modality in (Modality.VIDEO, Modality.AUDIO, Modality.TEXT)
+    )
+    return TokenCounts(video, audio, text)
 
 
-def unanswerable(question: str, clip: ClipSummary) -> list[str]:
-    """Warnings about a question for which there are no tokens."""
-    words = question.lower()
-    name = clip.info.path.name
-    found = []
-    if not clip.heard and any(w in words for w in HEARING):
-        why = "sound was switched off" if clip.info.has_audio else "the file has no sound"
-        found.append(f"{name}: the question is about sound, but {why}")
-    if not clip.frame_times_s and any(w in words.split() or w in words for w in SEEING):
-        why = "pictures were switched off" if clip.info.has_video else "the file has no picture"
-        found.append(f"{name}: the question is about the picture, but {why}")
-    return found
+def missing(clip: ClipSummary, sampling: Sampling) -> list[str]:
+    """What the file lacks, or what the settings left out of it: the model knows nothing of that.
+
+    That a still picture has no sound goes without saying.
+    """
+    name, told = clip.info.path.name, []
+    for what, has, wanted in (
+        ("picture", clip.info.has_video, sampling.video),
+        ("sound", clip.info.has_audio, sampling.audio),
+    ):
+        if not has and not clip.info.is_image:
+            told.append(f"{name} has no {what}")
+        elif has and not wanted:
+            told.append(f"{name}: the {what} was switched off")
+    return told
 
 
 def cut_short(answer: Answer) -> list[str]:
@@ -143,3 +109,41 @@ def cut_short(answer: Answer) -> list[str]:
     if answer.finish_reason == "repetition":
         return ["the answer was stopped because it repeated itself"]
     return []
+
+
+def _media_use(clip: ClipSummary) -> MediaUse:
+    start, end = clip.range_s
+    return MediaUse(
+        path=str(clip.info.path),
+        duration_s=round(clip.info.duration_s, 3),
+        has_video=clip.info.has_video,
+        has_audio=clip.info.has_audio,
+        frames=len(clip.frame_times_s),
+        range_s=(round(start, 3), round(end, 3)),
+    )
+
+
+def _token_use(kept: KeptStream, profile: Profile) -> TokenUse:
+    counts = count_tokens(kept)
+    media = counts.media
+    return TokenUse(
+        counts.video,
+        counts.audio,
+        counts.text,
+        keep_ratio=media.kept / media.total if media.total else None,
+        requested=Requested(profile.keep, profile.budget),
+    )
+
+
+def _speed(answer: Answer, timings: StageSeconds) -> Speed:
+    steps = max(len(answer.token_ids) - 1, 0)
+    return Speed(
+        first_token_s=timings.total - answer.decode_s - timings.evidence,
+        decode_tokens_per_s=steps / answer.decode_s if steps and answer.decode_s else 0.0,
+    )
+
+
+def _evidence(tokens: MediaTokens, carried: np.ndarray) -> AnswerEvidence:
+    """What carried the answer, of (n,) float32: the share of each sound and picture token."""
+    video, audio = (float(carried[tokens.modality == m].sum()) for m in (Modality.VIDEO, Modality.AUDIO))
+    return AnswerEvidence(RULE, EvidenceShares(video, audio), moments(tokens, carried))

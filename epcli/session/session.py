@@ -20,15 +20,14 @@ from epcli.media.probe import check_file
 from epcli.media.read import read
 from epcli.models import catalog
 from epcli.models.family import AVModel
-from epcli.records import Clip, Features, KeptStream, Report, Sampling, Turn
+from epcli.records import STAGES, Clip, Features, KeptStream, Report, Sampling, Turn
 from epcli.session import generate
 from epcli.session.cache import FeatureCache, FeatureKey
 from epcli.session.clips import EncodedClip, OpenedClip, pair
 from epcli.session.device import choose_device, choose_dtype
 from epcli.session.evidence import find_evidence
-from epcli.session.meter import STAGES, Meter
-from epcli.session.moments import media_tokens
-from epcli.session.reporting import build_report, evidence_report
+from epcli.session.meter import Meter
+from epcli.session.reporting import Measured, build_report
 from epcli.session.selection import choose_selector
 from epcli.sieve.selectors import Tools, select
 
@@ -228,9 +227,8 @@ class Session:
             if with_evidence:
                 with meter.stage("evidence"):
                     carried = find_evidence(model, kept, answer, cache)
-        report = build_report(question, profile, looked, model, kept, answer, meter, selector, notes)
-        if carried is not None:
-            report = replace(report, evidence=evidence_report(media_tokens(kept.stream, clip), carried))
+        made = Measured(model, selector, kept, answer, meter, carried, tuple(notes))
+        report = build_report(question, profile, looked, made)
         return Answered(report, kept, carried)
 
 
