@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from epcli.batch.jobs import Question, Search, find, plan_jobs, read_questions
+from epcli.batch.jobs import Search, find, plan_jobs
 from epcli.errors import MediaError, UsageError
+from epcli.questions.record import Question
+from epcli.questions.sets import read_questions
 
 FILES = ["b.MP4", "a.mkv", "notes.txt", ".hidden.mp4", "sub/c.wav", "sub/deep/d.jpg", ".git/e.mp4", "raw/f.mp4"]
 
@@ -58,25 +59,28 @@ def test_places_may_be_files_and_a_missing_one_is_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("q.txt", "What?\n\n# a note\n  Why? \n", [Question("What?"), Question("Why?")]),
+        ("q.txt", "What?\n\n# a note\n  Why? \n", [("What?", None, ""), ("Why?", None, "")]),
         (
             "q.jsonl",
             '{"media": "a.mp4", "question": "What?", "id": 7}\n\n{"question": "Why?"}\n',
-            [Question("What?", "a.mp4", "7"), Question("Why?")],
+            [("What?", "a.mp4", "7"), ("Why?", None, "")],
         ),
         (
             "q.csv",
             '\ufeffmedia,question,id\na.mp4,"What, then?",x\n,Why?,\n',
-            [Question("What, then?", "a.mp4", "x"), Question("Why?")],
+            [("What, then?", "a.mp4", "x"), ("Why?", None, "")],
         ),
-        ("q.tsv", "question\tmedia\nWhat?\ta.mp4\n", [Question("What?", "a.mp4")]),
+        ("q.tsv", "question\tmedia\nWhat?\ta.mp4\n", [("What?", "a.mp4", "")]),
     ],
 )
 def test_questions_come_as_text_json_lines_or_tables(
-    tmp_path: Path, name: str, text: str, expected: list[Question]
+    tmp_path: Path, name: str, text: str, expected: list[tuple[str, str | None, str]]
 ) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
-    assert read_questions(tmp_path / name) == expected
+    found = read_questions(tmp_path / name, search=False).questions
+    assert [(each.text, each.media, each.key) for each in found] == [
+        (text, media and tmp_path / media, key) for text, media, key in expected
+    ]
 
 
 @pytest.mark.parametrize(
@@ -84,27 +88,27 @@ def test_questions_come_as_text_json_lines_or_tables(
     [
         ("q.txt", b"# nothing\n", "there are no questions in it"),
         ("q.txt", b"\xff\xfe", "it is not UTF-8 text"),
-        ("q.jsonl", b'{"question": "What?"}\n{"media": 1}\n', "line 2 has no question"),
+        ("q.jsonl", b'{"question": "What?"}\n{"media": 1}\n', "line 2: .*question"),
         ("q.jsonl", b'{"question": "What?", "media": 1}\n', "line 1: media is not a path"),
         ("q.jsonl", b"What?\n", "line 1 is not JSON"),
         ("q.jsonl", b'"What?"\n', "line 1 is not an object"),
         ("q.csv", b"media,text\na,b\n", "one of them is question"),
-        ("q.csv", b"media,question\na.mp4,\n", "line 2 has no question"),
-        ("q.json", b"[]", "give the questions as JSON Lines"),
+        ("q.csv", b"media,question\na.mp4,\n", "line 2: .*question"),
+        ("q.json", b"[]", "there are no questions in it"),
     ],
 )
 def test_a_line_that_is_no_question_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError, match=message):
         read_questions(tmp_path / name)
-    with pytest.raises(UsageError, match="cannot be read: No such file"):
+    with pytest.raises(UsageError, match="no such file or folder"):
         read_questions(tmp_path / "other.txt")
 
 
 def test_every_file_gets_the_general_questions_and_its_own() -> None:
     files = [Path("/m/a.mp4"), Path("/m/b.mp4")]
-    questions = [Question("What?"), Question("Why?", "b.mp4"), Question("Who?", "../n/c.mp4"), Question("What?")]
-    planned = plan_jobs(files, questions, Path("/m"))
+    own = [Question("Why?", Path("/m/b.mp4")), Question("Who?", Path("/m/../n/c.mp4"))]
+    planned = plan_jobs(files, [Question("What?"), *own, Question("What?")])
     assert {str(each.media): [question.text for question in each.questions] for each in planned} == {
         "/m/a.mp4": ["What?"],
         "/m/b.mp4": ["What?", "Why?"],
@@ -113,7 +117,7 @@ def test_every_file_gets_the_general_questions_and_its_own() -> None:
 
 
 def test_only_files_that_are_asked_about_count_where_every_question_names_one() -> None:
-    planned = plan_jobs([Path("/m/a.mp4")], [Question("Why?", os.path.abspath("/m/b.mp4"))], Path("/x"))
+    planned = plan_jobs([Path("/m/a.mp4")], [Question("Why?", Path("/m/b.mp4"))])
     assert [str(each.media) for each in planned] == ["/m/b.mp4"]
 
 
@@ -121,7 +125,7 @@ def test_a_shuffle_is_the_same_for_the_same_seed_and_comes_before_the_limit() ->
     files = [Path(f"/m/{number:02}.mp4") for number in range(40)]
 
     def order(seed: int, limit: int | None = None) -> list[Path]:
-        return [each.media for each in plan_jobs(files, [Question("What?")], Path(), limit=limit, shuffle=seed)]
+        return [each.media for each in plan_jobs(files, [Question("What?")], limit=limit, shuffle=seed)]
 
     assert order(1) == order(1)
     assert order(1) != order(2)

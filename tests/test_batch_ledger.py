@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from epcli.batch.jobs import FileJobs, Question
+from epcli.batch.jobs import FileJobs
 from epcli.batch.ledger import Ledger, path_of, states
 from epcli.batch.output import Output
 from epcli.errors import EpError, UsageError
+from epcli.questions.record import Question
 
 SETTINGS = {"model": "ep-smol", "keep": None, "threads": 1}
 STAMP = (1, 2, 3, 4)

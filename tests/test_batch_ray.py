@@ -14,11 +14,12 @@ from typing import Any
 import batch_samples
 import pytest
 
-from epcli.batch.jobs import FileJobs, Question
+from epcli.batch.jobs import FileJobs
 from epcli.batch.ledger import Ledger
 from epcli.batch.output import Output
 from epcli.batch.run import Batch, settings
 from epcli.errors import UsageError
+from epcli.questions.record import Question
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'epcli[ray]'")
 pytestmark = pytest.mark.slow

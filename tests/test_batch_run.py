@@ -19,12 +19,13 @@ import pytest
 import tiny_omni
 from test_cli import environment, ep  # noqa: F401
 
-from epcli.batch.jobs import FileJobs, Question, Search, find
+from epcli.batch.jobs import FileJobs, Search, find
 from epcli.batch.ledger import Job, Ledger, Task
 from epcli.batch.output import Output
 from epcli.batch.run import Batch
 from epcli.batch.watch import Watch
 from epcli.batch.work import Outcome, Worker, smaller
+from epcli.questions.record import Question
 
 SLOW = pytest.mark.slow
 EP = [sys.executable, "-c", "from epcli.cli import main; main()"]

@@ -93,13 +93,16 @@ def test_a_small_set_is_made_and_read_and_made_again(folder, tmp_path, monkeypat
     assert (made["scenes"], made["sources"] > 4) == (3, True)
     questions = read_set(tmp_path)
     assert questions.name == "scenes v0"
-    assert len(questions.items) == made["questions"] == 9
-    for item in questions.items:
+    assert len(questions.questions) == made["questions"] == 9
+    for item in questions.questions:
         info = probe(item.media)
         assert 9.9 < info.duration_s < 13.2
-        assert all(0 <= begin < end <= info.duration_s + 0.1 for _, begin, end in item.evidence)
-        assert item.rule.judge(item.rule.constants[0])
-    assert score.majority(questions.items)["all"] > 0
+        assert all(
+            0 <= begin < end <= info.duration_s + 0.1
+            for begin, end in ((each.start_s, each.end_s) for each in item.evidence)
+        )
+        assert item.judge(item.rule.constants[0])
+    assert score.majority(questions.questions)["all"] > 0
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.m*4*")}
     before = (tmp_path / "questions.jsonl").read_text()
     benchmark.make(folder, tmp_path, count=3, questions=3)

@@ -18,7 +18,7 @@ from epcli.cli import app
 from epcli.config import Profile
 from epcli.errors import UsageError, WeightsError
 from epcli.evals import score, tables
-from epcli.questions.items import Choice, Exact, Item, Pattern
+from epcli.questions.record import Choice, Exact, Pattern, Question
 from epcli.questions.sets import read_set
 
 FAST = {"device": "cpu", "dtype": "fp32", "max_new_tokens": 2, "fps": 1.0, "max_frames": 2, "keep": 0.2}
@@ -136,8 +136,8 @@ def test_a_model_that_is_not_there_ends_the_run(folder, tmp_path):
     assert not lines(folder / "out.jsonl")
 
 
-def item(key: str, rule, kind: str = "all", media: str = "a", problem: str = "") -> Item:
-    return Item(key, Path(media), "?", rule, kind, media, problem=problem)
+def item(key: str, rule, kind: str = "all", media: str = "a", problem: str = "") -> Question:
+    return Question("?", Path(media), key, rule=rule, type=kind, cluster=media, problem=problem)
 
 
 def test_blind_questions_meet_another_file_each():

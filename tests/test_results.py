@@ -16,6 +16,7 @@ from epcli.errors import UsageError
 from epcli.lab import batched, results, sweep
 from epcli.lab.ablate import ABLATIONS, ablated
 from epcli.lab.sweep import Setting
+from epcli.questions.evidence import evidence_tokens
 from epcli.questions.sets import read_set
 from epcli.records import KeptStream, Modality
 from epcli.session import generate
@@ -187,11 +188,11 @@ def test_one_file_with_many_questions_is_one_draw():
 
 
 def test_evidence_is_what_lies_in_the_modality_and_the_moment(profile, folder):
-    item = read_set(folder).items[0]
+    item = read_set(folder).questions[0]
     session = Session(profile)
     model = session.load(Meter(session.device))
-    stream = model.stream(session.look(item.media).features, item.question, None)
-    mask = sweep.evidence_mask(stream, item)
+    stream = model.stream(session.look(item.media).features, item.text, None)
+    mask = evidence_tokens(stream, item.evidence)
     assert (stream.modality[mask] == Modality.AUDIO).all()
     assert 1.4 < stream.spans_s[mask, 0].min() < stream.spans_s[mask, 0].max() < 3
     nothing = KeptStream(stream, stream.embeds[:0], stream.positions[:, :0], torch.arange(0), None)

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from epcli.errors import UsageError
-from epcli.questions.items import CHOICE_PROMPT, EXACT_PROMPT, Choice, Exact, choice_item, normalised, read_choice
+from epcli.questions.record import CHOICE_PROMPT, EXACT_PROMPT, Choice, Exact, choice, normalised, read_choice
 from epcli.questions.sets import read_set
 
 OPTIONS = ["a cat", "a dog", "a cow", "an owl"]
@@ -52,17 +52,17 @@ def test_which_option_an_answer_names(answer, index):
     [("B", "(B)"), ("b", None), ("a dog", "B"), ("B. a dog", "B"), ("(B)", "B"), ("a horse", None), ("F", None)],
 )
 def test_the_right_option_is_a_letter_or_its_text(gold, right):
-    item = choice_item("1", Path("x"), "What?", OPTIONS, gold, type="t", cluster="x")
+    item = choice("1", Path("x"), "What?", OPTIONS, gold, type="t", cluster="x")
     assert bool(item.problem) == (right is None)
     if right:
-        assert item.rule.judge(right)
-        assert not item.rule.judge("C")
+        assert item.judge(right)
+        assert not item.judge("C")
 
 
 def test_the_prompt_has_a_line_an_option_and_no_letter_twice():
-    bare = choice_item("1", Path("x"), "What?", ["a cat", "a dog"], "A", type="t", cluster="x")
-    lettered = choice_item("1", Path("x"), "What?", ["A. a cat", "(B) a dog"], "A", type="t", cluster="x")
-    assert bare.question == lettered.question == f"What?\nA. a cat\nB. a dog\n{CHOICE_PROMPT}"
+    bare = choice("1", Path("x"), "What?", ["a cat", "a dog"], "A", type="t", cluster="x")
+    lettered = choice("1", Path("x"), "What?", ["A. a cat", "(B) a dog"], "A", type="t", cluster="x")
+    assert bare.text == lettered.text == f"What?\nA. a cat\nB. a dog\n{CHOICE_PROMPT}"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_our_own_jsonl(tmp_path, film):
     ]
     path = tmp_path / "q.jsonl"
     path.write_text("\n\n".join(map(json.dumps, rows)) + "\n")
-    first, second = read_set(path).items
+    first, second = read_set(path).questions
     assert first.media.is_file()
     assert (first.type, second.type) == ("hear", "all")
     assert first.rule.judge("A DOG\nbarks")
@@ -123,11 +123,12 @@ def test_our_own_jsonl(tmp_path, film):
     ("line", "message"),
     [
         ("{", "line 1 is not JSON"),
-        ("[]", "line 1 is not a question"),
-        ('{"media": "a", "question": "b"}', "question 1 cannot be used: 'accept' is missing"),
-        ('{"media": "a", "question": "b", "accept": "("}', "question 1 cannot be used: missing"),
-        ('{"media": "a", "question": " ", "accept": "x"}', "question 1 cannot be used: the question is empty"),
-        ('{"text": "a"}', "is not a known set; a question needs media, question"),
+        ("[]", "line 1 is not an object"),
+        ('{"media": "a", "question": "b"}', "question 1 cannot be scored: it has neither accept nor answer"),
+        ('{"question": "b", "answer": "c"}', "question 1 cannot be scored: it names no media"),
+        ('{"media": "a", "question": "b", "accept": "("}', "line 1: accept is no regular expression"),
+        ('{"media": "a", "question": " ", "accept": "x"}', "line 1: it has no question"),
+        ('{"text": "a"}', "line 1: is not of a known set; a question needs question"),
         ("", "no questions in it"),
     ],
 )
@@ -141,10 +142,10 @@ def test_a_file_that_is_no_set_is_refused_with_the_place(tmp_path, line, message
 def test_a_folder_or_format_that_is_unknown(tmp_path):
     with pytest.raises(UsageError, match="no such file or folder"):
         read_set(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match=r"holds no questions of a known set; looked for questions\.jsonl"):
+    with pytest.raises(UsageError, match=r"holds no questions of a known set; looked for .*questions\.jsonl"):
         read_set(tmp_path)
-    with pytest.raises(UsageError, match="there are: jsonl, worldsense, daily-omni, omnibench, music-avqa, "):
-        read_set(tmp_path, "avqa")
+    with pytest.raises(UsageError, match="there are: avqa, avut, daily-omni, jsonl, llava-video, "):
+        read_set(tmp_path, "avcaps")
     write_json(tmp_path / "qa.json", [{"Question": "?"}])
     with pytest.raises(UsageError, match=r"of AVUT; looked for AV_Human_data\.json"):
         read_set(tmp_path, "avut")
@@ -173,12 +174,12 @@ def test_worldsense(tmp_path, film):
     put(film, tmp_path / "videos" / "bGaNbxkW.mp4")
     found = read_set(tmp_path)
     assert found.title == "WorldSense"
-    assert [i.type for i in found.items] == ["Audio Recognition", "Event Sorting"]
-    assert [i.key for i in found.items] == ["bGaNbxkW/task0", "bGaNbxkW/task1"]
-    assert found.items[0].media.is_file()
-    assert found.items[0].rule == Choice(("Violin", "Piano", "Drum", "Flute"), 1)
-    assert {i.cluster for i in found.items} == {"bGaNbxkW"}
-    assert read_set(tmp_path / "worldsense_qa.json").items == found.items
+    assert [i.type for i in found.questions] == ["Audio Recognition", "Event Sorting"]
+    assert [i.key for i in found.questions] == ["bGaNbxkW/task0", "bGaNbxkW/task1"]
+    assert found.questions[0].media.is_file()
+    assert found.questions[0].rule == Choice(("Violin", "Piano", "Drum", "Flute"), 1)
+    assert {i.cluster for i in found.questions} == {"bGaNbxkW"}
+    assert read_set(tmp_path / "worldsense_qa.json").questions == found.questions
 
 
 def test_worldsense_as_a_flat_table(tmp_path, film):
@@ -198,7 +199,7 @@ def test_worldsense_as_a_flat_table(tmp_path, film):
     ]
     put(film, tmp_path / "videos" / "x.mp4")
     table(tmp_path / "data" / "test-00000-of-00001.parquet", rows)
-    (item,) = read_set(tmp_path).items
+    (item,) = read_set(tmp_path).questions
     assert item.rule == Choice(("one", "two"), 0)
     assert item.media.is_file()
 
@@ -217,7 +218,7 @@ def test_daily_omni(tmp_path, film):
     }
     write_json(tmp_path / "qa.json", [row, row | {"Type": "Inference"}])
     put(film, tmp_path / "Videos" / "-1Wqw5DHg8c" / "-1Wqw5DHg8c_video.mp4")
-    first, second = read_set(tmp_path).items
+    first, second = read_set(tmp_path).questions
     assert first.media.is_file()
     assert first.rule.judge("D. A dog barks")
     assert (first.type, second.type) == ("AV Event Alignment", "Inference")
@@ -251,9 +252,9 @@ def test_omnibench_as_files(tmp_path):
     path.parent.mkdir()
     path.write_text(json.dumps(OMNI_ROW | {"audio_path": "s.wav", "image_path": "p.png"}) + "\n")
     for place in (tmp_path, path):
-        (item,) = read_set(place).items
+        (item,) = read_set(place).questions
         assert (item.media, item.sound) == (image, audio)
-        assert item.rule.judge("B")
+        assert item.judge("B")
         assert (item.key, item.type) == ("3", "Object Identification and Description")
 
 
@@ -263,7 +264,7 @@ def test_omnibench_with_the_files_in_the_table(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "copy"
     table(folder / "data" / "train-00000-of-00001.parquet", [OMNI_ROW | cells, OMNI_ROW | cells | {"index": 4}])
-    first, second = read_set(folder).items
+    first, second = read_set(folder).questions
     assert first.media == second.media  # written once
     assert first.media.read_bytes() == image.read_bytes()
     assert first.sound.suffix == ".wav"
@@ -285,8 +286,8 @@ def test_music_avqa(tmp_path, film):
     write_json(tmp_path / "data" / "json" / "avqa-train.json", [])
     write_json(tmp_path / "data" / "json" / "avqa-test.json", [row, deleted, short, plain])
     put(film, tmp_path / "MUSIC-AVQA-videos-Real" / "00000093.mp4")
-    first, second, third = read_set(tmp_path).items
-    assert first.question == f"Is the ukulele to the left of the cello playing?\n{EXACT_PROMPT}"
+    first, second, third = read_set(tmp_path).questions
+    assert first.text == f"Is the ukulele to the left of the cello playing?\n{EXACT_PROMPT}"
     assert first.media.is_file()
     assert first.type == "Audio-Visual Existential"
     assert (first.key, third.key) == ("29", "32")
@@ -294,7 +295,7 @@ def test_music_avqa(tmp_path, film):
     assert third.rule.judge("2")
     assert second.problem == "the slot <LR> has no value"
     elsewhere = read_set(tmp_path / "data" / "json" / "avqa-test.json", media=tmp_path / "MUSIC-AVQA-videos-Real")
-    assert elsewhere.items[0].media.is_file()
+    assert elsewhere.questions[0].media.is_file()
 
 
 def test_avut(tmp_path, film):
@@ -315,13 +316,13 @@ def test_avut(tmp_path, film):
     write_json(tmp_path / "AV_Human_data.json", [row, row | {"QA_id": 455, "answer": "C"}])
     write_json(tmp_path / "AV_Gemini_data.json", [row])
     put(film, tmp_path / "8EyF8gxZUt4.mp4")  # as the repository holds it, not at video_path
-    first, second = read_set(tmp_path).items
+    first, second = read_set(tmp_path).questions
     assert first.media.is_file()
     assert first.rule.judge("Milk")
     assert (first.key, first.problem) == ("454", "")
     assert (second.key, second.problem) == ("455", "the set's right option, C, is empty")
     put(film, tmp_path / "data" / "8EyF8gxZUt4.mp4")
-    assert read_set(tmp_path).items[0].media.parent.name == "data"
+    assert read_set(tmp_path).questions[0].media.parent.name == "data"
 
 
 def test_video_mme(tmp_path, film):
@@ -340,10 +341,10 @@ def test_video_mme(tmp_path, film):
     }
     table(tmp_path / "videomme" / "test-00000-of-00001.parquet", [row])
     put(film, tmp_path / "data" / "fFjv93ACGo8.MP4")
-    (item,) = read_set(tmp_path).items
+    (item,) = read_set(tmp_path).questions
     assert item.media.name == "fFjv93ACGo8.MP4"
     assert item.media.is_file()
-    assert item.rule.judge("three")
+    assert item.judge("three")
     assert item.key == "001-1"
 
 
@@ -351,13 +352,13 @@ def test_media_that_are_nowhere_keep_their_published_place(tmp_path):
     write_json(
         tmp_path / "qa.json", [{"Question": "?", "Choice": ["A. x"], "Answer": "A", "video_id": "v", "Type": "t"}]
     )
-    assert read_set(tmp_path).items[0].media == tmp_path / "Videos" / "v" / "v_video.mp4"
+    assert read_set(tmp_path).questions[0].media == tmp_path / "Videos" / "v" / "v_video.mp4"
 
 
 def test_a_row_unlike_the_published_ones_is_told(tmp_path):
     good = {"Question": "?", "Choice": ["A. x"], "Answer": "A", "video_id": "v", "Type": "t"}
     write_json(tmp_path / "qa.json", [good, {"Question": "?"}])
-    with pytest.raises(UsageError, match=r"qa\.json: a question is not as Daily-Omni publishes it: '\w+' is missing"):
+    with pytest.raises(UsageError, match=r"qa\.json: entry 2: '\w+' is missing"):
         read_set(tmp_path)
 
 

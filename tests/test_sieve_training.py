@@ -20,10 +20,12 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniTh
 from epcli.errors import UsageError
 from epcli.evals import conformance
 from epcli.models.qwen_omni.model import QwenOmni
+from epcli.questions.evidence import evidence_tokens
+from epcli.questions.record import Evidence
 from epcli.records import Modality, TokenStream
 from epcli.sieve.sieve import Sieve
 from epcli.sieve.sync_rope import install
-from epcli.train.items import Evidence, Item, relevant_tokens
+from epcli.train.examples import Example
 from epcli.train.learners import REFINED, Shape, add_low_rank, add_sieve
 from epcli.train.sieve_trainer import Learner, SieveRecipe, SieveTrainer, read_item, relevance_losses
 
@@ -62,7 +64,7 @@ def test_a_step_has_the_loss_and_gradients_of_the_reference():
         following = int(positions.max()) + 1
         assert places[0, row, answer].tolist() == [following + i for i in range(int(answer.sum()))]
         modality = torch.where(model.is_av(inputs["input_ids"][row]), Modality.VIDEO, Modality.TEXT)[prompt]
-        item = Item(a_stream(embeds[row, prompt], positions, modality, following), labels[answer])
+        item = Example(a_stream(embeds[row, prompt], positions, modality, following), labels[answer])
         reading = read_item(model, item, item.stream.embeds, train["compression_ratio"])
         loss = loss + F.cross_entropy(reading.logits, item.answer, reduction="sum")
         answers += len(item.answer)
@@ -117,7 +119,7 @@ class Needle:
     def __init__(self, model: Toy, projection: nn.Parameter, labelled: bool = True) -> None:
         self.model, self.projection, self.labelled = model, projection, labelled
 
-    def draw(self, rng: random.Random) -> list[Item]:
+    def draw(self, rng: random.Random) -> list[Example]:
         place, answer = rng.randrange(20), rng.randrange(ANSWERS)
         generator = torch.Generator().manual_seed(rng.getrandbits(31))
         features = 0.3 * torch.randn(20, WIDTH, generator=generator)
@@ -133,7 +135,7 @@ class Needle:
             embeds = torch.cat([table[[10]], media, table[[11, question]]])
             stream = a_stream(embeds, positions, kinds, 23)
             said = torch.tensor([answer, 12])
-            items.append(Item(stream, said, relevant if self.labelled else None, f"question {question}"))
+            items.append(Example(stream, said, relevant if self.labelled else None, f"question {question}"))
         return items
 
 
@@ -176,11 +178,12 @@ def test_evidence_is_found_by_sense_time_and_place():
     stream = TokenStream(torch.zeros(7, 2), torch.zeros(4, 7), modality, spans, cells, (1, 2), 9)
 
     def found(*evidence: Evidence) -> list[int]:
-        return relevant_tokens(stream, evidence).nonzero().squeeze(1).tolist()
+        return evidence_tokens(stream, evidence).nonzero().squeeze(1).tolist()
 
     assert found(Evidence(Modality.VIDEO, 0, 1)) == [1, 2]  # ends that only touch do not count
     assert found(Evidence(Modality.VIDEO, 0.5, 2, (0, 0.6, 1, 1))) == [2, 4]
-    assert found(Evidence(Modality.AUDIO, 0.4, 0.6), Evidence(Modality.VIDEO, 1, 2, (0, 0, 1, 0.5))) == [3, 5, 6]
+    assert found(Evidence(Modality.VIDEO, 0.6, 1.4)) == [3, 4]  # no token's middle: those that its own middle lies in
+    assert found(Evidence(Modality.AUDIO, 0.4, 0.6), Evidence(Modality.VIDEO, 1, 2, (0, 0, 1, 0.5))) == [3, 6]
     assert found() == []
 
 

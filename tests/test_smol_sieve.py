@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 
 from epcli.errors import WeightsError
 from epcli.models.smol.model import ADAPTER, AUDIO_WIDTH, VIDEO_WIDTH, EpSmol, media_layout, prompt_ids
+from epcli.questions.record import Evidence
 from epcli.records import AudioFeatures, Features, Modality, VideoFeatures
 from epcli.session.device import cpu_dtype
-from epcli.train.items import Evidence, smol_items
+from epcli.train.examples import smol_items
 from epcli.train.learners import Shape, smol_learner
 from epcli.train.sieve_trainer import read_item
 
@@ -73,7 +74,7 @@ def test_a_saved_sieve_says_after_loading_what_it_said_in_training(trained):
 
 def test_relevant_tokens_are_those_of_the_named_second(trained):
     _, item, _ = trained
-    assert item.relevant.sum() == 9  # 120 ms each: from the one that reaches over 1 s to the one that reaches over 2 s
+    assert item.relevant.sum() == 9  # of 120 ms each: those whose middle lies in that second
     assert (item.stream.modality[item.relevant] == Modality.AUDIO).all()
 
 

@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 
 from epcli.errors import MediaError, UsageError
 from epcli.models.qwen_omni.model import QwenOmni
+from epcli.questions.record import Evidence, Question
 from epcli.records import AudioFeatures, Features, Modality, VideoFeatures
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import Tools, select
 from epcli.train import data
-from epcli.train.items import Evidence, qwen_items
+from epcli.train.examples import qwen_items
 from epcli.train.learners import Shape, qwen_learner
 from epcli.train.plot import draw
 from epcli.train.run import rates
@@ -87,7 +88,7 @@ def written(folder: Path, name: str, *rows) -> Path:
             "ours.jsonl",
             "clips/a.mp4",
             [
-                data.Asked(
+                (
                     "What barks?",
                     "A dog.",
                     "sound",
@@ -99,10 +100,11 @@ def written(folder: Path, name: str, *rows) -> Path:
             "avqa.json",
             "videos/-HG3Omg_89c_000030.mp4",  # found by name, wherever it lies
             [
-                data.Asked(
+                (
                     "What happened in the video?\nA. motorboat\nB. Sailboat set sail",
                     "B. Sailboat set sail",
                     "Happening",
+                    None,
                 )
             ],
         ),
@@ -110,8 +112,8 @@ def written(folder: Path, name: str, *rows) -> Path:
             "llava.json",
             "academic_source/Charades/RW587.mp4",
             [
-                data.Asked("Who comes in?", "A man.", "0_30_s_academic_v0_1"),
-                data.Asked("And then?\nA. He sits.\nB. He leaves.", "B. He leaves.", "0_30_s_academic_v0_1"),
+                ("Who comes in?", "A man.", "0_30_s_academic_v0_1", None),
+                ("And then?\nA. He sits.\nB. He leaves.", "B. He leaves.", "0_30_s_academic_v0_1", None),
             ],
         ),
     ],
@@ -122,19 +124,22 @@ def test_each_layout_is_read(tmp_path, name, file, asked, elsewhere):
     (home / file).parent.mkdir(parents=True)
     (home / file).touch()
     found = data.load(written(tmp_path, name, ROWS[name], ROWS[name]), home if elsewhere else None)
-    assert found == {home / file: asked * 2}
+    (clip,) = found
+    assert [(each.text, each.answer, each.type, each.evidence) for each in clip] == asked * 2
+    assert {each.files for each in clip} == {(home / file, None)}
 
 
 @pytest.mark.parametrize(
     ("name", "change", "says"),
     [
-        ("ours.jsonl", {"answer": 3}, "line 1: answer is not a text"),
-        ("ours.jsonl", {"question": " "}, "line 1: question is not a text"),
-        ("ours.jsonl", {"evidence": [["smell", 0, 1]]}, "line 1: no 'smell'"),
+        ("ours.jsonl", {"answer": ["a"]}, "line 1: answer is not a text"),
+        ("ours.jsonl", {"answer": ""}, "question 1: it has no answer to learn"),
+        ("ours.jsonl", {"question": " "}, "line 1: it has no question"),
+        ("ours.jsonl", {"evidence": [["smell", 0, 1]]}, "line 1: evidence is not a list of"),
         ("avqa.json", {"answer": 2}, "entry 1: the answer 2 is not the place of one of 2 options"),
         ("avqa.json", {"multi_choice": None}, "entry 1: "),
         ("llava.json", {"conversations": [{"from": "gpt", "value": "x"}]}, "its conversation goes gpt, not human, gpt"),
-        ("llava.json", {"video": "gone.mp4"}, "entry 1: no file gone.mp4"),
+        ("llava.json", {"video": "gone.mp4"}, "question 1: no file "),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named_in_one_line(tmp_path, name, change, says):
@@ -155,7 +160,7 @@ class Unreadable:
 
 def test_a_file_that_cannot_be_decoded_is_left_out_with_one_line(tmp_path):
     said: list[str] = []
-    rows = {tmp_path / "a.mp4": [data.Asked("q", "a")], tmp_path / "b.mp4": [data.Asked("q", "a")]}
+    rows = [[Question("q", tmp_path / f"{name}.mp4", answer="a")] for name in "ab"]
     clips = data.OwnClips(rows, Unreadable(), lambda features, asked: [], say=said.append)
     with pytest.raises(UsageError, match="none of the media files can be read"):
         clips.draw(random.Random(0))
@@ -168,8 +173,8 @@ class Readable:
 
 
 def test_every_held_out_question_is_measured_once_and_in_the_same_order_again(tmp_path):
-    rows = {tmp_path / f"{n}.mp4": [data.Asked(f"{n}{q}", "a") for q in "xy"] for n in (2, 1)}
-    clips = data.EachOnce(rows, Readable(), lambda features, asked: [each.question for each in asked])
+    rows = [[Question(f"{n}{q}", tmp_path / f"{n}.mp4", answer="a") for q in "xy"] for n in (2, 1)]
+    clips = data.EachOnce(rows, Readable(), lambda features, asked: [each.text for each in asked])
     for _ in range(2):
         rng = random.Random(0)
         assert [clips.draw(rng), clips.draw(rng)] == [["1x", "1y"], ["2x", "2y"]]
@@ -311,7 +316,7 @@ def test_a_sieve_is_trained_and_asked_by_command(plain, tmp_path):
         (["--method", "magic"], "--method magic: is not one of lora, qlora, full"),
         (["--method", "full"], "--method full: ep-smol is trained with lora"),
         (["--dtype", "fp16"], "--dtype fp16: small gradients vanish in it; train with --dtype bf16, or fp32"),
-        (["--media", "nowhere"], "mine.jsonl: line 1: no file farm.mp4 in nowhere"),
+        (["--media", "nowhere"], "mine.jsonl: question 1: no file nowhere/farm.mp4"),
     ],
 )
 def test_a_wrong_flag_is_one_line(tmp_path, arguments, says):

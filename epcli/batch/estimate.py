@@ -58,7 +58,7 @@ def estimate(
     made = Estimate(files=len(jobs), jobs=0, done=0, failed=0, to_ask=0)
     for each in jobs:
         path = os.fsencode(each.media)
-        found = [known.get((path, question.text, question.id), "pending") for question in each.questions]
+        found = [known.get((path, question.text, question.key), "pending") for question in each.questions]
         made.jobs += len(found)
         made.done += found.count("done")
         made.failed += found.count("failed")

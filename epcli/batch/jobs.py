@@ -1,9 +1,7 @@
-"""What is to be asked about which files: folders searched, questions read. Nothing of a file but its name is read."""
+"""What is to be asked about which files. Nothing of a file but its name is read."""
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,22 +9,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from epcli.errors import MediaError, UsageError
+from epcli.errors import MediaError
+from epcli.questions.record import Question
 
 # What is taken for media in a folder unless --include says otherwise. Whether it is, its content decides later.
 _FILMS = "mp4 m4v mov mkv webm avi ts mts m2ts mpg mpeg vob ogv flv wmv asf mxf ivf 3gp"
 _SOUNDS = "wav mp3 m4a aac flac ogg oga opus aif aiff caf amr au ac3 eac3 wv wma"
 _PICTURES = "png jpg jpeg webp bmp tif tiff gif apng"
 MEDIA_SUFFIXES = frozenset(f".{each}" for kind in (_FILMS, _SOUNDS, _PICTURES) for each in kind.split())
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question, about one file or about all."""
-
-    text: str
-    media: str | None = None  # as written in the questions' file; None: about every file found
-    id: str = ""  # the user's own name for it, carried into the row
 
 
 @dataclass(frozen=True)
@@ -97,61 +87,6 @@ def find(places: Sequence[Path], search: Search) -> list[Path]:
     return list(found)
 
 
-def read_questions(path: Path) -> list[Question]:
-    """Questions of a file: JSON Lines or CSV with "question" and, if they differ by file, "media"; else a line each.
-
-    Raises UsageError naming the line that is no question.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"{path}: the questions cannot be read: {reason}") from None
-    kind = path.suffix.lower()
-    if kind in (".jsonl", ".ndjson"):
-        questions = list(_from_json_lines(path, text))
-    elif kind in (".csv", ".tsv"):
-        questions = list(_from_table(path, text, "\t" if kind == ".tsv" else ","))
-    elif kind == ".json":
-        raise UsageError(f"{path}: give the questions as JSON Lines (.jsonl), an object a line, or as text or CSV")
-    else:
-        lines = (line.strip() for line in text.splitlines())
-        questions = [Question(line) for line in lines if line and not line.startswith("#")]
-    if not questions:
-        raise UsageError(f"{path}: there are no questions in it")
-    return questions
-
-
-def _from_json_lines(path: Path, text: str) -> Iterator[Question]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}: line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UsageError(f"{where} is not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise UsageError(f'{where} is not an object; write {{"media": …, "question": …}}')
-        yield _question(where, row.get("question"), row.get("media"), row.get("id"))
-
-
-def _from_table(path: Path, text: str, delimiter: str) -> Iterator[Question]:
-    table = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
-    if "question" not in (table.fieldnames or ()):
-        raise UsageError(f"{path}: the first line must name the columns, and one of them is question")
-    for row in table:
-        yield _question(f"{path}: line {table.line_num}", row.get("question"), row.get("media"), row.get("id"))
-
-
-def _question(where: str, text: object, media: object, name: object) -> Question:
-    if not isinstance(text, str) or not text.strip():
-        raise UsageError(f"{where} has no question")
-    if media is not None and not isinstance(media, str):
-        raise UsageError(f"{where}: media is not a path")
-    return Question(text.strip(), media or None, "" if name is None else str(name))
-
-
 @dataclass(frozen=True)
 class FileJobs:
     """A file and all that is to be asked about it."""
@@ -163,7 +98,6 @@ class FileJobs:
 def plan_jobs(
     files: Sequence[Path],
     questions: Sequence[Question],
-    base: Path,
     *,
     limit: int | None = None,
     shuffle: int | None = None,
@@ -172,7 +106,6 @@ def plan_jobs(
 
     Args:
         files: those found; a question without media is about each of them.
-        questions: media of a question is relative to `base`.
         limit: only the first so many files.
         shuffle: order the files by chance, from this seed, before `limit`.
     """
@@ -180,11 +113,10 @@ def plan_jobs(
     asked: dict[Path, dict[tuple[str, str], Question]] = {}
     if general:
         for media in files:
-            asked[media] = {(each.text, each.id): each for each in general}
+            asked[media] = {(each.text, each.key): each for each in general}
     for each in questions:
         if each.media is not None:
-            media = Path(os.path.abspath(base / Path(each.media).expanduser()))
-            asked.setdefault(media, {})[each.text, each.id] = each
+            asked.setdefault(Path(os.path.abspath(each.media)), {})[each.text, each.key] = each
     jobs = [FileJobs(media, tuple(several.values())) for media, several in asked.items()]
     if shuffle is not None:
         random.Random(shuffle).shuffle(jobs)

@@ -24,8 +24,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from epcli.batch.jobs import FileJobs, Question
+from epcli.batch.jobs import FileJobs
 from epcli.errors import EpError, UsageError
+from epcli.questions.record import Question
 
 FORMAT = 1
 NO_MATTER = ("threads", "device", "cache", "cache_gb", "cache_dir")  # settings that may differ from run to run
@@ -151,7 +152,7 @@ class Ledger:
                 (file,) = self._base.execute("SELECT id FROM files WHERE path = ?", (path,)).fetchone()
                 self._base.executemany(
                     "INSERT OR IGNORE INTO jobs (file, question, name) VALUES (?, ?, ?)",
-                    [(file, question.text, question.id) for question in each.questions],
+                    [(file, question.text, question.key) for question in each.questions],
                 )
 
     def tasks(self, jobs: Iterable[FileJobs]) -> Iterator[Task]:
@@ -164,7 +165,7 @@ class Ledger:
                 (os.fsencode(each.media),),
             )
             pending = {(question, name): (job, begun) for question, name, job, begun in known}
-            found = [(question, pending.get((question.text, question.id))) for question in each.questions]
+            found = [(question, pending.get((question.text, question.key))) for question in each.questions]
             task = Task(each.media, tuple(Job(state[0], question) for question, state in found if state))
             if not task.jobs:
                 continue
@@ -230,7 +231,7 @@ class Ledger:
         """How many of the jobs are in each state."""
         found = dict.fromkeys(("pending", "running", "done", "failed"), 0)
         for each in jobs:
-            wanted = {(question.text, question.id) for question in each.questions}
+            wanted = {(question.text, question.key) for question in each.questions}
             for question, name, state in self._base.execute(
                 "SELECT question, name, state FROM jobs WHERE file = (SELECT id FROM files WHERE path = ?)",
                 (os.fsencode(each.media),),

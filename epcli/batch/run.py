@@ -70,7 +70,7 @@ def row(outcome: Outcome, profile: dict[str, str] | None = None) -> dict[str, An
         "schema": ROW_SCHEMA,
         "media": str(outcome.media),
         "question": question.text,
-        **({"id": question.id} if question.id else {}),
+        **({"id": question.key} if question.key else {}),
         "status": "done" if report is not None else "failed",
         "answer": None if report is None else report["answer"],
         "error": None if failure is None else failure.message,

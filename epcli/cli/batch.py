@@ -198,26 +198,28 @@ def batch(
     range_s = time_range(start, end)
 
     from epcli.batch import run as batches
-    from epcli.batch.jobs import Question, Search, find, plan_jobs, read_questions
+    from epcli.batch.jobs import Search, find, plan_jobs
     from epcli.batch.ledger import Ledger
     from epcli.batch.output import Output
     from epcli.models import catalog
+    from epcli.questions.record import Question
+    from epcli.questions.sets import read_questions
 
     catalog.card(profile.model)
     places = media or []
     asked = [Question(each.strip()) for each in question or []]
     if not all(each.text for each in asked):
         raise UsageError("-Q: the question is empty: say what you want to know about the files")
-    asked += read_questions(questions) if questions else []
+    base = places[0] if places and places[0].is_dir() else None
+    asked += read_questions(questions, media=base, search=False).questions if questions else []
     if not asked:
         raise UsageError("nothing is asked: give -Q QUESTION or --questions FILE")
     if not places and any(each.media is None for each in asked):
         raise UsageError("no files: give a folder, or questions that name their media")
-    base = places[0] if places and places[0].is_dir() else questions.parent if questions else Path()
     search = Search(tuple(include or ()), tuple(exclude or ()), follow_links)
 
     def plan(files: list[Path]) -> list[FileJobs]:
-        return plan_jobs(files, asked, base, limit=limit, shuffle=profile.seed if shuffle else None)
+        return plan_jobs(files, asked, limit=limit, shuffle=profile.seed if shuffle else None)
 
     if watch and (limit or shuffle):
         raise UsageError("--watch takes files as they arrive: leave out --limit and --shuffle")

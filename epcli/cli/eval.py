@@ -15,14 +15,13 @@ from epcli.errors import EXIT_PARTIAL
 
 @settings("look", "answer", "tokens", "machine")
 def evaluate(
-    questions: Annotated[Path, argument("JSONL of questions, or the folder of a known benchmark.", "SET")],
+    questions: Annotated[Path, argument("File of questions, or the folder of a published set.", "SET")],
     *,
     limit: Annotated[int | None, option("Ask only the first so many (default: all).", "COUNT", min=1)] = None,
     format: Annotated[
         str | None,
         option(
-            "Layout of SET: jsonl, worldsense, daily-omni, omnibench, music-avqa, avut or video-mme "
-            "(default: found out).",
+            "Layout of SET, by a name in docs/questions.md (default: found out).",
             "NAME",
         ),
     ] = None,
@@ -45,10 +44,9 @@ def evaluate(
 ) -> None:
     """Score answers on a question set, beside the best constant answer.
 
-    SET is JSONL of {"media", "question", "accept"}, media relative to it, where a
-    true answer matches "accept", a regular expression, and not "reject"; or a
-    local copy of WorldSense, Daily-Omni, OmniBench, MUSIC-AVQA, Video-MME or
-    AVUT. Intervals are 95%, clustered by file. What could not be asked is
+    SET is a file of questions with answers, or a local copy of a published set:
+    WorldSense, Daily-Omni, OmniBench, MUSIC-AVQA, Video-MME, AVUT, AVQA or
+    LLaVA-Video. Intervals are 95%, clustered by file. What could not be asked is
     counted as failed, and the exit code is then 3.
     """
     profile = resolved.profile
@@ -59,7 +57,7 @@ def evaluate(
         tables.check_summary_path(summary)
     found = sets.read_set(questions, format, media)
     live = sys.stderr.isatty()
-    total = min(len(found.items), limit or len(found.items))
+    total = min(len(found.questions), limit or len(found.questions))
 
     def progress(row: dict[str, Any], done: int) -> None:
         clear = "\r\x1b[2K" if live else ""
@@ -71,7 +69,7 @@ def evaluate(
     rows = score.score(found, profile, out, limit=limit, blind=blind, on_row=progress)
     if live:
         print("\r\x1b[2K", end="", file=sys.stderr)
-    constant = score.majority(found.items[:limit])
+    constant = score.majority(found.questions[:limit])
     result = score.summary(rows, constant)
     if summary is not None:
         about = score.Run.of(found, profile, blind=blind).about

@@ -19,7 +19,7 @@ from typing import Any
 
 from epcli.config import Profile
 from epcli.errors import EpError, UsageError
-from epcli.questions.items import Item
+from epcli.questions.record import Question, by_files
 from epcli.questions.sets import QuestionSet
 
 SCHEMA = 1
@@ -48,7 +48,7 @@ class Run:
         settings = {name: getattr(profile, name) for name in SETTINGS}
         about = {"set": questions.name, "model": profile.model, "selector": profile.selector, "keep": profile.keep}
         about |= {"blind": True} if blind else {}
-        items = [[i.key, i.media.name, i.question, asdict(i.rule), i.type] for i in questions.items]  # type: ignore[call-overload]
+        items = [[i.key, i.files[0].name, i.text, asdict(i.rule), i.type] for i in questions.questions]  # type: ignore[call-overload]
         own = Path(profile.model).expanduser()
         weights = [own.stat().st_size, own.stat().st_mtime_ns] if own.is_file() else []  # trained again: another model
         whole = json.dumps([items, settings, blind, weights, more], sort_keys=True, default=str)
@@ -135,41 +135,33 @@ def score(
     from epcli.session.session import Session  # torch loads here
 
     ledger = Ledger(out, Run.of(questions, profile, blind=blind))
-    items = [*(exchanged(questions.items) if blind else questions.items)][:limit]
+    items = [*(exchanged(questions.questions) if blind else questions.questions)][:limit]
     session = Session(profile)
     todo = [item for item in items if item.key not in ledger.rows]
     if any(not item.problem for item in todo):
         session.load(Meter(session.device))  # weights that are missing are no question's fault
-    for members in by_media(todo):
+    for members in by_files(todo):
         for row in _ask_about(session, members):
             on_row(ledger.add(row), len(ledger.rows))
     return [ledger.rows[item.key] for item in items]
 
 
-def by_media(items: Iterable[Item]) -> list[list[Item]]:
-    """Questions about the same files together, in the order of the first of each."""
-    groups: dict[tuple[Path, Path | None], list[Item]] = defaultdict(list)
-    for item in items:
-        groups[item.media, item.sound].append(item)
-    return list(groups.values())
-
-
-def exchanged(items: Sequence[Item], seed: int = 0) -> list[Item]:
+def exchanged(items: Sequence[Question], seed: int = 0) -> list[Question]:
     """The same questions, each about another's media: what can be answered without looking or listening."""
-    files = sorted({(i.media, i.sound) for i in items}, key=str)
+    files = sorted({i.files for i in items}, key=str)
     shift = random.Random(seed).randrange(1, len(files)) if len(files) > 1 else 0
     other = dict(zip(files, files[shift:] + files[:shift], strict=True))
-    return [replace(i, media=other[i.media, i.sound][0], sound=other[i.media, i.sound][1]) for i in items]
+    return [replace(i, media=other[i.files][0], sound=other[i.files][1]) for i in items]
 
 
-def described(item: Item) -> Row:
+def described(item: Question) -> Row:
     """What a line says of its question."""
     row: Row = {"key": item.key, "media": str(item.media), "type": item.type, "cluster": item.cluster}
     if item.sound is not None:
         row["sound"] = str(item.sound)
     if item.needs:
         row["needs"] = item.needs
-    return {**row, "question": item.question}
+    return {**row, "question": item.text}
 
 
 def failure(error: Exception) -> str:
@@ -177,7 +169,7 @@ def failure(error: Exception) -> str:
     return str(error) if isinstance(error, EpError) else f"unexpected {type(error).__name__}: {error}"
 
 
-def _ask_about(session: Any, members: Sequence[Item]) -> Iterable[Row]:
+def _ask_about(session: Any, members: Sequence[Question]) -> Iterable[Row]:
     looked = None
     for item in members:
         row = described(item)
@@ -186,8 +178,8 @@ def _ask_about(session: Any, members: Sequence[Item]) -> Iterable[Row]:
             continue
         try:
             if looked is None:
-                looked = session.look_pair(item.media, item.sound) if item.sound else session.look(item.media)
-            report = session.ask(looked, item.question)
+                looked = item.look(session)
+            report = session.ask(looked, item.text)
             looked = looked.again()
         except Exception as error:  # one bad file must not end a run of hours
             yield {**row, "error": failure(error)}
@@ -195,8 +187,8 @@ def _ask_about(session: Any, members: Sequence[Item]) -> Iterable[Row]:
         yield {
             **row,
             "answer": report.answer,
-            "right": item.rule.judge(report.answer),
-            **item.rule.reading(report.answer),
+            "right": item.judge(report.answer),
+            **item.reading(report.answer),
             "selected_by": report.selector,
             "tokens": {m: asdict(report.tokens.of(m)) for m in ("video", "audio")},
             "seconds": asdict(report.timings_s),
@@ -228,16 +220,16 @@ def ci95(right: Sequence[bool], clusters: Sequence[Any]) -> tuple[float, float]:
     return max(0.0, mean - 1.96 * error), min(1.0, mean + 1.96 * error)
 
 
-def majority(items: Sequence[Item]) -> dict[str, float]:
+def majority(items: Sequence[Question]) -> dict[str, float]:
     """Accuracy of always giving, for each type, the one true answer that is right most often; and under "all"."""
-    by_type: dict[str, list[Item]] = defaultdict(list)
+    by_type: dict[str, list[Question]] = defaultdict(list)
     for item in items:
         if not item.problem:
             by_type[item.type].append(item)
     table = {}
     for kind, members in by_type.items():
-        answers = {constant for m in members for constant in m.rule.constants}
-        best = max((sum(m.rule.judge(a) for m in members) for a in answers), default=0)
+        answers = {constant for m in members if m.rule for constant in m.rule.constants}
+        best = max((sum(m.judge(a) for m in members) for a in answers), default=0)
         table[kind] = best / len(members)
     known = sum(len(members) for members in by_type.values())
     return table | {"all": sum(table[k] * len(m) for k, m in by_type.items()) / known if known else math.nan}

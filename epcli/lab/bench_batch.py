@@ -24,12 +24,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from epcli.batch.jobs import FileJobs, Question
+from epcli.batch.jobs import FileJobs
 from epcli.batch.ledger import Ledger
 from epcli.batch.output import Output
 from epcli.batch.run import Batch, settings
 from epcli.batch.work import Worker
 from epcli.config import Profile, resolve
+from epcli.questions.record import Question
 
 SCHEMA = 1
 WAYS = ("loop", "serial", "overlap")

@@ -15,7 +15,7 @@ from epcli.lab.scenes import Library
 from epcli.lab.trainer import choose, thin
 from epcli.models.smol.model import media_layout, prompt_ids
 from epcli.records import Modality, TokenStream
-from epcli.train.items import Item, smol_items
+from epcli.train.examples import Example, smol_items
 
 
 def evidence_tokens(stream: TokenStream, evidence: Sequence[Evidence], scene: Scene, number: dict[str, int]) -> Tensor:
@@ -73,7 +73,7 @@ class Moments:
         self.head = len(prompt_ids(model.tokenizer, "", None)[0])
 
     @torch.autocast("cpu", enabled=False)  # features are float16, the adapter computes in float32
-    def draw(self, rng: random.Random) -> list[Item]:
+    def draw(self, rng: random.Random) -> list[Example]:
         kind = rng.random()
         if kind < self.several:
             scene = self.maker.several(rng)
@@ -90,6 +90,6 @@ class Moments:
             media = thin(media, share, None, generator)
         items = smol_items(self.model, media, [(*key, None) for key in chosen])
         return [
-            Item(i.stream, i.answer, evidence_tokens(i.stream, asked[key].evidence, scene, self.number), i.type)
+            Example(i.stream, i.answer, evidence_tokens(i.stream, asked[key].evidence, scene, self.number), i.type)
             for i, key in zip(items, chosen, strict=True)
         ]

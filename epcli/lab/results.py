@@ -31,7 +31,7 @@ from epcli.lab import sweep
 from epcli.lab.ablate import ABLATIONS
 from epcli.lab.sweep import BLIND, KEEPS
 from epcli.media.probe import probe
-from epcli.questions.items import Item
+from epcli.questions.record import Question
 from epcli.questions.sets import QuestionSet, read_set
 from epcli.session.session import Session
 
@@ -119,7 +119,7 @@ def evidence_kept(rows: Sequence[Row]) -> float | None:
 def page(questions: QuestionSet, rows: Sequence[Row], times: Mapping[str, Any] | None, command: str) -> str:
     """docs/results.md."""
     outcome = Outcome.of(rows)
-    items = {item.key: item for item in questions.items}
+    items = {item.key: item for item in questions.questions}
     asked = [items[key] for key in outcome.by_setting.get(FULL, {}) if key in items]
     model = rows[0]["model"] if rows else "-"
     files = len({row["cluster"] for row in outcome.rows(FULL)})
@@ -201,7 +201,7 @@ def _points(found: Mapping[str, Any] | None) -> str:
     return f"{100 * found['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def _by_type(outcome: Outcome, asked: Sequence[Item]) -> str:
+def _by_type(outcome: Outcome, asked: Sequence[Question]) -> str:
     constant = score.majority(asked) if asked else {}
     shown = [FULL, *(f"{s}@{k:g}" for s in ("cs2", "query-aware") for k in (0.2, 0.1, 0.05))]
     shown += [f"{s}@0.05" for s in ("random", "uniform")] + [BLIND]
@@ -303,7 +303,7 @@ def card(rows: Sequence[Row], questions: QuestionSet, more: str = "results.md") 
     `more`: the page beside it with all of the run.
     """
     outcome = Outcome.of(rows)
-    items = {item.key: item for item in questions.items}
+    items = {item.key: item for item in questions.questions}
     asked = [items[key] for key in outcome.by_setting.get(FULL, {}) if key in items]
     full = accuracy(outcome.rows(FULL))
     head = f"`{questions.name}`, {full['n']} questions, all tokens: {_cell(full)}. More: [{more}]({more}).\n\n"
@@ -322,7 +322,8 @@ def filled(text: str, block: str, path: Path) -> str:
 
 def clips_to_time(questions: QuestionSet, count: int, seed: int = 0) -> list[Path]:
     """The longest of twelve films of the set, drawn by a seed: pruning is for long ones."""
-    films = sorted({i.media for i in questions.items if i.sound is None and i.media.suffix == ".mp4"})
+    files = {i.files for i in questions.questions}
+    films = sorted(media for media, sound in files if sound is None and media.suffix == ".mp4")
     some = random.Random(seed).sample(films, min(12, len(films)))
     return sorted(some, key=lambda path: -probe(path).duration_s)[:count]
 
@@ -334,7 +335,7 @@ def _look(questions: QuestionSet, profile: Profile, limit: int | None) -> None:
     for number, (first, *_) in enumerate(groups, 1):
         try:
             if first.sound is None:  # pairs are not cached
-                session.look(first.media)
+                session.look(first.files[0])
         except EpError as error:
             print(f"\n{error}", file=sys.stderr)
         print(f"\r{number} of {len(groups)} files", end="", file=sys.stderr, flush=True)

@@ -16,8 +16,9 @@ import torch
 import typer
 
 from epcli.models.smol.model import ADAPTER, AUDIO_STEP_S, AUDIO_WIDTH, VIDEO_WIDTH, media_layout, prompt_ids
+from epcli.questions.record import Evidence
 from epcli.records import AudioFeatures, Features, Modality, VideoFeatures
-from epcli.train.items import Evidence, Item, smol_items
+from epcli.train.examples import Example, smol_items
 from epcli.train.learners import Shape, smol_learner
 from epcli.train.sieve_trainer import SieveRecipe, SieveTrainer
 
@@ -37,7 +38,7 @@ class OneClip:
     def __init__(self, model: Any, features: Features) -> None:
         self.model, self.features = model, features
 
-    def draw(self, _: object) -> list[Item]:
+    def draw(self, _: object) -> list[Example]:
         model = self.model
         start = len(prompt_ids(model.tokenizer, "", None)[0])
         media = media_layout(model.adapter, model.decoder.get_input_embeddings().weight, self.features, start)

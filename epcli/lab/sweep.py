@@ -21,13 +21,14 @@ from torch import Tensor
 
 from epcli.config import Profile
 from epcli.errors import CapacityError, UsageError
-from epcli.evals.score import Ledger, Row, Run, by_media, described, failure
+from epcli.evals.score import Ledger, Row, Run, described, failure
 from epcli.lab import batched
 from epcli.lab.ablate import ABLATIONS, ablated
 from epcli.models.family import AVModel
-from epcli.questions.items import Item
+from epcli.questions.evidence import evidence_tokens
+from epcli.questions.record import Question, by_files
 from epcli.questions.sets import QuestionSet
-from epcli.records import KeptStream, Modality, TokenStream
+from epcli.records import KeptStream, TokenStream
 from epcli.session.clips import EncodedClip
 from epcli.session.meter import Meter
 from epcli.session.reporting import count_tokens
@@ -127,7 +128,7 @@ def sweep(
                 return list(ledger.rows.values())
             try:
                 if looked is None:
-                    looked = session.look_pair(item.media, item.sound) if item.sound else session.look(item.media)
+                    looked = item.look(session)
                 rows = _ask(model, item, missing, looked, previous, profile)
             except Exception as error:  # one bad file must not end a run of hours
                 rows = [{**_about(item, s), "error": failure(error)} for s in missing]
@@ -140,33 +141,33 @@ def sweep(
     return list(ledger.rows.values())
 
 
-def drawn(questions: QuestionSet, limit: int | None, seed: int = 0) -> list[list[Item]]:
+def drawn(questions: QuestionSet, limit: int | None, seed: int = 0) -> list[list[Question]]:
     """`limit` questions or all, those about one file together, the files in an order drawn by a seed."""
-    groups = by_media([i for i in questions.items if not i.problem])
+    groups = by_files([i for i in questions.questions if not i.problem])
     random.Random(seed).shuffle(groups)
-    return by_media([item for group in groups for item in group][:limit])
+    return by_files([item for group in groups for item in group][:limit])
 
 
-def _key(item: Item, setting: Setting) -> str:
+def _key(item: Question, setting: Setting) -> str:
     return f"{item.key} {setting.name}"
 
 
-def _about(item: Item, setting: Setting) -> Row:
+def _about(item: Question, setting: Setting) -> Row:
     about = {"selector": setting.selector, "keep": setting.keep, "setting": setting.name}
     return described(item) | {"key": _key(item, setting), "item": item.key} | about
 
 
 def _ask(
     model: AVModel,
-    item: Item,
+    item: Question,
     settings: Sequence[Setting],
     looked: EncodedClip,
     other: EncodedClip | None,
     profile: Profile,
 ) -> list[Row]:
     """A row for each setting of one question; none for the blind one where there is no `other` file yet."""
-    stream = model.stream(looked.features, item.question, profile.system)
-    evidence = evidence_mask(stream, item)
+    stream = model.stream(looked.features, item.text, profile.system)
+    evidence = evidence_tokens(stream, item.evidence).cpu() if item.evidence else None
     tools = Tools(decoder=model.decoder, sieve=model.sieve, seed=zlib.crc32(item.key.encode()))
     whole: dict[str, KeptStream] = {}
     rows, kept = [], []
@@ -174,9 +175,7 @@ def _ask(
         if setting.blind:
             if other is None:
                 continue
-            kept.append(
-                select("none", model.stream(other.features, item.question, profile.system), Budget.of(1), tools)
-            )
+            kept.append(select("none", model.stream(other.features, item.text, profile.system), Budget.of(1), tools))
         else:
             kept.append(_select(setting, stream, tools, whole))
         rows.append(_about(item, setting))
@@ -188,8 +187,8 @@ def _ask(
         {
             **row,
             "answer": text,
-            "right": item.rule.judge(text),
-            **item.rule.reading(text),
+            "right": item.judge(text),
+            **item.reading(text),
             "tokens": {m: asdict(count_tokens(k).of(m)) for m in ("video", "audio")},
             **({} if evidence is None or row["setting"] == BLIND else {"evidence": _counted(evidence, k)}),
         }
@@ -212,19 +211,6 @@ def _select(setting: Setting, stream: TokenStream, tools: Tools, whole: dict[str
         return whole[scorer]
     with torch.inference_mode():
         return narrow(whole[scorer], budget, per_modality=setting.selector == "cs2-per-modality")
-
-
-def evidence_mask(stream: TokenStream, item: Item) -> Tensor | None:
-    """(L,) bool: tokens of the modality and moment in which an answer's evidence lies; None if the set tells none."""
-    if not item.evidence:
-        return None
-    modality, spans = stream.modality.cpu(), stream.spans_s.cpu().nan_to_num(-1.0)
-    middle = spans.mean(1)  # at a cut, a token belongs to what its middle shows
-    mask = torch.zeros(len(modality), dtype=torch.bool)
-    for kind, begin, end in item.evidence:
-        which = Modality.VIDEO if kind == "video" else Modality.AUDIO
-        mask |= (modality == which) & (middle >= begin) & (middle < end)
-    return mask
 
 
 def _counted(mask: Tensor, kept: KeptStream) -> dict[str, Any]:

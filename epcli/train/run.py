@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from epcli.config import Profile
 from epcli.errors import UsageError
 from epcli.models import catalog
 from epcli.models.smol.model import ADAPTER, media_layout, prompt_ids
+from epcli.questions.record import Question
 from epcli.records import Features
 from epcli.session.device import choose_device, choose_dtype
 from epcli.session.session import Session
 from epcli.train import data
-from epcli.train.data import Asked, EachOnce, OwnClips
-from epcli.train.items import Item, qwen_items, smol_items
+from epcli.train.data import EachOnce, OwnClips
+from epcli.train.examples import Example, qwen_items, smol_items
 from epcli.train.learners import Shape, qwen_learner, smol_learner
 from epcli.train.sieve_trainer import Learner, SieveRecipe, SieveTrainer
 
@@ -61,9 +62,9 @@ def train(order: Order, recipe: SieveRecipe, shape: Shape, profile: Profile, say
     if (order.out / "checkpoint.pt").exists() and not order.resume:
         raise UsageError(f"{order.out} holds an earlier run; go on with --resume, or name another folder")
     rows = data.load(order.data, order.media)
-    held_rows = data.load(order.held_out, order.media) if order.held_out else {}
+    held_rows = data.load(order.held_out, order.media) if order.held_out else []
     learner, make = _learner(order, shape, profile)
-    held_items = min(recipe.evaluate_items, sum(map(len, held_rows.values())))
+    held_items = min(recipe.evaluate_items, sum(map(len, held_rows)))
     recipe = replace(recipe, lr=rates(order.lr, order.method, shape), evaluate_items=held_items)
     session = Session(replace(profile, quantize="none"), model=learner.model)
     source = OwnClips(rows, session, make)
@@ -74,15 +75,15 @@ def train(order: Order, recipe: SieveRecipe, shape: Shape, profile: Profile, say
     return trainer.run()
 
 
-Make = Callable[[Features, Any], list[Item]]
+Make = Callable[[Features, Any], list[Example]]
 
 
 def _learner(order: Order, shape: Shape, profile: Profile) -> tuple[Learner, Make]:
     """The model made ready, and how its items are made of a clip's features and questions."""
     card = catalog.card(profile.model)
 
-    def told(asked: list[Asked]) -> list[tuple[str, str, str, Any]]:
-        return [(each.type, each.question, each.answer, each.evidence) for each in asked]
+    def told(asked: Sequence[Question]) -> list[tuple[str, str, str, Any]]:
+        return [(each.type, each.text, each.answer, each.evidence) for each in asked]
 
     if profile.dtype == "fp16":
         raise UsageError("--dtype fp16: small gradients vanish in it; train with --dtype bf16, or fp32")
@@ -108,7 +109,7 @@ def _learner(order: Order, shape: Shape, profile: Profile) -> tuple[Learner, Mak
     model: Any = learner.model
     start = len(prompt_ids(model.tokenizer, "", profile.system)[0])
 
-    def smol(features: Features, asked: list[Asked]) -> list[Item]:
+    def smol(features: Features, asked: Sequence[Question]) -> list[Example]:
         table = model.decoder.get_input_embeddings().weight
         media = media_layout(model.adapter, table, features, start)
         return smol_items(model, media, told(asked), profile.system)

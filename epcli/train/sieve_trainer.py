@@ -36,7 +36,7 @@ from epcli.records import Modality
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import Tools, select
 from epcli.train import parallel
-from epcli.train.items import Item, Source
+from epcli.train.examples import Example, Source
 from epcli.train.plot import draw
 
 
@@ -90,7 +90,9 @@ class Reading:
     scores: Tensor | None  # (L,) float32 with gradients; None without the sieve
 
 
-def read_item(model: AVModel, item: Item, embeds: Tensor, keep: float, selector: str = "cs2", seed: int = 0) -> Reading:
+def read_item(
+    model: AVModel, item: Example, embeds: Tensor, keep: float, selector: str = "cs2", seed: int = 0
+) -> Reading:
     """One item through sieve and decoder, the answer given (teacher forcing).
 
     Args:
@@ -131,7 +133,7 @@ def relevance_losses(scores: Tensor, is_av: Tensor, relevant: Tensor) -> tuple[T
     return some, -shares[pieces.any(0)].mean()
 
 
-def evidence_found(item: Item, kept: Tensor) -> tuple[str, float]:
+def evidence_found(item: Example, kept: Tensor) -> tuple[str, float]:
     """The sense that an item's evidence needs ("video", "audio" or "both"), and how much of it was kept.
 
     Kept evidence tokens over the most that could be: all of them, or the whole budget.
@@ -184,7 +186,7 @@ class SieveTrainer:
 
     # --- one item ------------------------------------------------------------------------------------------------
 
-    def loss(self, item: Item, embeds: Tensor, warming: bool) -> Tensor:
+    def loss(self, item: Example, embeds: Tensor, warming: bool) -> Tensor:
         """The loss of one item at ratio and selector drawn for it. Notes what it saw in `recent`."""
         recipe, model = self.recipe, self.model
         is_av = item.stream.modality != Modality.TEXT
@@ -233,7 +235,7 @@ class SieveTrainer:
             self.recent["evidence_in_tenth"].append(float(hits))
         return self.recipe.relevance_any * some + self.recipe.relevance_all * every
 
-    def _note_kept(self, item: Item, reading: Reading) -> None:
+    def _note_kept(self, item: Example, reading: Reading) -> None:
         for kind in (Modality.VIDEO, Modality.AUDIO):
             there = item.stream.modality == kind
             if there.any():
@@ -241,7 +243,7 @@ class SieveTrainer:
 
     # --- one step ------------------------------------------------------------------------------------------------
 
-    def _accumulate(self, items: Sequence[Item], warming: bool) -> int:
+    def _accumulate(self, items: Sequence[Example], warming: bool) -> int:
         """Add the gradients of a clip's items; one graph of theirs is alive at a time. Returns how many there were."""
         done, shared = 0, []
         for item in items:
@@ -338,7 +340,7 @@ class SieveTrainer:
         """
         assert self.held_out is not None
         rng = random.Random(1234)
-        items: list[Item] = []
+        items: list[Example] = []
         self._mode(training=False)
         ways = [("none", 1.0)]
         ways += [("cs2" if self.model.sieve is not None else "uniform", r) for r in self.recipe.evaluate_keep]
@@ -351,7 +353,7 @@ class SieveTrainer:
                 if (name, keep) != ("uniform", 1.0)  # is `none`
             }
 
-    def _score(self, items: Sequence[Item], selector: str, keep: float) -> dict[str, Any]:
+    def _score(self, items: Sequence[Example], selector: str, keep: float) -> dict[str, Any]:
         right, losses, shares, found = defaultdict(list), [], defaultdict(list), defaultdict(list)
         for item in items:
             with self._computing():

@@ -8,30 +8,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from epcli.questions.items import LETTERS, Item, choice_item
+from epcli.questions.files import Finder, Row
+from epcli.questions.record import LETTERS, Question, choice
 from epcli.questions.sets.base import Format
-from epcli.questions.sets.files import Finder, Row
 
 
-def load(rows: list[Row], finder: Finder, annotation: Path) -> Iterator[Item]:
-    for row in rows:
-        options = [str(row[f"option_{x}"]) for x in LETTERS[:6] if row.get(f"option_{x}") is not None]
-        place = str(row["video_path"])
-        yield choice_item(
-            str(row["QA_id"]),
-            finder.find(place, Path(place).name),
-            row["question"],
-            options,
-            str(row["answer"]),
-            type=str(row["task_type"]),
-            cluster=place,
-        )
+def load(row: Row, number: int, finder: Finder, annotation: Path) -> Iterator[Question]:
+    options = [str(row[f"option_{x}"]) for x in LETTERS[:6] if row.get(f"option_{x}") is not None]
+    place = str(row["video_path"])
+    yield choice(
+        str(row["QA_id"]),
+        finder.find(place, Path(place).name),
+        row["question"],
+        options,
+        str(row["answer"]),
+        type=str(row["task_type"]),
+        cluster=place,
+    )
 
 
-FORMAT = Format(
-    "avut",
-    "AVUT",
-    ("AV_Human_data.json", "AV_Human*.json", "AV_Gemini*.json"),
-    frozenset({"QA_id", "question", "option_A", "answer", "video_path", "task_type"}),
-    load,
+FORMATS = (
+    Format(
+        "avut",
+        "AVUT",
+        ("AV_Human_data.json", "AV_Human*.json", "AV_Gemini*.json"),
+        frozenset({"QA_id", "question", "option_A", "answer", "video_path", "task_type"}),
+        load,
+    ),
 )

@@ -1,4 +1,4 @@
-"""What a loader of a question set says about itself."""
+"""What a question format says about itself."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from epcli.questions.items import Item
-from epcli.questions.sets.files import Finder, Row
+from epcli.questions.files import Finder, Row
+from epcli.questions.record import Question
 
 
 @dataclass(frozen=True)
 class Format:
-    """One published layout. `load` turns the annotation file's rows into questions."""
+    """One layout of question files. `load` turns a row of the file into questions, none if the row is not meant."""
 
     name: str  # as --format takes it
     title: str  # as people write it
-    files: tuple[str, ...]  # globs of the annotation file below the set's folder, best first
+    files: tuple[str, ...]  # globs of the questions' file below the set's folder, best first
     fields: frozenset[str]  # that its first row has
-    load: Callable[[list[Row], Finder, Path], Iterable[Item]]  # rows, where media are, the annotation file
+    # The row, its number from 1, where media are, the questions' file. Raises KeyError, TypeError or ValueError.
+    load: Callable[[Row, int, Finder, Path], Iterable[Question]]
+    order: int = 1  # formats are tried from the lowest on
 
     def fits(self, rows: list[Row]) -> bool:
         return bool(rows) and self.fields <= rows[0].keys()

@@ -16,31 +16,29 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from epcli.errors import UsageError
-from epcli.questions.items import Item, choice_item
+from epcli.questions.files import Finder, Row, listed
+from epcli.questions.record import Question, choice
 from epcli.questions.sets.base import Format
-from epcli.questions.sets.files import Finder, Row, listed
 
 _ENDINGS = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"RIFF": ".wav", b"ID3": ".mp3", b"fLaC": ".flac", b"OggS": ".ogg"}
 
 
-def load(rows: list[Row], finder: Finder, annotation: Path) -> Iterator[Item]:
-    for number, row in enumerate(rows):
-        image, audio = (
-            finder.find(f"mm_data/{kind}/{row[f'{kind}_path']}", f"{kind}/{row[f'{kind}_path']}", row[f"{kind}_path"])
-            for kind in ("image", "audio")
-        )
-        yield _item(number, row, image, audio)
+def load(row: Row, number: int, finder: Finder, annotation: Path) -> Iterator[Question]:
+    image, audio = (
+        finder.find(f"mm_data/{kind}/{row[f'{kind}_path']}", f"{kind}/{row[f'{kind}_path']}", row[f"{kind}_path"])
+        for kind in ("image", "audio")
+    )
+    yield _question(number, row, image, audio)
 
 
-def load_embedded(rows: list[Row], finder: Finder, annotation: Path) -> Iterator[Item]:
+def load_embedded(row: Row, number: int, finder: Finder, annotation: Path) -> Iterator[Question]:
     folder = user_cache_path("epcli") / "evals" / "omnibench"
-    for number, row in enumerate(rows):
-        yield _item(number, row, _unpacked(row["image"], folder), _unpacked(row["audio"], folder))
+    yield _question(number, row, _unpacked(row["image"], folder), _unpacked(row["audio"], folder))
 
 
-def _item(number: int, row: Row, image: Path, audio: Path) -> Item:
-    return choice_item(
-        str(row.get("index", number)),
+def _question(number: int, row: Row, image: Path, audio: Path) -> Question:
+    return choice(
+        str(row.get("index", number - 1)),
         image,
         row["question"],
         listed(row["options"]),
@@ -71,7 +69,7 @@ def _unpacked(cell: Any, folder: Path) -> Path:
 
 
 _COMMON = frozenset({"question", "options", "answer", "task type"})
-FORMAT = Format(
+FILES = Format(
     "omnibench",
     "OmniBench",
     ("dataset/*.jsonl", "*.jsonl"),
@@ -81,3 +79,4 @@ FORMAT = Format(
 EMBEDDED = Format(
     "omnibench", "OmniBench", ("*.parquet", "data/*.parquet"), _COMMON | {"audio", "image"}, load_embedded
 )
+FORMATS = (FILES, EMBEDDED)

@@ -1,7 +1,10 @@
-"""Our own sets: JSONL of {"media", "question", "accept", "reject"?, "type"?, "answer"?, "sound"?, "needs"?,
-"evidence"?}.
+"""Our own format: {"question"}, and as known "media", "sound", "id", "answer", "accept", "reject", "type", "needs" and
+"evidence".
 
-`media` (and `sound`, where a still picture and its sound are separate files) are relative to the JSONL file.
+JSONL, JSON, CSV or TSV with these names, or a text file with a question a line. `media` (and `sound`, where a still
+picture and its sound are separate files) are relative to the file. `ep batch` needs the question alone, `ep train` also
+`media` and `answer`, `ep eval` also `media` and `accept` or `answer`. `evidence` is a list of
+["video" or "audio", from_s, to_s].
 """
 
 from __future__ import annotations
@@ -11,39 +14,69 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from epcli.errors import UsageError
-from epcli.questions.items import Item, Pattern
+from epcli.questions.files import Finder, Row
+from epcli.questions.record import Evidence, Exact, Pattern, Question, Rule
 from epcli.questions.sets.base import Format
-from epcli.questions.sets.files import Finder, Row
+from epcli.records import Modality
+
+SENSES = {"video": Modality.VIDEO, "audio": Modality.AUDIO}
 
 
-def load(rows: list[Row], finder: Finder, annotation: Path) -> Iterator[Item]:
-    for number, row in enumerate(rows, 1):
+def load(row: Row, number: int, finder: Finder, annotation: Path) -> Iterator[Question]:
+    text = row.get("question")
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError("it has no question")
+    media, sound = (_path(row, key, finder, annotation) for key in ("media", "sound"))
+    answer = row.get("answer")
+    if answer is not None and not isinstance(answer, str | int | float):
+        raise ValueError("answer is not a text")
+    answer = "" if answer is None else str(answer).strip()
+    name = row.get("id")
+    yield Question(
+        text.strip(),
+        media,
+        "" if name is None else str(name),
+        sound,
+        answer,
+        _rule(row, answer),
+        type=str(row.get("type") or "all"),
+        cluster=str(row.get("media") or ""),
+        needs=str(row.get("needs") or ""),
+        evidence=_evidence(row),
+    )
+
+
+def _path(row: Row, key: str, finder: Finder, annotation: Path) -> Path | None:
+    """A file, relative to the questions' own folder. Only in a folder that the user named is it looked for by name."""
+    place = row.get(key)
+    if place is None or place == "":
+        return None
+    if not isinstance(place, str):
+        raise ValueError(f"{key} is not a path")
+    place = str(Path(place).expanduser())
+    return finder.find(place) if finder.given else annotation.parent / place
+
+
+def _rule(row: Row, answer: str) -> Rule | None:
+    """`accept` if it is there; else the answer itself, if that is known."""
+    accept, reject = row.get("accept"), row.get("reject") or ""
+    for name, pattern in (("accept", accept), ("reject", reject)):
         try:
-            for pattern in (row["accept"], row.get("reject") or ""):
-                re.compile(pattern)
-            media, sound = annotation.parent / row["media"], row.get("sound")
-            rule = Pattern(row["accept"], row.get("reject") or "", row.get("answer") or "")
-            evidence = tuple((str(kind), float(a), float(b)) for kind, a, b in row.get("evidence") or ())
-            question = row["question"]
-            if not isinstance(question, str) or not question.strip():
-                raise ValueError("the question is empty")
-        except (ValueError, KeyError, TypeError, re.error) as error:
-            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise UsageError(
-                f"{annotation.name}: question {number} cannot be used: {what}; it needs media, question and accept"
-            ) from None
-        yield Item(
-            key=str(number),
-            media=media,
-            question=question,
-            rule=rule,
-            type=str(row.get("type") or "all"),
-            cluster=str(row["media"]),
-            sound=annotation.parent / sound if sound else None,
-            needs=str(row.get("needs") or ""),
-            evidence=evidence,
-        )
+            re.compile(pattern or "")
+        except (re.error, TypeError) as error:
+            raise ValueError(f"{name} is no regular expression ({error})") from None
+    if accept is not None:
+        return Pattern(accept, reject, answer)
+    return Exact(answer) if answer else None
+
+
+def _evidence(row: Row) -> tuple[Evidence, ...] | None:
+    if row.get("evidence") is None:
+        return None
+    try:
+        return tuple(Evidence(SENSES[kind], float(start), float(end)) for kind, start, end in row["evidence"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError('evidence is not a list of ["video" or "audio", from_s, to_s]') from None
 
 
 def name_of(annotation: Path) -> str | None:
@@ -55,4 +88,8 @@ def name_of(annotation: Path) -> str | None:
         return None
 
 
-FORMAT = Format("jsonl", "JSONL of our own", ("questions.jsonl",), frozenset({"media", "question"}), load)
+_ABOUT = ("jsonl", "our own format", ("questions.jsonl",))
+FORMATS = (
+    Format(*_ABOUT, frozenset({"media", "question"}), load, order=0),
+    Format(*_ABOUT, frozenset({"question"}), load, order=2),  # about any file
+)

@@ -5,29 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from epcli.questions.items import Item, choice_item
+from epcli.questions.files import Finder, Row, listed
+from epcli.questions.record import Question, choice
 from epcli.questions.sets.base import Format
-from epcli.questions.sets.files import Finder, Row, listed
 
 
-def load(rows: list[Row], finder: Finder, annotation: Path) -> Iterator[Item]:
-    for row in rows:
-        video = str(row["videoID"])
-        yield choice_item(
-            str(row["question_id"]),
-            finder.find(f"data/{video}.*", f"{video}.*"),
-            row["question"],
-            listed(row["options"]),
-            str(row["answer"]),
-            type=str(row["task_type"]),
-            cluster=video,
-        )
+def load(row: Row, number: int, finder: Finder, annotation: Path) -> Iterator[Question]:
+    video = str(row["videoID"])
+    yield choice(
+        str(row["question_id"]),
+        finder.find(f"data/{video}.*", f"{video}.*"),
+        row["question"],
+        listed(row["options"]),
+        str(row["answer"]),
+        type=str(row["task_type"]),
+        cluster=video,
+    )
 
 
-FORMAT = Format(
-    "video-mme",
-    "Video-MME",
-    ("videomme/*.parquet", "*.parquet", "*.json"),
-    frozenset({"videoID", "question_id", "question", "options", "answer", "task_type"}),
-    load,
+FORMATS = (
+    Format(
+        "video-mme",
+        "Video-MME",
+        ("videomme/*.parquet", "*.parquet", "*.json"),
+        frozenset({"videoID", "question_id", "question", "options", "answer", "task_type"}),
+        load,
+    ),
 )

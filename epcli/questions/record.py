@@ -1,4 +1,4 @@
-"""One question of a set, and the rule that judges answers to it.
+"""One question, whoever asks it: `ep batch`, `ep eval` or `ep train`; and the rules that judge answers to it.
 
 Pattern   an open question: a regular expression that a true answer matches
 Choice    a multiple-choice question: the option that is meant
@@ -9,10 +9,17 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from epcli.records import Modality
+
+if TYPE_CHECKING:
+    from epcli.session.clips import EncodedClip
+    from epcli.session.session import Session
 
 LETTERS = string.ascii_uppercase
 CHOICE_PROMPT = "Answer with the option's letter from the given choices directly."
@@ -95,19 +102,58 @@ class Exact:
 
 
 @dataclass(frozen=True)
-class Item:
-    """One question of a set."""
+class Evidence:
+    """Where an answer can be read off: one sense, one stretch of time, for pictures one part of the frame."""
 
-    key: str  # unique in the set
-    media: Path
-    question: str  # as it is put to the model, options and instruction included
-    rule: Rule
-    type: str
-    cluster: str  # what the question shares with others, usually the video: intervals are clustered by it
+    modality: Modality  # VIDEO or AUDIO
+    start_s: float  # seconds from the start of the clip
+    end_s: float
+    box: tuple[float, float, float, float] | None = None  # top, left, bottom, right as shares of the frame
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about one file, or about whatever files it is put to, with what is known of its answer."""
+
+    text: str  # as it is put to the model, options and instruction included
+    media: Path | None = None  # None: about any file
+    key: str = ""  # the user's own name for it; unique in a set
     sound: Path | None = None  # of a set whose pictures and sounds are separate files
+    answer: str = ""  # a true answer, in the words that the model should say; empty: not known
+    rule: Rule | None = None  # how answers are judged; None: they cannot be
+    type: str = "all"  # for tables by kind of question
+    cluster: str = ""  # what it shares with others, usually the video: intervals are clustered by it
     needs: str = ""  # "sound", "picture" or "both", where the set says it
-    evidence: tuple[tuple[str, float, float], ...] = ()  # ("video" or "audio", start, end in seconds), where it says so
-    problem: str = ""  # why it cannot be scored; it then counts as failed
+    evidence: tuple[Evidence, ...] | None = None  # None: not known
+    problem: str = ""  # why it cannot be asked; it then counts as failed
+
+    @property
+    def files(self) -> tuple[Path, Path | None]:
+        """What must be looked at for it. AssertionError if it names no file."""
+        assert self.media is not None
+        return self.media, self.sound
+
+    def look(self, session: Session) -> EncodedClip:
+        """Its files, decoded and encoded. Raises as `Session.look`."""
+        media, sound = self.files
+        return session.look_pair(media, sound) if sound else session.look(media)
+
+    def judge(self, answer: str) -> bool:
+        """Whether an answer is true. AssertionError if it has no rule."""
+        assert self.rule is not None
+        return self.rule.judge(answer)
+
+    def reading(self, answer: str) -> dict[str, Any]:
+        """What was read in the answer, for its line in the results."""
+        return {} if self.rule is None else self.rule.reading(answer)
+
+
+def by_files(questions: Iterable[Question]) -> list[list[Question]]:
+    """Questions about the same files together, in the order of the first of each."""
+    groups: dict[tuple[Path, Path | None], list[Question]] = defaultdict(list)
+    for question in questions:
+        groups[question.files].append(question)
+    return list(groups.values())
 
 
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -157,7 +203,7 @@ def read_choice(answer: str, options: Sequence[str]) -> int | None:
     return inside[0] if len(inside) == 1 else None
 
 
-def choice_item(
+def choice(
     key: str,
     media: Path,
     question: str,
@@ -167,7 +213,7 @@ def choice_item(
     type: str,
     cluster: str,
     sound: Path | None = None,
-) -> Item:
+) -> Question:
     """A multiple-choice question; `gold` is a letter or the text of the right option."""
     texts = tuple(bare(str(option), i) for i, option in enumerate(options))
     index = _gold(gold.strip(), texts)
@@ -177,7 +223,17 @@ def choice_item(
     elif not texts[index]:
         problem = f"the set's right option, {LETTERS[index]}, is empty"
     prompt = choice_prompt(question, texts)
-    return Item(key, media, prompt, Choice(texts, index), type, cluster, sound, problem=problem)
+    return Question(
+        prompt,
+        media,
+        key,
+        sound,
+        answer="" if problem else LETTERS[index],
+        rule=Choice(texts, index),
+        type=type,
+        cluster=cluster,
+        problem=problem,
+    )
 
 
 def _gold(gold: str, texts: Sequence[str]) -> int:

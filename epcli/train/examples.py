@@ -13,11 +13,13 @@ from torch import Tensor
 from epcli.models import layout
 from epcli.models.layout import Segment
 from epcli.models.smol.model import embed_ids, prompt_ids
-from epcli.records import Features, Modality, TokenStream
+from epcli.questions.evidence import evidence_tokens
+from epcli.questions.record import Evidence
+from epcli.records import Features, TokenStream
 
 
 @dataclass(frozen=True, eq=False)
-class Item:
+class Example:
     """One question about one clip."""
 
     stream: TokenStream  # the prompt; its embeds may carry gradients, which several items of a clip may share
@@ -30,35 +32,9 @@ class Item:
 class Source(Protocol):
     """Where items come from."""
 
-    def draw(self, rng: random.Random) -> Sequence[Item]:
+    def draw(self, rng: random.Random) -> Sequence[Example]:
         """Some questions about one clip, drawn with `rng` alone (and torch's generator, for noise)."""
         ...
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Where an answer can be read off: one sense, one stretch of time, for pictures one part of the frame."""
-
-    modality: Modality
-    start_s: float
-    end_s: float
-    box: tuple[float, float, float, float] | None = None  # top, left, bottom, right as shares of the frame
-
-
-def relevant_tokens(stream: TokenStream, evidence: Sequence[Evidence]) -> Tensor:
-    """(L,) bool: the stream's media tokens that overlap a piece of evidence in time (and place). The ends are open."""
-    start, end = stream.spans_s.unbind(-1)
-    cells, (rows, cols) = stream.cells.float(), stream.grid
-    modality = stream.modality.cpu()
-    found = torch.zeros(len(modality), dtype=torch.bool)
-    for piece in evidence:
-        hit = (modality == piece.modality) & (start < piece.end_s) & (end > piece.start_s)
-        if piece.box is not None and piece.modality == Modality.VIDEO:
-            top, left, bottom, right = piece.box
-            y, x = cells[:, 1], cells[:, 2]
-            hit &= (y / rows < bottom) & ((y + 1) / rows > top) & (x / cols < right) & ((x + 1) / cols > left)
-        found |= hit
-    return found.to(stream.modality.device)
 
 
 def smol_items(
@@ -66,7 +42,7 @@ def smol_items(
     media: Segment,
     questions: Sequence[tuple[str, str, str, Sequence[Evidence] | None]],
     system: str | None = None,
-) -> list[Item]:
+) -> list[Example]:
     """ep-smol's items of one clip.
 
     Args:
@@ -85,8 +61,8 @@ def smol_items(
         parts = [head, media, tail]
         stream = layout.join(parts, model.dtype, table.device)
         said = model.tokenizer(answer.strip() + "<|im_end|>", add_special_tokens=False).input_ids
-        marked = None if evidence is None else relevant_tokens(stream, evidence)
-        items.append(Item(stream, torch.tensor(said, device=table.device), marked, kind))
+        marked = None if evidence is None else evidence_tokens(stream, evidence)
+        items.append(Example(stream, torch.tensor(said, device=table.device), marked, kind))
     return items
 
 
@@ -95,7 +71,7 @@ def qwen_items(
     features: Features,
     questions: Sequence[tuple[str, str, str, Sequence[Evidence] | None]],
     system: str | None = None,
-) -> list[Item]:
+) -> list[Example]:
     """Qwen2.5-Omni's items of one clip. Towers and embeddings are frozen, so nothing before the decoder learns."""
     items = []
     end = model.tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -111,5 +87,5 @@ def qwen_items(
             cells=made.cells.clone(),
         )
         said = torch.tensor([*model.inputs.encode(answer.strip()), end], device=stream.embeds.device)
-        items.append(Item(stream, said, None if evidence is None else relevant_tokens(stream, evidence), kind))
+        items.append(Example(stream, said, None if evidence is None else evidence_tokens(stream, evidence), kind))
     return items

@@ -1,34 +1,60 @@
-"""Reading the files of published sets: JSON, JSONL and Parquet rows, and where a set's media lie."""
+"""Reading files of questions: JSON, JSONL, CSV, TSV, text and Parquet rows, and where their media lie."""
 
 from __future__ import annotations
 
 import ast
+import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from epcli.errors import UsageError
 
-Row = dict[str, Any]
 MEDIA_ENDINGS = (".mp4", ".MP4", ".mkv", ".webm", ".mov", ".avi", ".m4a", ".mp3", ".wav", ".flac", ".png", ".jpg")
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The records of a .json (list, or mapping by id), .jsonl or .parquet file, in order.
+class Row(dict[str, Any]):
+    """One record of a file."""
 
+    place: str  # where it stands there, for messages: "line 3"
+
+    def __init__(self, record: Mapping[str, Any], place: str) -> None:
+        super().__init__(record)
+        self.place = place
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The records of a file, in order; what its name ends with says how they are written.
+
+    .json (a list, or a mapping by id), .jsonl or .ndjson (an object a line), .csv or .tsv (the first line names the
+    columns), .parquet; any other is text, a question a line, without empty lines and those that begin with #.
     A mapping's key is put into each record as "_id". Raises UsageError.
     """
-    if path.suffix == ".parquet":
-        return _read_parquet(path)
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        return [Row(row, f"row {number}") for number, row in enumerate(_read_parquet(path), 1)]
+    text = _read_text(path)
+    if kind in (".jsonl", ".ndjson"):
+        return [_record(path, line, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if kind == ".json":
+        return _read_json(path, text)
+    if kind in (".csv", ".tsv"):
+        return _read_table(path, text, "\t" if kind == ".tsv" else ",")
+    lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1))
+    return [Row({"question": line}, f"line {number}") for number, line in lines if line and not line.startswith("#")]
+
+
+def _read_text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UsageError(f"{path}: cannot be read: {reason}") from None
-    if path.suffix == ".jsonl":
-        return [_record(path, line, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def _read_json(path: Path, text: str) -> list[Row]:
     try:
         whole = json.loads(text)
     except ValueError as error:
@@ -37,7 +63,14 @@ def read_rows(path: Path) -> list[Row]:
         whole = [{"_id": key, **value} for key, value in whole.items() if isinstance(value, dict)]
     if not isinstance(whole, list) or not all(isinstance(row, dict) for row in whole):
         raise UsageError(f"{path.name}: does not hold a list of questions")
-    return whole
+    return [Row(row, f"entry {number}") for number, row in enumerate(whole, 1)]
+
+
+def _read_table(path: Path, text: str, delimiter: str) -> list[Row]:
+    table = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
+    if "question" not in (table.fieldnames or ()):
+        raise UsageError(f"{path.name}: the first line must name the columns, and one of them is question")
+    return [Row({key: cell for key, cell in row.items() if cell}, f"line {table.line_num}") for row in table]
 
 
 def _record(path: Path, line: str, number: int) -> Row:
@@ -46,17 +79,17 @@ def _record(path: Path, line: str, number: int) -> Row:
     except ValueError as error:
         raise UsageError(f"{path.name}: line {number} is not JSON: {error}") from None
     if not isinstance(row, dict):
-        raise UsageError(f"{path.name}: line {number} is not a question, it needs to be a JSON object")
-    return row
+        raise UsageError(f'{path.name}: line {number} is not an object; write {{"media": …, "question": …}}')
+    return Row(row, f"line {number}")
 
 
-def _read_parquet(path: Path) -> list[Row]:
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise UsageError(f"{path.name}: reading Parquet needs pyarrow; run: pip install 'epcli[eval]'") from None
     try:
-        rows: list[Row] = parquet.read_table(path).to_pylist()
+        rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
     except (OSError, ArrowException) as error:
         raise UsageError(f"{path.name}: cannot be read as Parquet: {str(error).splitlines()[0]}") from None
     return rows
@@ -71,12 +104,20 @@ def listed(value: Any) -> list[str]:
     return [str(each) for each in value]
 
 
+def text_of(row: Mapping[str, Any], key: str) -> str:
+    """A field's text. Raises KeyError or ValueError."""
+    if not isinstance(row[key], str) or not row[key].strip():
+        raise ValueError(f"{key} is not a text")
+    return row[key].strip()
+
+
 class Finder:
     """Where a set's media files are: at their published place below the folder, else anywhere in it by name."""
 
-    def __init__(self, roots: Iterable[Path]) -> None:
-        """`roots`: folders to look in, the most likely first; only the first is searched through."""
-        self.roots = list(roots)
+    def __init__(self, roots: Iterable[Path], *, given: bool = False, search: bool = True) -> None:
+        """`roots`: folders to look in, the most likely first. `given`: the user named the first. `search`: also look
+        through the first by name."""
+        self.roots, self.given, self.search = list(roots), given, search
 
     @cached_property
     def _everything(self) -> dict[str, Path]:
@@ -97,7 +138,7 @@ class Finder:
             for name in names:
                 if (path := root / name).is_file():
                     return path
-        for name in names:
+        for name in names if self.search else ():
             if (elsewhere := self._everything.get(Path(name).name)) is not None:
                 return elsewhere
         return self.roots[0] / names[0]
