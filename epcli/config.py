@@ -170,7 +170,14 @@ class Profile:
     )
     video: bool = _setting(True, "look", "Look at the picture", bool)
     audio: bool = _setting(True, "look", "Listen to the sound", bool)
-    audio_track: int = _setting(0, "look", "Sound track to listen to, 0 for the file's first", int, metavar="INDEX")
+    audio_track: int | None = _setting(
+        None,
+        "look",
+        "Sound track to listen to, 0 for the file's first",
+        int,
+        null="the file's default, else its first",
+        metavar="INDEX",
+    )
     device: str = _setting(
         "auto",
         "machine",

@@ -78,7 +78,7 @@ class Sampling:
     multiple: int  # width and height are multiples of this
     video: bool = True
     audio: bool = True
-    audio_track: int = 0
+    audio_track: int | None = None  # None: the file's default
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +91,7 @@ class Clip:
     frame_times_s: np.ndarray | None  # (N,) float64, true presentation times, seconds from range_s[0], ascending
     samples: np.ndarray | None  # (S,) float32 mono in [-1, 1] at SAMPLE_RATE, sample 0 at range_s[0]
     warnings: tuple[str, ...] = ()
+    silent: bool = False  # there are samples, but none is loud enough to be heard
 
     @property
     def duration_s(self) -> float:
@@ -100,7 +101,7 @@ class Clip:
     def summary(self) -> ClipSummary:
         """What stays known when pictures and sound are gone."""
         times = () if self.frame_times_s is None else tuple(float(time) for time in self.frame_times_s)
-        return ClipSummary(self.info, self.range_s, times, self.samples is not None, self.warnings)
+        return ClipSummary(self.info, self.range_s, times, self.samples is not None, self.warnings, self.silent)
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class ClipSummary:
     frame_times_s: tuple[float, ...]  # of the frames looked at, seconds from range_s[0]; empty without picture
     heard: bool  # there was sound, and it was listened to
     warnings: tuple[str, ...] = ()
+    silent: bool = False  # it was listened to, but nothing in it is loud enough to be heard
 
     @property
     def duration_s(self) -> float:

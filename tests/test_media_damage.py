@@ -269,3 +269,86 @@ def test_an_old_ffmpeg_is_asked_in_its_own_words(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(ffmpeg, "find", lambda version=version: ffmpeg.Binary("ffmpeg", version))
         args = ffmpeg.command(output, Path("a.mp4"))
         assert args[args.index("passthrough") - 1] == flag
+
+
+# ---- what is no damage
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFF_F000, 0x8000_0000, 0xFFFF_FFF0, 0xFFFF_FFFF])
+def test_a_wav_that_was_written_to_a_pipe_is_not_damaged(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "piped.wav"
+    samples.run("-f", "lavfi", "-i", samples.tone(2.05, 16000), path)
+    data = path.read_bytes()
+    at = data.index(b"data") + 4
+    path.write_bytes(data[:at] + size.to_bytes(4, "little") + data[at + 4 :])
+    clip = read(path, SMALL)
+    assert clip.duration_s == pytest.approx(2.05, abs=0.01)
+    assert clip.warnings == ()
+
+
+def test_a_caf_without_a_length_is_not_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "piped.caf"
+    samples.run("-f", "lavfi", "-i", samples.tone(2.05, 16000), path)
+    data = path.read_bytes()
+    at = data.index(b"data") + 4
+    path.write_bytes(data[:at] + b"\xff" * 8 + data[at + 8 :])
+    assert read(path, SMALL).warnings == ()
+
+
+def test_a_wav_that_was_cut_off_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "cut.wav"
+    samples.run("-f", "lavfi", "-i", samples.tone(4, 16000), path)
+    path.write_bytes(path.read_bytes()[:70_000])
+    (warning,) = read(path, SMALL).warnings
+    assert "damaged" in warning
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "ts"])
+@pytest.mark.parametrize("broken", ["v", "a"])
+def test_only_the_damage_of_what_is_read_is_told(suffix: str, broken: str, tmp_path: Path) -> None:
+    path = tmp_path / f"noisy.{suffix}"
+    film = samples.shared_film("plain.mkv")
+    amount = {"v": 500, "a": 50}[broken]
+    samples.run("-v", "quiet", "-i", film, "-c", "copy", f"-bsf:{broken}", f"noise=amount={amount}", path)
+    seen, heard = (read(path, replace(SMALL, **{other: False})) for other in ("audio", "video"))
+    damaged = [any("damaged" in warning for warning in clip.warnings) for clip in (seen, heard)]
+    assert damaged == [broken == "v", broken == "a"], (seen.warnings, heard.warnings)
+
+
+OPEN = ("libx264", "-x264-params", "open-gop=1:keyint=25:bframes=2")
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"),
+    [
+        (OPEN, "ts"),
+        (("libx265", "-x265-params", "keyint=25:log-level=none"), "ts"),
+        (("mpeg2video", "-g", "25", "-bf", "2"), "ts"),
+        (("mpeg2video", "-g", "25", "-bf", "2"), "mpg"),
+    ],
+)
+def test_a_recording_that_begins_between_keyframes_is_not_damaged(
+    codec: tuple[str, ...], suffix: str, tmp_path: Path
+) -> None:
+    samples.need(codec[0])
+    path, cut = tmp_path / "whole.ts", tmp_path / "cut.ts"
+    samples.film(path, codec, ("mp2",), 4.0)
+    data = path.read_bytes()
+    cut.write_bytes(data[len(data) // 188 // 3 * 188 :])
+    if suffix != "ts":
+        cut = cut.with_suffix(f".{suffix}")
+        samples.run("-v", "quiet", "-i", path.with_name("cut.ts"), "-c", "copy", "-copyinkf", cut)
+    clip = read(cut, SMALL)
+    assert not any("damage" in warning or "decoded" in warning for warning in clip.warnings), clip.warnings
+    assert clip.frames is not None
+    assert clip.samples is not None
+    assert clip.frame_times_s is not None
+    shift = np.array([number_of(frame) for frame in clip.frames]) - 25 * clip.frame_times_s
+    assert np.ptp(shift) < 1.2, "the right pictures"
+
+
+def test_damage_in_a_recording_that_begins_between_keyframes_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "cut.ts"
+    data = ten_seconds("ts")
+    path.write_bytes(garbled(data[len(data) // 188 // 8 * 188 :], 0.4, 0.6))
+    assert any("damaged" in warning for warning in read(path, SMALL).warnings)

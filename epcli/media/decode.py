@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -13,7 +14,7 @@ import numpy as np
 from av.container import InputContainer
 
 from epcli.errors import CapacityError
-from epcli.media.ffmpeg import Deadline, Process, name, read_into, source
+from epcli.media.ffmpeg import Deadline, MessageFilter, Process, name, source
 from epcli.media.plan import INDEXED, TICK_S, Moment
 from epcli.media.probe import Layout
 from epcli.records import SAMPLE_RATE
@@ -27,6 +28,11 @@ SEEKS_AT_A_TIME = 2
 FRAMES_A_RUN = 500  # bounds the length of ffmpeg's command line
 RUN_IN_S = 3.0  # decoded ahead of a frame where seeking may land between keyframes
 LONG_RUN_IN_S = 30.0  # the same at the second try
+MOST_JITTER_S = 0.1  # sound whose time stamps are further off than this has a gap
+CANCELLED = 0.1  # of the louder channel's energy: with less in the mix of both, they cancel out (alike, they keep all)
+# Bare sound without time stamps: where it is in time is a matter of counting samples. What ffmpeg says instead is wrong
+# behind a change of the sample rate, and so is where it seeks to.
+_COUNTED = frozenset(("aac", "ac3", "eac3", "amr"))
 SOUND_RUN_IN_S = 1.0  # decoded ahead of a range, for codecs whose first packets after a seek are not yet right
 
 
@@ -119,7 +125,8 @@ def _decode(
     passed = "+".join(f"gte(t,{time - TICK_S:.4f})*lt(ld(0),{time - TICK_S:.4f})" for time in times)
     chain = (
         f"select='st(0,if(isnan(prev_selected_t),-1e9,prev_selected_t));{passed}',"
-        f"scale={width}:{height}:flags=bicubic+accurate_rnd+full_chroma_int,setsar=1,format=rgb24"
+        f"scale={width}:{height}:flags=bicubic+accurate_rnd+full_chroma_int,setsar=1,format=rgb24,"
+        f"setpts=PTS+{_ahead_s(layout)}/TB"
     )
     output = source(layout.demuxer, **options)[str(layout.video_index)].output(
         "pipe:1",
@@ -138,35 +145,64 @@ def _decode(
             for packet in pipe.demux(video=0):
                 if packet.size and packet.pts is not None and packet.time_base is not None:
                     picture = np.frombuffer(bytes(packet), np.uint8).reshape(height, width, 3)
-                    decoded.append((float(packet.pts * packet.time_base), layout.turn.apply(picture)))
+                    stamp = float(packet.pts * packet.time_base) - _ahead_s(layout)
+                    decoded.append((stamp, layout.turn.apply(picture)))
         process.finish()
-        messages = _damage(process, layout, start <= layout.origin_s)
+        messages = _damage(process, layout, layout.video_index, start <= layout.origin_s)
         if not decoded and not messages and process.status:
             messages = [process.reason()]
     return decoded, messages
 
 
-def _damage(process: Process, layout: Layout, from_start: bool) -> list[str]:
-    """The messages about damage; none from a decoder that was started in the middle of anything."""
-    return process.damage(from_start) if from_start or layout.demuxer in INDEXED else []
+def _ahead_s(layout: Layout) -> int:
+    """How much later ffmpeg writes all time stamps: the nut format would move negative ones."""
+    return math.ceil(max(0.0, -layout.origin_s)) + 10
 
 
-def sound(layout: Layout, track: int, start_s: float, end_s: float, deadline: Deadline) -> tuple[np.ndarray, list[str]]:
-    """(S,) float32 mono in [-1, 1] at SAMPLE_RATE for [start_s, end_s) (file timestamps), and messages about damage.
+def _damage(process: Process, layout: Layout, stream: int | None, from_start: bool) -> list[str]:
+    """The messages about damage of a stream; none from a decoder that was started in the middle of anything."""
+    if not (from_start or layout.demuxer in INDEXED) or stream is None:
+        return []
+    others = [names for number, names in layout.codecs.items() if number != stream]
+    about = MessageFilter(
+        stream,
+        layout.codecs.get(stream, frozenset()),
+        frozenset().union(*others),
+        layout.begins_mid_group,
+        layout.is_open_ended,
+    )
+    return process.damage(about, from_start)
 
-    Sample 0 is at start_s: silence where the track starts later or has a gap over 0.1 s. S is less than the range where
-    the track ends earlier, 0 if it has nothing in it. Raises MediaError past the deadline, CapacityError if S is huge.
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """What was decoded of a sound track."""
+
+    samples: np.ndarray  # (S,) float32 mono in [-1, 1] at SAMPLE_RATE
+    damage: list[str]  # messages about damage
+    cancelled_s: float  # how long left and right cancelled out, and the louder of them was taken
+    not_numbers: bool  # there were NaN or infinite samples, which became zero
+
+
+def sound(layout: Layout, track: int, start_s: float, end_s: float, deadline: Deadline) -> Sound:
+    """Decode [start_s, end_s) (file timestamps) of a sound track.
+
+    Sample 0 is at start_s: silence where the track starts later or has a gap over MOST_JITTER_S. There are fewer than
+    the range has where the track ends earlier, none if it has nothing in it. Channels are averaged; where left and
+    right cancel out, the louder of them is taken. Raises MediaError past the deadline, CapacityError if it is huge.
     """
     options = {}
-    if start_s - SOUND_RUN_IN_S > layout.origin_s:
+    if start_s - SOUND_RUN_IN_S > layout.origin_s and layout.demuxer not in _COUNTED:
         options = {"ss": f"{start_s - SOUND_RUN_IN_S:.6f}", "noaccurate_seek": None}
-    chain = (
-        f"atrim=start={start_s:.6f}:end={end_s:.6f},asetpts=PTS-{start_s:.6f}/TB,"
-        # rematrix_maxval: a downmix keeps to [-1, 1], as it does for integer samples.
-        f"aresample={SAMPLE_RATE}:async=1:first_pts=0:rematrix_maxval=1,aformat=sample_fmts=flt:channel_layouts=mono"
-    )
-    output = source(layout.demuxer, **options)[str(layout.audio_indices[track])].output(
-        "pipe:1", format="f32le", acodec="pcm_f32le", af=chain
+    stream = layout.audio_indices[track]
+    output = source(layout.demuxer, **options)[str(stream)].output(
+        "pipe:1",
+        format="nut",  # carries the presentation times: ffmpeg builds its filters anew where rate or channels change
+        acodec="pcm_f32le",
+        # ffmpeg spreads mono over two channels 3 dB lower. rematrix_maxval: a downmix keeps to [-1, 1], as it does for
+        # integer samples.
+        af=f"asetpts=PTS+{_ahead_s(layout)}/TB,volume='if(eq(nb_channels,1),sqrt(2),1)',"
+        f"aresample={SAMPLE_RATE}:rematrix_maxval=1,aformat=sample_fmts=flt:channel_layouts=stereo",
     )
     try:
         samples = np.zeros(round((end_s - start_s) * SAMPLE_RATE), np.float32)
@@ -175,11 +211,84 @@ def sound(layout: Layout, track: int, start_s: float, end_s: float, deadline: De
             f"{name(layout.info.path)}: {(end_s - start_s) / 3600:.0f} hours of sound do not fit in memory; "
             "ask for a shorter range (--start, --end)"
         ) from None
+    mono = _Mono(samples)
+    messages: list[str] = []
     with Process(output, layout.info.path, deadline) as process:
-        count = read_into(process.stdout, samples.data.cast("B")) // samples.itemsize
-        process.stdout.close()
-        process.finish()
-        messages = _damage(process, layout, not options)
-        if not count and not messages and process.status:
+        # An error of PyAV's: ffmpeg ended without sound, or was stopped; what that means is for the caller.
+        with suppress(av.error.FFmpegError), av.open(process.stdout, format="nut") as pipe:
+            assert isinstance(pipe, InputContainer)
+            for packet in pipe.demux(audio=0):
+                if packet.size and packet.pts is not None and packet.time_base is not None:
+                    stamp = float(packet.pts * packet.time_base) - _ahead_s(layout)
+                    at = round((stamp - start_s) * SAMPLE_RATE)
+                    mono.add(at, np.frombuffer(bytes(packet), np.float32).reshape(-1, 2), layout.demuxer in _COUNTED)
+                    if mono.is_over:
+                        break
+        mono.flush()
+        if not mono.is_over:
+            process.finish()
+        messages = _damage(process, layout, stream, not options)
+        if not mono.count and not messages and process.status:
             messages = [process.reason()]
-    return np.clip(samples[:count], -1.0, 1.0, out=samples[:count]), messages
+    return Sound(samples[: mono.count], messages, mono.cancelled / SAMPLE_RATE, mono.not_numbers)
+
+
+class _Mono:
+    """Puts pieces of stereo sound where they belong and mixes them down, a second at a time."""
+
+    def __init__(self, samples: np.ndarray) -> None:
+        """`samples`: (S,) float32 zeros, which are filled."""
+        self._samples = samples
+        self._block = np.empty((SAMPLE_RATE, 2), np.float32)
+        self._fill = 0  # samples in the block
+        self._start: int | None = None  # where the block belongs; None before the first piece
+        self.is_over = False  # a piece belonged behind the last sample
+        self.cancelled = 0  # samples of blocks in which left and right cancel out
+        self.not_numbers = False
+
+    @property
+    def _end(self) -> int:
+        return self._fill + (self._start or 0)
+
+    @property
+    def count(self) -> int:
+        """Samples up to the last one that was put in its place."""
+        return min(max(self._end - self._fill, 0), len(self._samples))
+
+    def add(self, at: int, pairs: np.ndarray, in_a_row: bool) -> None:
+        """Put (n, 2) samples at sample `at`, or, if that is near or `in_a_row`, right behind the piece before."""
+        late = at - self._end
+        jumps = self._start is None or (abs(late) > MOST_JITTER_S * SAMPLE_RATE and not in_a_row)
+        if (at if jumps and late > 0 else self._end) >= len(self._samples):
+            self.is_over = True
+            return
+        if self._start is None or (jumps and late > 0):
+            self.flush()
+            self._start = at
+        elif jumps:  # what was there first stays
+            pairs = pairs[-late:]
+        while len(pairs):
+            room = len(self._block) - self._fill
+            part, pairs = pairs[:room], pairs[room:]
+            self._block[self._fill : self._fill + len(part)] = part
+            self._fill += len(part)
+            if self._fill == len(self._block):
+                self.flush()
+
+    def flush(self) -> None:
+        """Mix down what is in the block."""
+        if self._start is None:
+            return
+        pairs, start = self._block[: self._fill], self._start
+        if not np.isfinite(pairs).all():
+            self.not_numbers = True
+            pairs = np.where(np.isfinite(pairs), pairs, 0)
+        mixed = pairs.mean(axis=1)
+        left, right, both = (float(np.square(part, dtype=np.float64).sum()) for part in (*pairs.T, mixed))
+        if both < CANCELLED * max(left, right):
+            mixed = pairs[:, 1 if right > 2 * left else 0]  # left, if they are about equal: no jumps between the two
+            self.cancelled += len(mixed)
+        inside = mixed[max(-start, 0) : max(len(self._samples) - start, 0)]
+        first = max(start, 0)
+        self._samples[first : first + len(inside)] = inside.clip(-1, 1)
+        self._start, self._fill = start + self._fill, 0

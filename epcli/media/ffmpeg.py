@@ -38,6 +38,14 @@ _HARMLESS = re.compile(
 _PLACE = re.compile(r"\[[^\]]* @ 0x[0-9a-f]+\] ?|\[(error|fatal|warning|info|panic)\] ?")  # where in ffmpeg it was said
 _FAILED = re.compile(r"Error while decoding|Error submitting packet|Decoding error")
 _DAMAGE = re.compile(r"corrupt|truncat|ended prematurely|CRC mismatch|changing packet size", re.IGNORECASE)
+# What a decoder says until the first keyframe, and of pictures that lean on what came before the recording began.
+_UNSEEN = re.compile(
+    r"non-existing [PSV]PS|[PSV]PS id out of range|no frame!|decode_slice_header error|[Mm]issing reference picture"
+    r"|reference picture missing|Could not find ref with POC|Error constructing the frame RPS|Invalid frame dimensions"
+    r"|sps_id \d+ out of range|Error submitting packet|Error while decoding stream|number of reference frames"
+)
+_SPEAKER = re.compile(r"\[([^\]@]+) @ 0x")  # "[h264 @ 0x55d6]", "[aist#0:1/aac @ 0x55d7]"
+_ITS_STREAM = re.compile(r"[av]ist#0:(\d+)|[Ss]tream #0:(\d+)|\bstream (?:= )?(\d+)")
 
 
 class Deadline:
@@ -159,6 +167,27 @@ def command(output: Any, path: Path) -> list[str]:
     return args
 
 
+@dataclass(frozen=True)
+class MessageFilter:
+    """Which of ffmpeg's messages are about the stream that is decoded: it also talks about the file's other streams."""
+
+    stream: int  # number in the file
+    codecs: frozenset[str]  # names of its codec and decoder
+    others: frozenset[str]  # of the other streams
+    mid_group: bool = False  # the first pictures lean on others from before the recording
+    open_ended: bool = False  # no header tells its length, so that the end of the file is no "corrupt" packet
+
+    def concerns(self, line: str) -> bool:
+        """Whether the message may be about the stream: not where it names another one, another's decoder or a muxer."""
+        speaker = _SPEAKER.search(line)
+        told = speaker[1] if speaker else ""
+        if told.startswith("out#") or told == "nut" or "to muxer" in line:
+            return False
+        if number := _ITS_STREAM.search(line):
+            return int(next(filter(None, number.groups()))) == self.stream
+        return not any(name in told for name in self.others) or any(name in told for name in self.codecs)
+
+
 class Process(AbstractContextManager["Process"]):
     """A running ffmpeg whose stdout is read by the caller; killed at the deadline, or when the `with` block ends.
 
@@ -190,11 +219,16 @@ class Process(AbstractContextManager["Process"]):
         self._child.kill()
 
     def _collect(self) -> None:
-        """Read stderr to its end, so that ffmpeg never waits for us, keeping the first lines."""
+        """Read stderr to its end, so that ffmpeg never waits for us, keeping the first line of each kind."""
         assert self._child.stderr is not None
+        kinds: set[str] = set()
         for line in self._child.stderr:
             if len(self.messages) < MAX_MESSAGES:
-                self.messages.append(line[:500].decode(errors="replace").strip())
+                message = line[:500].decode(errors="replace").strip()
+                kind = re.sub(r"\d+", "0", re.sub("0x[0-9a-f]+", "0", message))
+                if kind not in kinds:
+                    kinds.add(kind)
+                    self.messages.append(message)
 
     def finish(self) -> None:
         """Wait for the end. Raises MediaError if the deadline came first."""
@@ -214,12 +248,18 @@ class Process(AbstractContextManager["Process"]):
         if self._child.stderr is not None:
             self._child.stderr.close()
 
-    def damage(self, from_start: bool) -> list[str]:
-        """The messages that say that data are broken, cleaned for the user. `from_start`: nothing was skipped."""
-        errors = [line for line in self.messages if _is_error(line) and not _HARMLESS.search(line)]
+    def damage(self, about: MessageFilter, from_start: bool) -> list[str]:
+        """The messages that say that the decoded stream is broken, cleaned for the user.
+
+        `from_start`: nothing of the file was skipped.
+        """
+        lines = [line for line in self.messages if about.concerns(line)]
+        errors = [line for line in lines if _is_error(line) and not _HARMLESS.search(line)]
+        if about.mid_group:
+            errors = [line for line in errors if not _UNSEEN.search(line)]
         if not from_start:
             errors = [line for line in errors if _FAILED.search(line) or _DAMAGE.search(line)]
-        warnings = [line for line in self.messages if not _is_error(line) and _DAMAGE.search(line)]
+        warnings = [line for line in lines if not _is_error(line) and _DAMAGE.search(line) and not about.open_ended]
         return [self._clean(line) for line in errors + warnings]
 
     def reason(self) -> str:

@@ -135,7 +135,7 @@ def _packets(container: Any, layout: Layout, low: float, high: float) -> tuple[n
     with suppress(av.error.FFmpegError):  # broken off: what came before counts
         for packet in container.demux(stream):
             stamp = packet.pts if packet.pts is not None else packet.dts  # AVI has no pts
-            if stamp is None or not packet.size or packet.is_discard:
+            if stamp is None or not packet.size or packet.is_discard or stamp * tick < layout.picture_from_s:
                 continue
             times.append(stamp * tick)
             if packet.is_keyframe:

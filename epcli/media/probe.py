@@ -9,11 +9,12 @@ ffmpeg open further files or addresses, are therefore refused under any file nam
 from __future__ import annotations
 
 import errno
+import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -43,6 +44,14 @@ _ESTIMATED = frozenset(("mp3", "aac", "ac3", "eac3", "amr", "mpegts", "mpeg", "o
 # machine: 13 of 180 times that the first of six frames was asked for, with three processes on 2 cores.
 _ONE_THREAD = ("vp3", "vp4", "theora")
 
+_ADTS_RATES = dict(enumerate((96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)))
+_PLACE_HOLDER = 0x7FFF_0000  # bytes: writers to a pipe claim about 2 or 4 GB, or all that the field can say
+_MOST_CHUNKS = 64  # looked at before that of the sound
+_WRAPPING = frozenset(("mpegts", "mpeg"))  # clock of 33 bits, 26.5 hours
+_STREAMED = frozenset(("mpegts", "mpeg", "matroska", "flv"))  # may begin with any picture
+_LONGEST_RUN_IN_S = 1.0  # of an encoder of sound: samples before the first that is meant to be heard
+_LONGEST_GROUP = 3000  # packets of the picture stream searched for a keyframe
+
 DEFAULT_DEADLINE_S = 600.0
 _CUT_OFF_S = 1.0  # the header may be wrong by this much before the packets are believed instead
 
@@ -58,7 +67,16 @@ class Layout:
     video_index: int | None  # stream numbers in the file
     audio_indices: tuple[int, ...]
     turn: Turn
+    default_track: int = 0  # the sound track that is heard unless another is asked for
+    codecs: Mapping[int, frozenset[str]] = field(default_factory=dict)  # stream number: names of codec and decoder
+    picture_from_s: float = -math.inf  # timestamp of the first keyframe, where the recording begins before it
+    is_open_ended: bool = False  # was written to a pipe: its header has a length, but only as a place holder
     warnings: tuple[str, ...] = ()
+
+    @property
+    def begins_mid_group(self) -> bool:
+        """Whether the first pictures lean on others from before the recording, so that no decoder can show them."""
+        return self.picture_from_s > -math.inf
 
     @property
     def threads(self) -> int:
@@ -102,6 +120,7 @@ def _describe(path: Path, container: InputContainer) -> Layout:
     ]
     is_image = video is not None and not sounds and _is_still(container, video, demuxer)
     exif = upright.of_picture_file(path, demuxer) if demuxer in _PICTURES else None
+    picture_from_s = _first_keyframe_s(container, video) if video and demuxer in _STREAMED else -math.inf
     width, height, turn = _displayed(container, video, exif) if video else (0, 0, Turn())
     info = MediaInfo(
         path=path,
@@ -117,12 +136,54 @@ def _describe(path: Path, container: InputContainer) -> Layout:
     return Layout(
         info=info,
         demuxer=demuxer,
-        # A negative start is an encoder's run-in (Opus in WebM: -7 ms), which decoders drop.
-        origin_s=max(0.0, min(starts)) if starts else 0.0,
+        origin_s=_origin(demuxer, starts),
         video_index=video.index if video else None,
         audio_indices=tuple(stream.index for stream in sounds),
         turn=turn,
+        default_track=next((n for n, s in enumerate(sounds) if s.disposition & Disposition.default), 0),
+        codecs={s.index: frozenset((s.codec_context.name, _codec(s))) for s in container.streams if s.codec_context},
+        picture_from_s=picture_from_s,
+        is_open_ended=_is_open_ended(path, demuxer),
     )
+
+
+def _is_open_ended(path: Path, demuxer: str) -> bool:
+    """Whether a WAV or CAF claims a size of its sound that only says that the writer did not know it."""
+    start, width = {"wav": (12, 4), "caf": (8, 8)}.get(demuxer, (0, 0))
+    with open(path, "rb") as file:
+        for _ in range(_MOST_CHUNKS if width else 0):
+            file.seek(start)
+            header = file.read(4 + width)
+            size = int.from_bytes(header[4:], "little" if demuxer == "wav" else "big")
+            if header[:4] == b"data":
+                return not size or (size >= _PLACE_HOLDER and file.tell() + size > os.stat(path).st_size)
+            start += 4 + width + size + (size % 2 if demuxer == "wav" else 0)
+    return False
+
+
+def _origin(demuxer: str, starts: list[float]) -> float:
+    """The timestamp of the first picture or sound, of those of the streams."""
+    first = min(starts, default=0.0)
+    if demuxer in _WRAPPING or first < -_LONGEST_RUN_IN_S:
+        return first  # libavformat counts a clock down to zero that wraps within a minute
+    return max(0.0, first)  # an encoder's run-in (Opus in WebM: -7 ms), which decoders drop
+
+
+def _first_keyframe_s(container: InputContainer, video: Any) -> float:
+    """Timestamp of the first keyframe if the stream begins before it; minus infinity if it does not, or has none."""
+    first: float | None = None
+    with suppress(av.error.FFmpegError):
+        for number, packet in zip(range(_LONGEST_GROUP), container.demux(video), strict=False):
+            if first is None and packet.pts is not None:
+                first = float(packet.pts * packet.time_base)
+            if packet.is_keyframe and packet.size and number:
+                if packet.pts is not None:
+                    return float(packet.pts * packet.time_base)
+                rate = video.average_rate  # without a time stamp of its own (MPEG-PS): by counting
+                return first + (number - 0.5) / float(rate) if first is not None and rate else -math.inf
+            if packet.is_keyframe:
+                break
+    return -math.inf
 
 
 def check_file(path: Path) -> None:
@@ -264,18 +325,32 @@ def _measure(layout: Layout, declared: float | None, deadline: Deadline) -> Layo
     Headers lack it (live WebM), guess it (MP3 without a table), or promise what was never written (a file cut off).
     """
     label, warnings = name(layout.info.path), layout.warnings
-    ends = _last_ends(layout, declared, deadline)
+    ends = _last_ends(layout, declared, deadline) if layout.demuxer != "aac" else _counted_end(layout, deadline)
     seen = [ends[index] for index in (layout.video_index, *layout.audio_indices) if index in ends]
     if not seen:
         raise MediaError(f"{label}: holds no picture and no sound data; is the file cut off?")
     duration = max(max(seen) - layout.origin_s, 0.001)
     if declared is not None:
         slack = max(_CUT_OFF_S, 0.02 * declared)
-        if abs(duration - declared) <= slack:
+        if abs(duration - declared) <= slack and layout.demuxer not in _ESTIMATED:
             duration = declared
         elif max(ends.values()) < declared - slack and layout.demuxer not in _ESTIMATED:
             warnings += (f"{label}: ends after {duration:.1f} s, its header says {declared:.1f} s; it seems cut off",)
     return replace(layout, info=replace(layout.info, duration_s=duration), warnings=warnings)
+
+
+def _counted_end(layout: Layout, deadline: Deadline) -> dict[int, float]:
+    """{stream number: end, seconds} of bare AAC, from each frame's own header.
+
+    Time stamps, which libavformat makes up, go on with the first sample rate where it changes.
+    """
+    total = 0.0
+    with opened(layout.info.path, deadline) as container, suppress(av.error.FFmpegError):
+        for packet in container.demux(audio=0):
+            header = bytes(packet)[:7]
+            if len(header) == 7 and (rate := _ADTS_RATES.get(header[2] >> 2 & 15)):
+                total += 1024 * ((header[6] & 3) + 1) / rate
+    return {layout.audio_indices[0]: layout.origin_s + total} if total else {}
 
 
 def _last_ends(layout: Layout, declared: float | None, deadline: Deadline) -> dict[int, float]:

@@ -13,10 +13,11 @@ from epcli.media.ffmpeg import Deadline, name
 from epcli.media.plan import Moment, fit_size, frame_count, plan
 from epcli.media.probe import DEFAULT_DEADLINE_S, Layout, inspect
 from epcli.media.timecode import format_time
-from epcli.records import SAMPLE_RATE, Clip, Sampling
+from epcli.records import SAMPLE_RATE, Clip, MediaInfo, Sampling
 
 DAY_S = 86_400.0
 END_SLACK_S = 0.1  # an end this far behind the file's needs no warning: containers round
+SILENCE_PEAK = 1e-3  # -60 dBFS; sound that never gets this loud is silent: hiss of tape, 16-bit dither (-86 dBFS)
 UNCOVERED_S = 0.5  # a part without picture or sound longer than this, in a file that has both, is told
 
 
@@ -54,9 +55,10 @@ def read(
         deadline = Deadline(DEFAULT_DEADLINE_S + min(end - start, DAY_S))  # a broken header may claim any length
     wants_video, wants_audio = sampling.video and info.has_video, sampling.audio and info.has_audio
     tracks = len(info.audio_tracks)
-    if sampling.audio and not 0 <= sampling.audio_track < max(1, tracks):
+    track = layout.default_track if sampling.audio_track is None else sampling.audio_track
+    if sampling.audio and not 0 <= track < max(1, tracks):
         raise MediaError(
-            f"{name(path)}: has no audio track {sampling.audio_track}; it has {tracks}"
+            f"{name(path)}: has no audio track {track}; it has {tracks}"
             + (f", numbered 0 to {tracks - 1}" if tracks else "")
         )
     if not wants_video and not wants_audio:
@@ -66,10 +68,33 @@ def read(
     if wants_video:
         pictures, times = _frames(layout, sampling, start, end, deadline, warnings)
     if wants_audio:
-        samples = _samples(layout, sampling.audio_track, start, end, deadline, warnings)
+        if tracks > 1 and sampling.audio_track is None:
+            warnings.append(
+                f"{name(path)}: has {tracks} audio tracks, and {_named(info, track)} is heard; see --audio-track"
+            )
+        samples = _samples(layout, track, start, end, deadline, warnings)
     if pictures is None and samples is None:
         raise MediaError(f"{name(path)}: nothing is seen or heard from {format_time(start)} to {format_time(end)}")
-    return Clip(info, (start, end), pictures, times, samples, tuple(warnings))
+    silent = samples is not None and is_silent(samples)
+    if silent:
+        warnings.append(f"{name(path)}: the sound is silent{_from_to(layout, start, end)}")
+    return Clip(info, (start, end), pictures, times, samples, tuple(warnings), silent)
+
+
+def is_silent(samples: np.ndarray) -> bool:
+    """Whether nothing of (S,) float32 samples is loud enough to be heard (SILENCE_PEAK)."""
+    return bool(max(samples.max(initial=0.0), -samples.min(initial=0.0)) < SILENCE_PEAK)
+
+
+def _named(info: MediaInfo, track: int) -> str:
+    """A sound track as a person would tell it: number, title, language."""
+    about = ", ".join(filter(None, (info.audio_tracks[track].title, info.audio_tracks[track].language)))
+    return f"{track} ({about})" if about else str(track)
+
+
+def _from_to(layout: Layout, start: float, end: float) -> str:
+    whole = start <= 0 and end >= layout.info.duration_s
+    return "" if whole else f" from {format_time(start)} to {format_time(end)}"
 
 
 def still_with_sound(picture: Clip, sound: Clip) -> Clip:
@@ -89,6 +114,7 @@ def still_with_sound(picture: Clip, sound: Clip) -> Clip:
         np.zeros(1),
         sound.samples,
         (*picture.warnings, *sound.warnings),
+        sound.silent,
     )
 
 
@@ -162,7 +188,8 @@ def _samples(
 ) -> np.ndarray | None:
     """(S,) float32 samples; None if the track is over before the range or starts after it."""
     label = name(layout.info.path)
-    samples, damage = decode.sound(layout, track, layout.origin_s + start, layout.origin_s + end, deadline)
+    heard = decode.sound(layout, track, layout.origin_s + start, layout.origin_s + end, deadline)
+    samples, damage = heard.samples, heard.damage
     if not len(samples):
         if damage:
             raise MediaError(f"{label}: no sound could be decoded ({damage[0]})")
@@ -173,4 +200,11 @@ def _samples(
         warnings.append(f"{label}: the sound ends {uncovered:.1f} s before the range does")
     if damage and not layout.warnings:
         warnings.append(f"{label}: the sound is damaged in places ({damage[0]})")
+    if heard.not_numbers:
+        warnings.append(f"{label}: some samples are not numbers (NaN or infinite); they are read as zero")
+    if heard.cancelled_s:
+        warnings.append(
+            f"{label}: left and right cancel out in {heard.cancelled_s:.1f} s of the sound; "
+            "only the louder of the two is heard there"
+        )
     return samples

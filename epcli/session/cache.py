@@ -336,7 +336,12 @@ def _clip(facts: dict[str, Any]) -> ClipSummary:
     info["audio_tracks"] = tuple(AudioTrack(**track) for track in info["audio_tracks"])
     start, end = facts["range_s"]
     return ClipSummary(
-        MediaInfo(**info), (start, end), tuple(facts["frame_times_s"]), bool(facts["heard"]), tuple(facts["warnings"])
+        MediaInfo(**info),
+        (start, end),
+        tuple(facts["frame_times_s"]),
+        bool(facts["heard"]),
+        tuple(facts["warnings"]),
+        bool(facts.get("silent", False)),
     )
 
 
