@@ -20,6 +20,7 @@ from typing import Any
 from epcli import hardware
 from epcli.errors import UsageError
 from epcli.records import ProfileChoice
+from epcli.sieve.selectors import SELECTORS, TRAINED, TRAINING_FREE
 
 DEFAULT_PROFILE = "default"
 ENV_PREFIX = "EP_"
@@ -136,8 +137,8 @@ class Profile:
         "tokens",
         "How the tokens to keep are chosen; none: no sieve, the plain model reads them all",
         str,
-        choices=("cs2", "query-aware", "audio-guided", "uniform", "random", "cs2-per-modality", "none"),
-        null="cs2 if trained; else query-aware if --keep or --budget is given, or none",
+        choices=tuple(SELECTORS),
+        null=f"{TRAINED} if trained; else {TRAINING_FREE} if --keep or --budget is given, or none",
         metavar="NAME",
     )
     fps: float | None = _setting(

@@ -83,7 +83,7 @@ def assert_refused(run: subprocess.CompletedProcess[str], code: int, message: st
         (["profiles", "show", "nothing"], "unknown profile 'nothing'; there are: default, cpu, gpu-8gb"),
         (["profiles", "validate", "gpu-9gb"], "unknown profile 'gpu-9gb', did you mean gpu-8gb?"),
         (["profiles", "validate", "./mine.yaml"], "./mine.yaml: there is no such file"),
-        (["ask", "clip.mp4", "What?", "--selector", "cs3"], "--selector: 'cs3' is not one of cs2, query-aware"),
+        (["ask", "clip.mp4", "What?", "--selector", "cs3"], "--selector: 'cs3' is not one of cs2, cs2-per-modality"),
         (["ask", "clip.mp4", "What?", "--max-pixels", "9"], "--max-pixels: 9 is not a whole number from 784 up"),
     ],
 )

@@ -16,6 +16,7 @@ import typer
 from epcli import config, errors
 from epcli.cli import app
 from epcli.lab import memory
+from epcli.sieve.selectors import SELECTORS
 
 ROOT = Path(__file__).parent.parent
 
@@ -72,6 +73,14 @@ def default_profile() -> str:
     return "\n".join(lines).strip() + "\n"
 
 
+def selectors_table() -> str:
+    rows = ["| name | keeps | hands over | needs a trained sieve |", "|---|---|---|---|"]
+    for name, each in SELECTORS.items():
+        states, trained = "refined states" if each.refines else "embeddings", "yes" if each.trained else ""
+        rows.append(f"| `{name}` | {each.help} | {states} | {trained} |")
+    return "\n".join(rows)
+
+
 def filled(page: str, *contents: str) -> str:
     """The page with `contents` between its pairs of marks, whose words around them are written by hand."""
     marks = re.compile(r"(<!-- written by [^>]*-->\n).*?(<!-- end -->)", re.DOTALL)
@@ -84,6 +93,7 @@ PAGES: dict[str, Callable[[str], str]] = {
     "profiles/default.yaml": lambda page: default_profile(),  # first: its summary stands in a page below
     "docs/cli.md": lambda page: filled(page, command_pages()),
     "docs/training.md": lambda page: filled(page, memory.table()),
+    "docs/sieve.md": lambda page: filled(page, selectors_table()),
     "docs/configuration.md": lambda page: filled(page, settings_table(), profiles_table()),
 }
 

@@ -18,8 +18,7 @@ from epcli.media.timecode import format_time
 from epcli.records import KeptStream, Modality, TokenStream
 from epcli.report import figures
 from epcli.report.html import to_html
-from epcli.sieve.select import Budget, keep_count
-from epcli.sieve.selectors import narrow
+from epcli.sieve.select import Budget, keep_count, narrow
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install 'epcli[dev]')")
 CHROMIUM = next(

@@ -14,9 +14,9 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniTh
 from epcli.compat import caching
 from epcli.errors import UsageError
 from epcli.records import Modality, TokenStream
-from epcli.sieve import selectors
+from epcli.sieve import early_attention
 from epcli.sieve.refiner import Refiner
-from epcli.sieve.select import Budget, keep_count, kept_indices, straight_through, take, top
+from epcli.sieve.select import Budget, keep_count, kept_indices, narrow, straight_through, take, top
 from epcli.sieve.selectors import SELECTORS, Tools, select
 from epcli.sieve.sieve import Sieve, time_windows
 from epcli.sieve.sync_rope import SyncRope, install
@@ -533,7 +533,7 @@ def test_every_selector_keeps_all_text_and_its_budget_in_order_at_original_posit
     assert int(is_av[kept.indices].sum()) == budget.count(36)
     assert int((~is_av)[kept.indices].sum()) == 7
     assert torch.equal(kept.positions, stream.positions[:, kept.indices])
-    if not name.startswith("cs2"):
+    if not SELECTORS[name].refines:
         assert torch.equal(kept.embeds, stream.embeds[kept.indices])
 
 
@@ -555,11 +555,11 @@ def test_every_selector_works_with_one_sense_alone(name, gone, tools):
 
 
 @pytest.mark.parametrize("budget", [Budget(ratio=0.3), Budget(tokens=5), Budget(mass=0.6), Budget(ratio=1.0)], ids=str)
-@pytest.mark.parametrize("name", ["cs2", "query-aware"])
+@pytest.mark.parametrize("name", [name for name, each in SELECTORS.items() if each.scored_by == name])
 def test_narrowing_what_was_kept_is_the_same_as_selecting_anew(name, budget, tools):
     stream = make_stream(4)
     anew = select(name, stream, budget, tools)
-    narrowed = selectors.narrow(select(name, stream, Budget(ratio=1.0), tools), budget)
+    narrowed = narrow(select(name, stream, Budget(ratio=1.0), tools), budget)
     for field in ("embeds", "positions", "indices", "scores"):
         assert torch.equal(getattr(anew, field), getattr(narrowed, field)), field
 
@@ -607,7 +607,7 @@ def test_query_aware_ranks_by_the_decoders_own_attention(decoder, tools):
     eager.config._attn_implementation = "eager"
     with torch.inference_mode():
         out = eager(inputs_embeds=stream.embeds[None], position_ids=stream.positions[:, None], output_attentions=True)
-    paid = out.attentions[selectors.EARLY_LAYER][0, :, -4:].mean((0, 1))  # of the 4 text tokens after the clip
+    paid = out.attentions[early_attention.EARLY_LAYER][0, :, -4:].mean((0, 1))  # of the 4 text tokens after the clip
     is_av = stream.modality != Modality.TEXT
     assert_same(kept.scores[is_av].exp(), paid[is_av], "attention", 1e-5)
     best = paid.masked_fill(~is_av, -1).topk(keep_count(27, 0.2)).indices
@@ -634,13 +634,13 @@ def test_audio_guided_spends_picture_tokens_where_the_sound_changes():
     assert set(crash.nonzero()[:, 0].tolist()) <= set(kept.tolist()), "and the crash itself"
 
 
-@pytest.mark.parametrize("name", ["random", "uniform", "audio-guided"])
+@pytest.mark.parametrize("name", [n for n, each in SELECTORS.items() if not each.scored_by and n != "none"])
 def test_auto_needs_a_selector_that_scores(name, tools):
     with pytest.raises(UsageError, match="auto"):
         select(name, make_stream(2), Budget.of("auto"), tools)
 
 
-@pytest.mark.parametrize("name", ["cs2", "query-aware"])
+@pytest.mark.parametrize("name", [name for name, each in SELECTORS.items() if each.scored_by == name])
 def test_auto_takes_the_share_of_the_selectors_own_scores(name, tools):
     stream = make_stream(4)
     few, many = (len(select(name, stream, Budget(mass=mass), tools).indices) for mass in (0.3, 0.9))
@@ -648,7 +648,7 @@ def test_auto_takes_the_share_of_the_selectors_own_scores(name, tools):
 
 
 def test_an_unknown_selector_and_a_model_without_a_sieve_are_said_so():
-    with pytest.raises(UsageError, match="cs2, cs2-per-modality, none"):
+    with pytest.raises(UsageError, match="cs2, cs2-per-modality, audio-guided, none"):
         select("best", make_stream(1), Budget(ratio=0.1), Tools())
     with pytest.raises(UsageError, match="trained sieve"):
         select("cs2", make_stream(1), Budget(ratio=0.1), Tools())

@@ -34,7 +34,8 @@ from epcli.session.device import choose_device
 from epcli.session.meter import Meter
 from epcli.session.session import Session
 from epcli.sieve.select import Budget
-from epcli.sieve.selectors import WINDOW_TOKENS, Tools, select
+from epcli.sieve.selector import WINDOW_TOKENS
+from epcli.sieve.selectors import Tools, select
 from epcli.sieve.sieve import Sieve
 from epcli.sieve.sync_rope import install
 

@@ -34,10 +34,11 @@ from epcli.media.probe import probe
 from epcli.questions.record import Question
 from epcli.questions.sets import QuestionSet, read_set
 from epcli.session.session import Session
+from epcli.sieve.selectors import SELECTORS
 
 RESAMPLES = 2000
 FULL = "none"
-ORDER = ("cs2", "cs2-per-modality", "query-aware", "audio-guided", "uniform", "random")
+ORDER = tuple(name for name in SELECTORS if name != FULL)
 ABLATED = tuple(f"cs2/{what}" for what in ABLATIONS)
 MARKS = re.compile(r"(<!-- written by python -m epcli\.lab\.results -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -33,14 +33,13 @@ from epcli.session.clips import EncodedClip
 from epcli.session.meter import Meter
 from epcli.session.reporting import count_tokens
 from epcli.session.session import Session
-from epcli.sieve.select import Budget
-from epcli.sieve.selectors import SELECTORS, Tools, narrow, select
+from epcli.sieve.select import Budget, narrow
+from epcli.sieve.selectors import SELECTORS, TRAINED, TRAINING_FREE, Tools, select
 
 KEEPS = (1.0, 0.2, 0.1, 0.05, 0.02)
-SCORED_BY = {"cs2": "cs2", "cs2-per-modality": "cs2", "query-aware": "query-aware"}  # whose scores serve every ratio
 BLIND = "blind"  # about another file, with all of its tokens, without a sieve
 FAIR = {"cs2": (*KEEPS,), "cs2-per-modality": KEEPS[1:], "random": KEEPS[1:], "uniform": KEEPS[1:]}
-MORE = {"query-aware": KEEPS[1:], "audio-guided": KEEPS[1:]}
+MORE = {name: KEEPS[1:] for name in SELECTORS if name not in FAIR and name != "none"}
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,11 @@ class Setting:
 
 def read_settings(text: str, has_sieve: bool) -> list[Setting]:
     """ "main", "all", or a list such as "none,cs2@0.05,random@0.05". Without a trained sieve, cs2 is left out."""
-    judge = "cs2" if has_sieve else "query-aware"
+    judge = TRAINED if has_sieve else TRAINING_FREE
     if text in ("main", "all"):
         table = FAIR | (MORE if text == "all" or not has_sieve else {})
         names = [f"{selector}@{keep:g}" for selector, keeps in table.items() for keep in keeps]
-        names = [n for n in names if has_sieve or not n.startswith("cs2")]
+        names = [n for n in names if has_sieve or not SELECTORS[n.partition("@")[0]].trained]
         return [Setting.read(name, judge) for name in ("none", *names, BLIND)]
     found = [Setting.read(part.strip(), judge) for part in text.split(",") if part.strip()]
     if not found or len({s.name for s in found}) < len(found):
@@ -200,7 +199,7 @@ def _select(setting: Setting, stream: TokenStream, tools: Tools, whole: dict[str
     """What a setting keeps; a selector that scores runs once a question (in `whole`), for all ratios."""
     budget = Budget.of(setting.keep or 1.0)
     name, _, ablation = setting.selector.partition("/")
-    scorer = setting.selector if ablation else SCORED_BY.get(name)
+    scorer = setting.selector if ablation else SELECTORS[name].scored_by
     if scorer is None:
         return select(name, stream, budget, tools)
     if scorer not in whole:

@@ -27,19 +27,12 @@ from epcli.media.timecode import format_time
 from epcli.media.write import compressed_sound
 from epcli.records import SAMPLE_RATE, Inspection, Modality, Run
 from epcli.report import figures
+from epcli.sieve.selectors import SELECTORS
 
 PAGE = Path(__file__).parent / "page"
 FRAME_BYTES = 5_500_000  # of all frames together, at most
 PAGE_BYTES = 14_500_000  # of the page: what sound and tokens take, frames do not get
 FRAME_LADDER = ((480, 78), (400, 72), (320, 66), (256, 60), (192, 55), (144, 50))  # width in pixels, JPEG quality
-CHOSEN_BY = {
-    "cs2": "They are those that the trained sieve scored highest for this question.",
-    "cs2-per-modality": "They are those that the trained sieve scored highest for this question, each kind by itself.",
-    "query-aware": "They are those that the question looked at most.",
-    "random": "They were drawn by lot.",
-    "uniform": "They lie at even steps, whatever the question.",
-    "audio-guided": "They lie where the sound is eventful and the picture changes.",
-}
 
 
 def to_html(inspection: Inspection, *, media: bool = True) -> str:
@@ -131,7 +124,7 @@ def _run(inspection: Inspection, run: Run, name: str) -> dict[str, Any]:
         "answer": _text(report.answer),
         "selector": report.selector,
         "per_modality": report.selector == "cs2-per-modality",
-        "chosen_by": CHOSEN_BY.get(report.selector, f"The selector {report.selector} chose them."),
+        "chosen_by": SELECTORS[report.selector].shown,
         "kept": _pack(run.kept, "u1"),
         "scores": None if run.scores is None else _pack(run.scores, "<f4"),
         "no_scores": _no_scores(report.selector),

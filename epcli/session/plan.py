@@ -85,7 +85,7 @@ def plan(
 
 def _cost(info: MediaInfo, duration_s: float, profile: Profile, memory_bytes: int | None) -> Plan:
     from epcli.session.selection import budget_of, default_selector
-    from epcli.sieve.selectors import CHUNK_TOKENS, WINDOW_TOKENS
+    from epcli.sieve.selector import CHUNK_TOKENS, WINDOW_TOKENS
 
     card = catalog.card(profile.model)
     sampling = card.sampling(profile)

@@ -6,10 +6,10 @@ from epcli.config import Profile
 from epcli.errors import UsageError
 from epcli.models.family import AVModel
 from epcli.sieve.select import Budget
+from epcli.sieve.selectors import TRAINED, TRAINING_FREE
 
 DEFAULT_KEEP = 0.2  # of a selector named without a budget
 DEFAULT_LEAST = 160  # tokens, nor fewer than these: a fifth of five seconds is 40
-TRAINING_FREE = "query-aware"  # for a model without a trained sieve
 
 
 def default_selector(profile: Profile, trained: bool) -> str:
@@ -19,7 +19,7 @@ def default_selector(profile: Profile, trained: bool) -> str:
     the best training-free selector.
     """
     if trained:
-        return "cs2"
+        return TRAINED
     return "none" if profile.keep is None and profile.budget is None else TRAINING_FREE
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from epcli.errors import UsageError
+from epcli.records import KeptStream, Modality, TokenStream
 
 AUTO_MASS = 0.9  # share of the score mass that `keep: auto` keeps
 
@@ -73,9 +74,10 @@ class Budget:
         if self.tokens is not None:
             return min(n, self.tokens)
         if scores is None:
-            raise UsageError(
-                "keep auto needs a selector that scores tokens; choose cs2 or query-aware, or give a share"
-            )
+            from epcli.sieve.selectors import SELECTORS
+
+            names = ", ".join(name for name, selector in SELECTORS.items() if selector.scored_by)
+            raise UsageError(f"keep auto needs a selector that scores tokens: {names}; choose one, or give a share")
         sums = scores.double().softmax(-1).sort(descending=True).values.cumsum(-1)
         return min(n, int((sums < cast(float, self.mass) - 1e-9).sum()) + 1)  # sums may fall short by rounding
 
@@ -127,3 +129,67 @@ def take(values: Tensor, indices: Tensor, fill: float = 0) -> Tensor:
     rows = torch.arange(indices.shape[0], device=indices.device).unsqueeze(-1)
     picked = values[rows, indices.clamp(min=0)]
     return torch.where(there.view(*there.shape, *[1] * (picked.ndim - 2)), picked, torch.as_tensor(fill).to(picked))
+
+
+def keep_only(stream: TokenStream, kept: Tensor, scores: Tensor | None) -> KeptStream:
+    """What (L,) bool `kept` leaves of a stream, its embeddings as they are."""
+    indices = kept.to(stream.embeds.device).nonzero().squeeze(-1)
+    return KeptStream(stream, stream.embeds[indices], stream.positions[:, indices], indices, scores)
+
+
+def narrow(whole: KeptStream, budget: Budget, *, per_modality: bool = False) -> KeptStream:
+    """What a selector that scores keeps at a budget, from what it kept at a ratio of 1: the same as selecting anew.
+
+    `per_modality`: the budget is divided in proportion to the tokens of sound and picture, instead of one joint pool.
+    """
+    assert whole.scores is not None, "the selector does not score"
+    stream, scores = whole.stream, whole.scores
+    modality = stream.modality.to(scores.device)
+    is_av = modality != Modality.TEXT
+    if per_modality:
+        kinds = (modality == Modality.VIDEO, modality == Modality.AUDIO)
+        kept = ~is_av
+        for kind, count in zip(kinds, split_by_size(budget, *kinds), strict=True):
+            kept |= best(scores, kind, count)
+    else:
+        kept = ~is_av | best(scores, is_av, budget.count(int(is_av.sum()), scores[is_av]))
+    indices = kept.nonzero().squeeze(-1)
+    return KeptStream(stream, whole.embeds[indices], whole.positions[:, indices], indices, scores)
+
+
+def best(scores: Tensor, candidates: Tensor, count: int) -> Tensor:
+    """`top` of one row: (L,), (L,) bool -> (L,) bool."""
+    return top(scores[None], candidates[None], torch.tensor([count], device=scores.device))[0]
+
+
+def best_of_groups(scores: Tensor, group: Tensor, counts: Tensor) -> Tensor:
+    """(n,) scores, (n,) group numbers, (G,) counts -> (n,) bool: the best of each group, ties to the earlier."""
+    best_first = scores.argsort(descending=True, stable=True)
+    order = best_first[group[best_first].argsort(stable=True)]  # group after group, the best first in each
+    sizes = group.bincount(minlength=len(counts))
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[group[order]]
+    return rank < counts[group]
+
+
+def split_by_size(budget: Budget, picture: Tensor, sound: Tensor) -> tuple[int, int]:
+    """The budget's places for picture and for sound, in proportion to their tokens."""
+    sizes = torch.stack([picture.sum(), sound.sum()])
+    total = int(sizes.sum())
+    places = apportion(sizes, sizes, budget.count(total) if total else 0)
+    return int(places[0]), int(places[1])
+
+
+def apportion(weights: Tensor, sizes: Tensor, total: int) -> Tensor:
+    """(G,) int64: `total` places divided by weight, to none more than its size (Sainte-Lague's highest averages)."""
+    group = torch.arange(len(sizes)).repeat_interleave(sizes)
+    seat = torch.arange(len(group)) - (sizes.cumsum(0) - sizes)[group]
+    claims = weights[group] / (2 * seat + 1)
+    return group[claims.argsort(descending=True, stable=True)[:total]].bincount(minlength=len(sizes))
+
+
+def even_steps(n: int, count: int) -> Tensor:
+    """(n,) bool with `count` True at even steps."""
+    chosen = torch.zeros(n, dtype=torch.bool)
+    chosen[((torch.arange(count) + 0.5) * n / max(count, 1)).long()] = True
+    return chosen
