@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -313,6 +313,33 @@ def resolve(
                 values[rival], sources[rival] = DEFAULTS[rival], source
     _check_together(values, sources)
     return Resolved(Profile(**values), sources, name, path, why, automatic=named is None)
+
+
+def from_python(profile: Profile | str | os.PathLike[str] | None, settings: Mapping[str, Any]) -> Profile:
+    """The settings of a call from Python. Neither the environment, nor a settings file, nor the hardware is asked.
+
+    Args:
+        profile: what to start from: a profile, the name of a shipped one, the path of a YAML file, or the defaults.
+        settings: those given by keyword, which go before it.
+
+    Raises:
+        UsageError: an unknown setting or profile, or a value that a setting does not accept.
+    """
+    for key in settings:
+        if key not in SETTINGS:
+            raise UsageError(f"{key}: there is no such setting{did_you_mean(key, SETTINGS)}; `Profile` holds them all")
+    given = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in settings.items()}
+    if profile is None:
+        values = dict(DEFAULTS)
+    elif isinstance(profile, Profile):
+        values = asdict(profile)
+    else:
+        layer = _from_file(find_profile(os.fspath(profile)), nested=False)
+        values = DEFAULTS | {key: value for key, (value, _) in layer.items()}
+    for key, rival in (("keep", "budget"), ("budget", "keep")):  # two ways to say the same: the keyword holds
+        if given.get(key) is not None and rival not in given:
+            values[rival] = None
+    return Profile(**(values | given))
 
 
 def _model_of(name: str) -> str:

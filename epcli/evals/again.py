@@ -71,7 +71,7 @@ def bench_again(
             session.load(loading)
         else:
             dtype = choose_dtype(profile, device)
-            session = Session(profile, card=ShapeCard(shape), model=random_towers(shape, device, dtype, layers))
+            session = Session.of(profile, ShapeCard(shape), random_towers(shape, device, dtype, layers))
         for number in range(repeat + 1):
             session.profile = replace(profile, cache_dir=str(Path(folder) / str(number)))
             first, again = (_ask(session, media, answer=shape is None, wanted=cache) for cache in ("miss", "hit"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from epcli.records import Answer, KeptStream
 
 REPEATS = 4  # the same run of tokens this often in a row is a loop, not an answer
 LONGEST_LOOP = 24  # tokens
+
+T = TypeVar("T")
 
 
 def _sync(device: torch.device) -> None:
@@ -52,29 +54,30 @@ def loops(ids: list[int]) -> bool:
     return False
 
 
-class _Speaker:
+class _Text:
     """Turns ids into text as they come, holding back bytes of an unfinished character."""
 
-    def __init__(self, tokenizer: Any, on_text: Callable[[str], None] | None) -> None:
-        self.tokenizer, self.on_text = tokenizer, on_text
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
         self.ids: list[int] = []
         self.text = ""
 
-    def add(self, token: int) -> None:
+    def add(self, token: int) -> str:
+        """The text that the token adds; none while a character is unfinished."""
         self.ids.append(token)
-        text = self.tokenizer.decode(self.ids, skip_special_tokens=True)
-        if not text.endswith("\ufffd"):
-            self._say(text)
+        return "" if self._decoded().endswith("\ufffd") else self.rest()
 
-    def finish(self) -> str:
-        self._say(self.tokenizer.decode(self.ids, skip_special_tokens=True))
-        return self.text.strip()
+    def rest(self) -> str:
+        """What has not been given yet."""
+        whole = self._decoded()
+        new = whole[len(self.text) :]
+        if not self.text:
+            new = new.lstrip()
+        self.text = whole
+        return new
 
-    def _say(self, text: str) -> None:
-        new = text[len(self.text) :]
-        if new and self.on_text is not None:
-            self.on_text(new if self.text else new.lstrip())
-        self.text = text
+    def _decoded(self) -> str:
+        return str(self.tokenizer.decode(self.ids, skip_special_tokens=True))
 
 
 @torch.inference_mode()
@@ -100,20 +103,19 @@ def decode_steps(model: AVModel, kept: KeptStream, cache: DynamicCache) -> Gener
         position += 1
 
 
-def run(
+def stream(
     model: AVModel,
     kept: KeptStream,
     *,
     max_new_tokens: int,
     temperature: float = 0.0,
     seed: int = 0,
-    on_text: Callable[[str], None] | None = None,
     cache: DynamicCache | None = None,
-) -> tuple[Answer, float]:
-    """Answer from a kept stream. Returns the answer and the seconds of prefill.
+) -> Generator[str, None, tuple[Answer, float]]:
+    """Answer from a kept stream: yields the text as it grows, returns the answer and the seconds of prefill.
 
-    `cache`: an empty one to use, for a caller that wants the keys and values afterwards.
-    Raises CapacityError if prompt and answer are longer than the decoder's context.
+    Time that passes while the caller has a piece is in no figure. `cache`: an empty one to use, for a caller that wants
+    the keys and values afterwards. Raises CapacityError if prompt and answer are longer than the decoder's context.
     """
     length = kept.embeds.shape[0]
     if length + max_new_tokens > model.context_tokens:
@@ -123,15 +125,14 @@ def run(
         )
     cache = DynamicCache(config=model.decoder.config) if cache is None else cache
     generator = torch.Generator().manual_seed(seed)
-    speaker = _Speaker(model.tokenizer, on_text)
-    reason = "length"
+    text, reason = _Text(model.tokenizer), "length"
     _sync(model.device)
     start = time.perf_counter()
     steps = decode_steps(model, kept, cache)
     logits = next(steps)
     _sync(model.device)
-    prefill_s = time.perf_counter() - start
-    first_token_s = prefill_s
+    prefill_s = first_token_s = time.perf_counter() - start
+    away_s = 0.0
     for count in range(max_new_tokens):
         token = _choose(logits, temperature, generator)
         if count == 0:
@@ -139,13 +140,35 @@ def run(
         if token in model.stop_ids:
             reason = "stop"
             break
-        speaker.add(token)
-        if loops(speaker.ids):
+        if piece := text.add(token):
+            left = time.perf_counter()
+            yield piece
+            away_s += time.perf_counter() - left
+        if loops(text.ids):
             reason = "repetition"
             break
         if count + 1 < max_new_tokens:
             logits = steps.send(token)
     _sync(model.device)
-    decode_s = time.perf_counter() - start - first_token_s
-    text = speaker.finish()
-    return Answer(text, tuple(speaker.ids), reason, first_token_s, decode_s, kv_cache_bytes(cache)), prefill_s
+    decode_s = time.perf_counter() - start - first_token_s - away_s
+    if piece := text.rest():
+        yield piece
+    said = text.text.strip()
+    return Answer(said, tuple(text.ids), reason, first_token_s, decode_s, kv_cache_bytes(cache)), prefill_s
+
+
+def run(model: AVModel, kept: KeptStream, **options: Any) -> tuple[Answer, float]:
+    """The whole answer at once, and the seconds of prefill. Options and errors are those of `stream`."""
+    return finish(stream(model, kept, **options))
+
+
+def finish(steps: Generator[str, None, T], on_text: Callable[[str], None] | None = None) -> T:
+    """Take all pieces of a stream and return what it returns. `on_text` is called with each piece."""
+    while True:
+        try:
+            piece = next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if on_text is not None:
+            on_text(piece)

@@ -5,19 +5,24 @@ media file -> Clip -> Features -> TokenStream -> KeptStream -> Answer -> Report
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import gc
+import math
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
-from epcli.config import Profile
+from epcli.config import Profile, from_python
 from epcli.errors import CapacityError, UsageError
 from epcli.media.probe import check_file
 from epcli.media.read import read
+from epcli.media.timecode import parse_time
 from epcli.models import catalog
 from epcli.models.family import AVModel
 from epcli.records import STAGES, Clip, Features, KeptStream, Report, Sampling, Turn
@@ -50,30 +55,62 @@ class Answered:
 
 
 class Session:
-    """A model and its settings, for one question or many. The model is loaded when first needed."""
+    """A model and its settings, for one question or many. The model is loaded when first needed.
+
+    with Session(keep=0.1) as session:
+        looked = session.look("movie.mp4", start=60, end="1:30")
+        print(session.ask(looked, "What plays?").answer)
+    """
 
     def __init__(
         self,
-        profile: Profile,
+        profile: Profile | str | os.PathLike[str] | None = None,
         on_stage: Callable[[str], None] | None = None,
-        *,
-        card: catalog.Card | None = None,
-        model: AVModel | None = None,
+        **settings: Any,
     ) -> None:
-        """Raises UsageError if model or device are not to be had.
+        """Raises UsageError (a wrong setting, a missing device) or WeightsError (a model that must be pulled first).
 
-        `card` and `model`: of one that is no name of `ep models list`, and is loaded.
+        Args:
+            profile: the settings to start from: a `Profile`, the name of a shipped one or the path of a YAML file. None
+                is the defaults. Neither the environment (EP_*) nor ep.yaml is read.
+            on_stage: called with a stage's name when the stage begins.
+            settings: fields of `Profile`, which go before those of `profile`: model="ep-smol", keep=0.1, ...
         """
-        self.profile, self.on_stage = profile, on_stage
-        if not (profile.video or profile.audio):
-            raise UsageError("--no-video and --no-audio together leave nothing to look at or listen to")
-        if card is None:
-            catalog.check_present(profile.model)
-        self.card = card or catalog.card(profile.model)
-        self.device = choose_device(profile)
-        self._model = model
+        self.profile, self.on_stage = from_python(profile, settings), on_stage
+        catalog.check_present(self.profile.model)
+        self.card: catalog.Card = catalog.card(self.profile.model)
+        self.device = choose_device(self.profile)
+        self._model: AVModel | None = None
+
+    @classmethod
+    def of(
+        cls,
+        profile: Profile,
+        card: catalog.Card,
+        model: AVModel | None,
+        on_stage: Callable[[str], None] | None = None,
+    ) -> Session:
+        """A session with a model that is loaded. `card` may be of one that `ep models list` does not know."""
+        session = cls.__new__(cls)
+        session.profile, session.on_stage = profile, on_stage
+        session.card, session.device, session._model = card, choose_device(profile), model
+        return session
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the model and its memory. A later question loads it again."""
+        self._model = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def load(self, meter: Meter) -> AVModel:
+        """The model; the first call loads it. Raises WeightsError."""
         if self._model is None:
             with meter.stage("load"):
                 self._model = open_model(self.profile)
@@ -81,7 +118,7 @@ class Session:
 
     def using(self, profile: Profile) -> Session:
         """The same model under other settings: all may differ but model, device, dtype and quantize."""
-        return Session(profile, self.on_stage, card=self.card, model=self._model)
+        return Session.of(profile, self.card, self._model, self.on_stage)
 
     @property
     def sampling(self) -> Sampling:
@@ -95,12 +132,19 @@ class Session:
         towers = self.card.towers(self.device, choose_dtype(self.profile, self.device))
         return FeatureKey(towers, self.sampling, (start_s, end_s), self.card.name)
 
-    def look(self, media: Path, start_s: float | None = None, end_s: float | None = None) -> EncodedClip:
+    def look(
+        self,
+        media: str | os.PathLike[str],
+        start: float | str | None = None,
+        end: float | str | None = None,
+    ) -> EncodedClip:
         """Decode a file and run the towers, or find both done in the cache.
+
+        `start` and `end`: seconds, or a time such as "1:30"; None is the file's own beginning or end.
 
         Raises MediaError, UsageError (range), WeightsError or CapacityError.
         """
-        return self.encode(self.open(media, start_s, end_s))
+        return self.encode(self.open(Path(media), *_range(start, end)))
 
     def look_pair(self, picture: Path, sound: Path) -> EncodedClip:
         """`look` at a still picture and listen to a sound of another file, as one clip. Raises as `look`.
@@ -184,12 +228,23 @@ class Session:
         *,
         evidence: bool = False,
     ) -> Report:
-        """Answer a question about a file that was looked at. Raises UsageError or CapacityError.
+        """Answer a question about a file that was looked at. Raises UsageError, WeightsError or CapacityError.
 
-        `history`: earlier questions about it and their answers, the oldest first, which the model reads too.
-        `evidence`: the report also tells what carried the answer.
+        Args:
+            looked: what `look` returned.
+            question: in plain words.
+            on_text: called with each piece of the answer as soon as it is there.
+            history: earlier questions about the file and their answers, the oldest first, which the model reads too.
+            evidence: the report also tells what carried the answer.
         """
         return self.run(looked, question, on_text, history, with_evidence=evidence).report
+
+    def stream(
+        self, looked: EncodedClip, question: str, history: Sequence[Turn] = (), *, evidence: bool = False
+    ) -> AnswerStream:
+        """`ask`, with the answer as an iterator over its pieces. Errors are raised while it is read."""
+        check_question(question)
+        return AnswerStream(self._steps(looked, question, history, evidence))
 
     def run(
         self,
@@ -202,8 +257,14 @@ class Session:
     ) -> Answered:
         """`ask`, and what was kept. `with_evidence`: also find what carried the answer, in a stage of its own."""
         check_question(question)
-        profile, clip = self.profile, looked.clip
-        with Meter(self.device, self.on_stage) as meter, _capacity(clip.info.path):
+        return generate.finish(self._steps(looked, question, history, with_evidence), on_text)
+
+    def _steps(
+        self, looked: EncodedClip, question: str, history: Sequence[Turn], with_evidence: bool
+    ) -> Generator[str, None, Answered]:
+        """Choose tokens, answer, look for evidence: yields the answer's pieces."""
+        profile = self.profile
+        with Meter(self.device, self.on_stage) as meter, _capacity(looked.clip.info.path):
             model = self.load(meter)
             selector, budget, notes = choose_selector(profile, model)
             with meter.stage("prefill"):
@@ -212,13 +273,12 @@ class Session:
                 tools = Tools(decoder=model.decoder, sieve=model.sieve, seed=profile.seed)
                 kept = select(selector, stream, budget, tools)
             cache = DynamicCache(config=model.decoder.config)
-            answer, prefill_s = generate.run(
+            answer, prefill_s = yield from generate.stream(
                 model,
                 kept,
                 max_new_tokens=profile.max_new_tokens,
                 temperature=profile.temperature,
                 seed=profile.seed,
-                on_text=on_text,
                 cache=cache,
             )
             meter.seconds["prefill"] += prefill_s
@@ -228,14 +288,62 @@ class Session:
                 with meter.stage("evidence"):
                     carried = find_evidence(model, kept, answer, cache)
         made = Measured(model, selector, kept, answer, meter, carried, tuple(notes))
-        report = build_report(question, profile, looked, made)
-        return Answered(report, kept, carried)
+        return Answered(build_report(question, profile, looked, made), kept, carried)
+
+
+class AnswerStream(Iterator[str]):
+    """The pieces of an answer, each as soon as it is there; then its report."""
+
+    def __init__(self, steps: Generator[str, None, Answered]) -> None:
+        self._steps = steps
+        self._answered: Answered | None = None
+
+    def __next__(self) -> str:
+        try:
+            return next(self._steps)
+        except StopIteration as end:
+            self._answered = self._answered or end.value
+            raise
+
+    @property
+    def report(self) -> Report:
+        """What was measured. Reads the rest of the answer first. Raises UsageError if the stream was closed before."""
+        for _ in self:
+            pass
+        if self._answered is None:
+            raise UsageError("the answer was not read to its end, so there is no report of it")
+        return self._answered.report
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._steps.close()
 
 
 def check_question(question: str) -> None:
     """Raises UsageError for a question without words."""
     if not question.strip():
         raise UsageError("the question is empty; ask something, or give - to read it from standard input")
+
+
+def _range(start: float | str | None, end: float | str | None) -> tuple[float | None, float | None]:
+    """Seconds. Raises UsageError for what is no time, or no range."""
+    start_s, end_s = _seconds("start", start), _seconds("end", end)
+    if end_s is not None and end_s <= (start_s or 0.0):
+        raise UsageError(f"end {end} is not after {'the beginning' if start is None else f'start {start}'}")
+    return start_s, end_s
+
+
+def _seconds(name: str, time: float | str | None) -> float | None:
+    if time is None:
+        return None
+    if isinstance(time, str):
+        try:
+            return parse_time(time)
+        except UsageError as error:
+            raise UsageError(f"{name}: {error}") from error
+    if not 0 <= time < math.inf:
+        raise UsageError(f"{name}: {time} is not a time in seconds from 0 up")
+    return float(time)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def train(order: Order, recipe: SieveRecipe, shape: Shape, profile: Profile, say
     learner, make = _learner(order, shape, profile)
     held_items = min(recipe.evaluate_items, sum(map(len, held_rows)))
     recipe = replace(recipe, lr=rates(order.lr, order.method, shape), evaluate_items=held_items)
-    session = Session(replace(profile, quantize="none"), model=learner.model)
+    session = Session.of(replace(profile, quantize="none"), catalog.card(profile.model), learner.model)
     source = OwnClips(rows, session, make)
     held = EachOnce(held_rows, session, make) if held_rows else None
     trainer = SieveTrainer(learner, source, held, recipe, order.out, say)
