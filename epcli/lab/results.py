@@ -299,7 +299,7 @@ def _times(times: Mapping[str, Any] | None) -> str:
 
 
 def card(rows: Sequence[Row], questions: QuestionSet, more: str = "results.md") -> str:
-    """The table by type for docs/ep-smol.md: full tokens, the default share, what is constant and what is blind.
+    """The table by type for the lab notes: full tokens, the default share, what is constant and what is blind.
 
     `more`: the page beside it with all of the run.
     """
