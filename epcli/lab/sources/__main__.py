@@ -30,7 +30,7 @@ def main() -> int:
 
         counts = build.build(out, (args.work or out.parent / "packages").resolve())
     except ImportError as error:
-        print(f"{error.name} is not installed: pip install 'epcli[train]'", file=sys.stderr)
+        print(f"{error.name} is not installed: pip install -e '.[lab]'", file=sys.stderr)
         return EpError.exit_code
     except EpError as error:
         print(error, file=sys.stderr)
