@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -41,12 +42,24 @@ def text(folder: Path) -> None:
 
 
 def huge_model(folder: Path) -> None:
-    """A checkpoint whose config asks for more memory than any machine has: refused before its weights are read."""
+    """A whole checkpoint that needs more memory than any machine has. Its file is all holes and takes no disk."""
     film(folder)
-    home = tiny_omni.write(folder / "huge")
+    home, size = tiny_omni.write(folder / "huge"), 10**9
     config = json.loads((home / "config.json").read_text())
-    config["thinker_config"]["text_config"]["vocab_size"] = 10**12
+    config["thinker_config"]["text_config"]["vocab_size"] = size
     (home / "config.json").write_text(json.dumps(config))
+    with (home / "model.safetensors").open("r+b") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        place = 0
+        for name, facts in header.items():
+            if name != "__metadata__":
+                if name.endswith(("lm_head.weight", "embed_tokens.weight")):
+                    facts["shape"][0] = size
+                facts["data_offsets"] = [place, place := place + 4 * math.prod(facts["shape"])]
+        text = json.dumps(header).encode()
+        file.seek(0)
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + place)
 
 
 def nothing(folder: Path) -> None:

@@ -20,6 +20,7 @@ from epcli.config import Profile, find_profile, profile_names, resolve
 from epcli.media import ffmpeg
 from epcli.models import costs
 from epcli.models.costs import Decoder, Omni
+from epcli.models.qwen_omni.folder import thinker_config
 from epcli.models.qwen_omni.model import QwenOmni
 from epcli.records import AudioTrack, MediaInfo
 from epcli.session import plan as planning
@@ -43,7 +44,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def shape(folder) -> Omni:
-    return Omni.of(costs.read_config(folder))
+    return Omni.of(thinker_config(folder))
 
 
 def film(duration_s: float, *, audio: bool = True) -> MediaInfo:

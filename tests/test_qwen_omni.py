@@ -435,50 +435,12 @@ def test_every_layout_of_a_checkpoint_gives_the_same_model(home, model, kind):
         assert torch.equal(got, want), name
 
 
-def damaged(plain: Path, folder: Path, how: str) -> Path:
-    folder = tiny_omni.copy(plain, folder)
-    weights = folder / "model.safetensors"
-    if how == "cut":
-        weights.write_bytes(weights.read_bytes()[:-1000])
-    elif how == "no weights":
-        weights.unlink()
-    elif how == "no tokenizer":
-        (folder / "tokenizer.json").unlink()
-    elif how == "no preprocessor":
-        (folder / "preprocessor_config.json").unlink()
-    elif how == "lacks a tensor":
-        state = load_file(weights)
-        del state["thinker.model.layers.1.mlp.up_proj.weight"]
-        save_file(state, weights)
-    elif how == "other shape":
-        state = load_file(weights)
-        state["thinker.model.norm.weight"] = torch.zeros(7)
-        save_file(state, weights)
-    elif how == "other config":
-        (folder / "config.json").write_text('{"model_type": "llama"}')
-    elif how == "no JSON":
-        (folder / "config.json").write_text("{")
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
-        ("cut", "cannot be read"),
-        ("no weights", "no weights of a thinker"),
-        ("no tokenizer", "tokenizer"),
-        ("no preprocessor", "tokenizer or preprocessor files are missing"),
-        ("lacks a tensor", "lack model.language_model.layers.1.mlp.up_proj.weight"),
-        ("other shape", "cannot be loaded|another shape"),
-        ("other config", "not the config of a Qwen2.5-Omni model"),
-        ("no JSON", "cannot be read"),
-    ],
-)
-def test_a_damaged_checkpoint_is_one_line(plain, tmp_path, how, message):
-    folder = damaged(plain, tmp_path / "damaged", how)
-    with pytest.raises(WeightsError, match=message) as caught:
-        QwenOmni.open(folder, "tiny", CPU, torch.float32)
-    assert "\n" not in str(caught.value)
+def test_a_damaged_checkpoint_is_refused_by_the_library_too(plain, tmp_path):
+    folder = tiny_omni.copy(plain, tmp_path / "damaged")
+    os.truncate(folder / "model.safetensors", 100_000)
+    for opens in (QwenOmni.open, lambda folder, *_: QwenOmni.load(folder)):
+        with pytest.raises(WeightsError, match="is cut off"):
+            opens(folder, "tiny", CPU, torch.float32)
 
 
 # Sieve files.

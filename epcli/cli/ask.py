@@ -56,7 +56,7 @@ def ask(
     from epcli.media.probe import check_file
     from epcli.models import catalog
 
-    catalog.card(resolved.profile.model)
+    catalog.check_present(resolved.profile.model)
     check_file(media)
 
     screen = Screen(quiet=quiet, json=json)

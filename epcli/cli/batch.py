@@ -254,6 +254,7 @@ def batch(
     elif address or workers or gpus_per_worker is not None or ship:
         raise UsageError("--address, --workers, --gpus-per-worker and --ship go with --engine ray")
     else:
+        catalog.check_present(profile.model)
 
         def start_engine() -> Engine:
             from epcli.batch.work import Worker

@@ -62,12 +62,16 @@ def bench(
         _check_shape_flags(given(resolved), again)
     profile = resolved.profile
 
-    from epcli.evals import bench as measure
     from epcli.media.probe import check_file
+    from epcli.models import catalog
 
-    chosen = measure.read_keeps(keeps)
     for path in media or ():
         check_file(path)
+    if shape is None:
+        catalog.check_present(profile.model)
+    from epcli.evals import bench as measure  # the model libraries load here
+
+    chosen = measure.read_keeps(keeps)
     live = sys.stderr.isatty()
 
     def progress(done: int, total: int) -> None:

@@ -51,8 +51,10 @@ def evaluate(
     """
     profile = resolved.profile
     from epcli.evals import score, tables
+    from epcli.models import catalog
     from epcli.questions import sets
 
+    catalog.check_present(profile.model)
     if summary is not None:
         tables.check_summary_path(summary)
     found = sets.read_set(questions, format, media)

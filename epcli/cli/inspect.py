@@ -94,7 +94,7 @@ def inspect(
     from epcli.media.probe import check_file, probe
     from epcli.models import catalog
 
-    catalog.card(resolved.profile.model)
+    catalog.check_present(resolved.profile.model)
     check_file(media)
     taken: dict[str, str] = {}
     for path, flag, suffix in ((html, "--html", ""), (png, "--png", ".png"), (film, "--video", ".mp4")):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from epcli import content
-from epcli.errors import UsageError
+from epcli.errors import UsageError, WeightsError
 from epcli.models import costs
-from epcli.models.qwen_omni import hub, tower_weights
+from epcli.models.qwen_omni import folder, hub, tower_weights
 from epcli.models.smol import weights
 
 if TYPE_CHECKING:
@@ -67,12 +67,7 @@ class ModelCard:
         Raises WeightsError.
         """
         if self.family == "qwen2.5-omni":
-            place = self.path or hub.folder(self.name)
-            if place.is_file():
-                from epcli.models.sieve_file import SieveFile
-
-                place = SieveFile.read(place, tensors=False).base_folder()
-            weights_sha256 = tower_weights.of_folder(place)
+            weights_sha256 = tower_weights.of_folder(checkpoint(self))
             return {"family": self.family, "weights": weights_sha256, "device": device.type, "dtype": str(dtype)}
         from epcli.models.smol.model import TUNED
 
@@ -112,49 +107,69 @@ MODELS: dict[str, ModelCard] = {
 
 
 def card(name: str) -> ModelCard:
-    """A model by its name, by the folder of a Qwen2.5-Omni checkpoint, or by a sieve file on top of one.
+    """A model by its name, its id on the hub, the folder of a Qwen2.5-Omni checkpoint, or a sieve file on top of one.
 
-    Raises UsageError for a name that is not known.
+    A folder is only identified here; `check_present` looks whether it is whole. Raises UsageError for a name that is
+    not known, WeightsError for a file or folder that is something else.
     """
     if name in MODELS:
         return MODELS[name]
+    if not folder.exists(name):
+        if known := folder.known_name(name):
+            return MODELS[known]
+        raise folder.refuse_name(name, ", ".join(MODELS))
     path = Path(name).expanduser()
-    if path.suffix == ".safetensors" and path.is_file() and _is_adapter(path):
+    if path.is_file():
+        return _file_card(path)
+    path = folder.place(path)
+    folder.thinker_config(path)
+    found = folder.named(path)
+    if found in MODELS:  # in a Hugging Face cache
+        return replace(MODELS[found], path=path)
+    return _own_card(path, found, "Qwen2.5-Omni from a folder", path.glob("*.safetensors"))
+
+
+def _file_card(path: Path) -> ModelCard:
+    """An adapter of ep-smol, or a sieve on top of Qwen2.5-Omni. Raises WeightsError for another file."""
+    about = folder.trained_metadata(path)
+    if about is None:
+        raise folder.refuse_file(path)
+    if "seen" in about:  # the names that ep-smol's adapter knows; a sieve file has none
         summary = "ep-smol with an adapter of your own"
         return replace(MODELS["ep-smol"], name=path.resolve().name, summary=summary, path=path)
-    if name and ((path / "config.json").is_file() or (path.suffix == ".safetensors" and path.is_file())):
-        size = sum(file.stat().st_size for file in (path.glob("*.safetensors") if path.is_dir() else [path]))
-        return ModelCard(
-            name=path.resolve().name,
-            summary="Qwen2.5-Omni from a folder" if path.is_dir() else "a sieve on top of Qwen2.5-Omni",
-            licence="that of its publisher (of Qwen2.5-Omni-3B and what is made from it: non-commercial use only)",
-            download_bytes=0,
-            parameters=size // 2,
-            needs="see `ep plan`",
-            family="qwen2.5-omni",
-            path=path,
-        )
-    raise UsageError(
-        f"no model named {name!r}; `ep models list` lists them: {', '.join(MODELS)}; "
-        "or give the folder of a Qwen2.5-Omni checkpoint"
+    return _own_card(path, path.resolve().name, "a sieve on top of Qwen2.5-Omni", [path])
+
+
+def _own_card(path: Path, name: str, summary: str, files: Iterable[Path]) -> ModelCard:
+    return ModelCard(
+        name=name,
+        summary=summary,
+        licence="that of its publisher (of Qwen2.5-Omni-3B and what is made from it: non-commercial use only)",
+        download_bytes=0,
+        parameters=sum(file.stat().st_size for file in files if file.is_file()) // 2,
+        needs="see `ep plan`",
+        family="qwen2.5-omni",
+        path=path,
     )
 
 
-def _is_adapter(path: Path) -> bool:
-    """Whether a safetensors file is an adapter of ep-smol, by the metadata in its header (JSON behind its length)."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            about = json.loads(file.read(min(length, 100_000_000)))["__metadata__"]["epcli"]
-            return "seen" in json.loads(about)  # the names that ep-smol's adapter knows; a sieve file has none
-        except (ValueError, KeyError, TypeError):
-            return False
-
-
 def check_present(name: str) -> None:
-    """Raises WeightsError for a model that must be pulled first, before any file is decoded; UsageError as `card`."""
-    if card(name).path is None and name in hub.REPOS:
-        hub.folder(name)
+    """Raises WeightsError for a model that must be pulled first or is not whole, before any file is decoded.
+
+    Reads no weights and imports no torch. UsageError as `card`.
+    """
+    entry = card(name)
+    if entry.family == "qwen2.5-omni":
+        folder.look(checkpoint(entry))
+
+
+def checkpoint(entry: ModelCard) -> Path:
+    """The folder of a Qwen2.5-Omni, of a sieve file that of its base. Raises WeightsError if it is not here."""
+    if entry.path is None:
+        return hub.folder(entry.name)
+    if entry.path.is_dir():
+        return entry.path
+    return folder.sieve_base(entry.path, str((folder.trained_metadata(entry.path) or {}).get("base", "")))
 
 
 def load(name: str, device: torch.device, dtype: torch.dtype, quantize: str = "none") -> AVModel:
@@ -163,7 +178,7 @@ def load(name: str, device: torch.device, dtype: torch.dtype, quantize: str = "n
     if entry.family == "qwen2.5-omni":
         if entry.notice:
             print(f"ep: {entry.notice}", file=sys.stderr)
-        place = entry.path or hub.folder(name)
+        place = entry.path or hub.folder(entry.name)
         from epcli.models.qwen_omni.model import QwenOmni
 
         return QwenOmni.open(place, entry.name, device, dtype, quantize)
@@ -179,23 +194,33 @@ def location(name: str) -> Path:
     entry = card(name)
     if entry.path is not None:
         return entry.path
-    return hub.location(name) if name in hub.REPOS else weights.models_dir()
+    return hub.location(entry.name) if entry.name in hub.REPOS else weights.models_dir()
 
 
 def status(name: str) -> str:
-    """ "ready" if every part is in the cache, else "partly downloaded" or "not downloaded"."""
-    if card(name).path is not None:
+    """ "ready" if every part is here and whole, else what is wrong: "partly downloaded", "not downloaded", or a line.
+
+    Raises as `card`.
+    """
+    entry = card(name)
+    if entry.family == "qwen2.5-omni":
+        if entry.path is None and (there := hub.status(entry.name)) != "ready":
+            return there
+        try:
+            check_present(name)
+        except WeightsError as error:
+            return f"cannot be used: {error}"
         return "ready"
-    if name in hub.REPOS:
-        return hub.status(name)
+    if entry.path is not None:
+        return "ready"
     return "ready" if all(weights.is_cached(part) for part in weights.EP_SMOL_PARTS) else "not downloaded"
 
 
 def pull(name: str) -> None:
     """Fetch and convert a model's weights ahead of time, checking what is there. Raises WeightsError or UsageError."""
-    _refuse_path(name)
-    if name in hub.REPOS:
-        hub.pull(name)
+    entry = _refuse_path(name)
+    if entry.name in hub.REPOS:
+        hub.pull(entry.name)
         return
     weights.fetch(*weights.EP_SMOL_PARTS, verify=True)
     from epcli.models.smol import efficientnet_lite, smollm, whisper, yamnet
@@ -206,18 +231,20 @@ def pull(name: str) -> None:
 
 def remove(name: str) -> int:
     """Delete a model's weights; returns the bytes freed. Raises UsageError."""
-    _refuse_path(name)
-    if name in hub.REPOS:
-        return hub.remove(name)
-    folder = location(name)
-    if not folder.exists():
+    entry = _refuse_path(name)
+    if entry.name in hub.REPOS:
+        return hub.remove(entry.name)
+    place = location(name)
+    if not place.exists():
         return 0
-    freed = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-    shutil.rmtree(folder)
+    freed = sum(f.stat().st_size for f in place.rglob("*") if f.is_file())
+    shutil.rmtree(place)
     return freed
 
 
-def _refuse_path(name: str) -> None:
+def _refuse_path(name: str) -> ModelCard:
     """Files that the user brought are neither fetched nor deleted here."""
-    if card(name).path is not None:
+    entry = card(name)
+    if entry.path is not None:
         raise UsageError(f"{name}: is a model of your own; only those of `ep models list` are fetched and deleted here")
+    return entry

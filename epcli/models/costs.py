@@ -5,14 +5,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from epcli.config import Profile
-from epcli.errors import WeightsError
 from epcli.records import Sampling
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -40,19 +37,6 @@ def sampling(profile: Profile) -> Sampling:
 def audio_tokens(mel_frames: int) -> int:
     """Tokens of a sound of so many mel frames of 10 ms: 25 a second."""
     return ((mel_frames - 1) // 2 + 1 - 2) // 2 + 1 if mel_frames >= SHORTEST_MEL else 0
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The thinker's part of config.json, in the form that transformers 5 reads."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    config = config.get("thinker_config", config)
-    if not isinstance(config.get("text_config"), dict):
-        raise WeightsError(f"{path}: not the config of a Qwen2.5-Omni model (it has no text_config)")
-    return config
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from epcli.errors import WeightsError
-from epcli.models.qwen_omni import hub
+from epcli.models.qwen_omni.folder import sieve_base
 from epcli.models.sieve_weights import LowRank, unfold
 from epcli.sieve.sieve import Sieve
 
@@ -75,13 +75,7 @@ class SieveFile:
 
     def base_folder(self) -> Path:
         """The folder of the model that this sieve sits on. Raises WeightsError if it is not here."""
-        if (self.path.parent / "config.json").is_file():
-            return self.path.parent
-        if self.base in hub.REPOS:
-            return hub.folder(self.base)
-        if not (Path(self.base) / "config.json").is_file():
-            raise WeightsError(f"{self.path}: its base model {self.base} is not here; put this file into its folder")
-        return Path(self.base)
+        return sieve_base(self.path, self.base)
 
     def check_base(self, folder: Path) -> None:
         """Raises WeightsError unless the folder holds the very model that the sieve was trained on."""

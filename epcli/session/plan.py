@@ -22,6 +22,7 @@ from epcli.media.probe import probe
 from epcli.media.timecode import format_time
 from epcli.models import catalog, costs
 from epcli.models.costs import Omni
+from epcli.models.qwen_omni.folder import look
 from epcli.records import SAMPLE_RATE, MediaInfo
 
 PLAN_SCHEMA = 1
@@ -266,11 +267,8 @@ def _omni(card: catalog.ModelCard) -> tuple[Omni, int]:
         file = SieveFile.read(folder)
         folder = file.base_folder()
         depth = len({key.split(".")[2] for key in file.sieve if key.startswith("refiner.layers.")})
-    config = costs.read_config(folder)
-    try:
-        return Omni.of(config), depth or int(config["text_config"].get("av_refiner_layers") or 0)
-    except (KeyError, TypeError) as error:
-        raise WeightsError(f"{folder / 'config.json'}: lacks {error}; fetch the checkpoint again") from error
+    looked = look(folder)
+    return looked.shape, depth or int(looked.config["text_config"].get("av_refiner_layers") or 0)
 
 
 def _smol_depth(card: catalog.ModelCard) -> int:

@@ -117,7 +117,7 @@ def qwen_learner(
     WeightsError or CapacityError.
     """
     card = catalog.card(name)
-    folder = card.path or hub.folder(name)
+    folder = card.path or hub.folder(card.name)
     if folder.is_file():
         raise UsageError(f"{name}: is the result of a training; give its base model, or go on with --resume")
     model: Any = QwenOmni.open(folder, card.name, device, dtype, "nf4" if method == "qlora" else "none")
@@ -160,7 +160,7 @@ def qwen_learner(
         path = out / "sieve.safetensors"
         sieve_file.save(
             path,
-            base=name if card.path is None else str(folder.resolve()),
+            base=card.name if card.path is None else str(folder.resolve()),
             folder=folder,
             sieve=stored(groups),
             refiner=low_rank_of(shape) if shape.sieve and shape.refiner_rank else None,

@@ -24,6 +24,8 @@ from epcli.errors import CapacityError, WeightsError
 from epcli.models import costs
 from epcli.models.layout import CHUNK_STEPS, AudioTokens, VideoTokens, interleave, join, text
 from epcli.models.qwen_omni import quantize
+from epcli.models.qwen_omni.folder import SIEVE, look, weight_files
+from epcli.models.qwen_omni.hub import UNUSED
 from epcli.models.qwen_omni.inputs import Inputs
 from epcli.models.sieve_file import SieveFile
 from epcli.models.sieve_weights import build_sieve
@@ -41,8 +43,7 @@ from epcli.sieve.sieve import Sieve
 from epcli.sieve.sync_rope import four_axes, install
 
 SYNC_SECTIONS = (18, 18, 18, 10)  # the paper's best split of 64 frequencies (head size 128)
-REFINER, SCORER = "thinker.model.bidir_encoder.", "thinker.model.compressor."  # keys of the reference's checkpoints
-OTHER_PARTS = ("talker.", "token2wav.")  # of a whole Qwen2.5-Omni: speech output, never loaded
+REFINER, SCORER = SIEVE
 BATCH_PATCHES = (
     8192  # that the vision tower sees at once; each pair of frames is encoded by itself, so any split is exact
 )
@@ -84,6 +85,7 @@ class QwenOmni:
         if folder.is_file():
             file = SieveFile.read(folder)
             folder = file.base_folder()
+        look(folder)
         inputs = Inputs(folder)  # before the weights, which take long
         model = cls.load(folder, dtype=dtype, device=device, quantization=quantization, sieve_file=file)
         model.name, model.inputs = name, inputs
@@ -117,22 +119,18 @@ class QwenOmni:
             WeightsError: files missing or unreadable, or weights that do not fit the config.
             CapacityError: the weights fit neither device nor host.
         """
-        settings = costs.read_config(folder)
-        config = Qwen2_5OmniThinkerConfig.from_dict({**settings, "tie_word_embeddings": False})
+        looked = look(folder)
+        config = Qwen2_5OmniThinkerConfig.from_dict({**looked.config, "tie_word_embeddings": False})
+        placed = quantize.placement(config, torch.device(device), dtype, quantization)
         if sieve_file is not None:
             sieve_file.check_base(folder)
         state = thinker_tensors(folder)
-        if not state:
-            raise WeightsError(
-                f"{folder}: no weights of a thinker in its safetensors files; fetch the checkpoint again"
-            )
         weights: dict[str, Tensor] = {}
         if sieve_file is not None:
             weights = sieve_file.whole_sieve(state)  # before the change: the refiner sits on the plain layers
             sieve_file.change(state)
         elif sieve:
             weights = _read_sieve(folder)
-        placed = quantize.placement(config, torch.device(device), dtype, quantization)
         load: Any = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained
         try:
             with _quiet():
@@ -346,16 +344,18 @@ def thinker_tensors(folder: Path) -> dict[str, Any]:
     Raises WeightsError.
     """
     found: dict[str, Any] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         try:
             file: Any = safe_open(path, "pt")  # stays open as long as a slice of it is held
             if "epcli" in (file.metadata() or {}):  # a sieve file that lies beside its base
                 continue
             for key in file.keys():  # noqa: SIM118 (not a dict)
-                if not key.startswith((*OTHER_PARTS, REFINER, SCORER)):
+                if not key.startswith((*UNUSED, *SIEVE)):
                     found[key] = file.get_slice(key)
         except (OSError, SafetensorError) as error:
             raise WeightsError(f"{path}: cannot be read: {_first_line(error)}; fetch the checkpoint again") from error
+        except RuntimeError as error:  # torch's word on a file that cannot be mapped
+            raise CapacityError(f"{path}: cannot be mapped into memory; close other programs") from error
     return found
 
 
