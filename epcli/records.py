@@ -378,7 +378,7 @@ def _json_types(value: Any) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class InspectionRun:
     """One question, answered on what one selector kept. n media tokens."""
 
     report: Report
@@ -407,4 +407,4 @@ class Inspection:
     plan: dict[str, Any]  # what `ep plan` foresaw
     tokens: MediaTokens  # the same for every run
     preview: Preview
-    runs: tuple[Run, ...]  # at least one
+    runs: tuple[InspectionRun, ...]  # at least one

@@ -17,6 +17,7 @@ from epcli.records import (
     CacheUse,
     EvidenceShares,
     Inspection,
+    InspectionRun,
     MediaInfo,
     MediaTokens,
     MediaUse,
@@ -25,7 +26,6 @@ from epcli.records import (
     Preview,
     Report,
     Requested,
-    Run,
     Speed,
     StageSeconds,
     TokenCount,
@@ -71,7 +71,9 @@ def token_use(tokens: MediaTokens, kept: np.ndarray, keep: Any) -> TokenUse:
     return TokenUse(video, audio, TokenCount(36, 36), float(kept.mean()), Requested(keep, None))
 
 
-def run(tokens: MediaTokens, question: str, answer: str, selector: str, keep: float, scores: np.ndarray) -> Run:
+def run(
+    tokens: MediaTokens, question: str, answer: str, selector: str, keep: float, scores: np.ndarray
+) -> InspectionRun:
     """What the keep share leaves of these scores, ties to the earlier; the evidence is where the scores are high."""
     n = len(scores)
     order = np.argsort(-scores, kind="stable")[: keep_count(n, keep)]
@@ -99,7 +101,9 @@ def run(tokens: MediaTokens, question: str, answer: str, selector: str, keep: fl
         settings=Profile(keep=keep),
         evidence=AnswerEvidence("made up", EvidenceShares(0.5, 0.5), moments(tokens, weights)),
     )
-    return Run(report, kept, scores if selector in ("cs2", "cs2-per-modality", "query-aware") else None, weights)
+    return InspectionRun(
+        report, kept, scores if selector in ("cs2", "cs2-per-modality", "query-aware") else None, weights
+    )
 
 
 def part(found: Inspection, where: np.ndarray, **changes: Any) -> Inspection:
@@ -112,7 +116,7 @@ def part(found: Inspection, where: np.ndarray, **changes: Any) -> Inspection:
         kept = each.kept[where]
         told = token_use(fewer, kept, each.report.settings.keep)
         scores = None if each.scores is None else each.scores[where]
-        runs.append(Run(replace(each.report, tokens=told), kept, scores, each.evidence[where]))
+        runs.append(InspectionRun(replace(each.report, tokens=told), kept, scores, each.evidence[where]))
     return replace(found, tokens=fewer, runs=tuple(runs), **changes)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from epcli.media.timecode import format_time
-from epcli.records import SAMPLE_RATE, Inspection, Modality, Run
+from epcli.records import SAMPLE_RATE, Inspection, InspectionRun, Modality
 from epcli.report import figures
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def dimmed(picture: np.ndarray, kept: np.ndarray) -> np.ndarray:
     return np.where(mask, picture, grey)
 
 
-def film(inspection: Inspection, run: Run, frames: Iterable[np.ndarray], fps: float) -> Iterator[np.ndarray]:
+def film(inspection: Inspection, run: InspectionRun, frames: Iterable[np.ndarray], fps: float) -> Iterator[np.ndarray]:
     """Frames of the clip, `fps` a second -> the same with dropped cells dimmed, above a strip for the sound."""
     tokens, (start, end) = inspection.tokens, inspection.range_s
     starts = _frame_starts(inspection)
@@ -104,7 +104,7 @@ def _frame_starts(inspection: Inspection) -> np.ndarray:
     return starts
 
 
-def _strip(inspection: Inspection, run: Run, width: int, height: int = STRIP) -> np.ndarray:
+def _strip(inspection: Inspection, run: InspectionRun, width: int, height: int = STRIP) -> np.ndarray:
     """(height, width, 3): shares kept over time and the waveform, coloured where the sound was read."""
     from PIL import Image, ImageDraw
 
@@ -125,7 +125,7 @@ def _strip(inspection: Inspection, run: Run, width: int, height: int = STRIP) ->
     return np.asarray(picture)
 
 
-def _wave(draw: ImageDraw, inspection: Inspection, run: Run, box: tuple[int, int, int, int]) -> None:
+def _wave(draw: ImageDraw, inspection: Inspection, run: InspectionRun, box: tuple[int, int, int, int]) -> None:
     wave, samples = inspection.preview.wave, inspection.preview.samples
     if wave is None or samples is None:
         return
@@ -168,7 +168,7 @@ def _heading(inspection: Inspection) -> Image:
     return picture
 
 
-def _run(inspection: Inspection, run: Run) -> Image:
+def _run(inspection: Inspection, run: InspectionRun) -> Image:
     report, tokens = run.report, inspection.tokens
     answer = textwrap.wrap(_plain(report.answer or "(no answer)"), 90)[:3]
     counts = [
@@ -221,7 +221,12 @@ def _chosen_frames(inspection: Inspection) -> list[int]:
 
 
 def _thumb(
-    picture: Image, draw: ImageDraw, inspection: Inspection, run: Run, index: int, box: tuple[int, int, int, int]
+    picture: Image,
+    draw: ImageDraw,
+    inspection: Inspection,
+    run: InspectionRun,
+    index: int,
+    box: tuple[int, int, int, int],
 ) -> None:
     from PIL import Image
 
@@ -236,7 +241,7 @@ def _thumb(
     draw.text((left, top + tall + 4), f"{when}{int(grid.sum())} of {grid.size}", QUIET, _font(14))
 
 
-def _sheet_timeline(picture: Image, draw: ImageDraw, inspection: Inspection, run: Run, y: int) -> None:
+def _sheet_timeline(picture: Image, draw: ImageDraw, inspection: Inspection, run: InspectionRun, y: int) -> None:
     from PIL import Image
 
     width = SHEET_WIDTH - 2 * MARGIN

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from epcli.records import Inspection, MediaInfo, MediaTokens, Modality, Run
+from epcli.records import Inspection, InspectionRun, MediaInfo, MediaTokens, Modality
 
 WORDS = {"video": "picture", "audio": "sound"}
 MODALITIES = (Modality.VIDEO, Modality.AUDIO)
@@ -59,7 +59,7 @@ def frame_grid(tokens: MediaTokens, values: np.ndarray, frame: int) -> np.ndarra
     return grid
 
 
-def decisive_frames(tokens: MediaTokens, run: Run, most: int) -> list[int]:
+def decisive_frames(tokens: MediaTokens, run: InspectionRun, most: int) -> list[int]:
     """The frames that matter most, in order of time: with most evidence, else with most kept cells."""
     weights = kept_by_frame(tokens, run.evidence)
     if not weights.any():
@@ -68,12 +68,12 @@ def decisive_frames(tokens: MediaTokens, run: Run, most: int) -> list[int]:
     return sorted(int(frame) for frame in best if weights[frame] > 0)
 
 
-def overlap(run: Run, other: Run) -> float:
+def overlap(run: InspectionRun, other: InspectionRun) -> float:
     """Of the tokens that `run` kept, the share that `other` kept too."""
     return float((run.kept & other.kept).sum() / max(run.kept.sum(), 1))
 
 
-def run_names(runs: Sequence[Run]) -> list[str]:
+def run_names(runs: Sequence[InspectionRun]) -> list[str]:
     """What tells the runs apart: the question where there are several, the selector where there are several."""
     questions = {run.report.question for run in runs}
     selectors = {run.report.selector for run in runs}

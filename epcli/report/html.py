@@ -25,7 +25,7 @@ from epcli import __version__
 from epcli.config import DEFAULTS
 from epcli.media.timecode import format_time
 from epcli.media.write import compressed_sound
-from epcli.records import SAMPLE_RATE, Inspection, Modality, Run
+from epcli.records import SAMPLE_RATE, Inspection, InspectionRun, Modality
 from epcli.report import figures
 from epcli.sieve.selectors import SELECTORS
 
@@ -115,7 +115,7 @@ def page_data(inspection: Inspection, *, media: bool = True) -> dict[str, Any]:
     return {**data, "frames": _frames(inspection, min(FRAME_BYTES, room) if media else None)}
 
 
-def _run(inspection: Inspection, run: Run, name: str) -> dict[str, Any]:
+def _run(inspection: Inspection, run: InspectionRun, name: str) -> dict[str, Any]:
     report = run.report
     evidence = report.evidence
     return {
@@ -149,13 +149,13 @@ def _no_scores(selector: str) -> str:
     return f"The selector {selector} gives no scores, so other shares cannot be worked out here."
 
 
-def _settings(run: Run) -> dict[str, Any]:
+def _settings(run: InspectionRun) -> dict[str, Any]:
     """Those of the report, without folders of the machine that it was made on: the page may be mailed."""
     shown = {key: value for key, value in asdict(run.report.settings).items() if not key.startswith("cache")}
     return {**shown, "model": Path(str(shown.get("model", run.report.model))).name}
 
 
-def command(inspection: Inspection, run: Run) -> str:
+def command(inspection: Inspection, run: InspectionRun) -> str:
     """The command line that makes the run again, in the folder of the file.
 
     It starts from the default profile, so that another machine's hardware does not choose other settings.

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from epcli.media.timecode import format_time
-from epcli.records import Inspection, Run
+from epcli.records import Inspection, InspectionRun
 from epcli.report import figures
 from epcli.report.console import STYLES, evidence_lines, visible
 from epcli.report.console import render as render_report
@@ -66,13 +66,13 @@ def _file(inspection: Inspection) -> Iterator[RenderableType]:
         yield Text(f" looked at {count} frame{'s' * (count > 1)}, {rows} x {columns} cells each", style="dim")
 
 
-def _memory(inspection: Inspection, run: Run) -> RenderableType:
+def _memory(inspection: Inspection, run: InspectionRun) -> RenderableType:
     report, planned = run.report, inspection.plan["peak_bytes"]
     used = report.memory.peak_device_bytes or report.memory.peak_rss_bytes
     return Text(f"\n memory foreseen {size(planned)}, used {size(used)}", style="dim")
 
 
-def _timeline(inspection: Inspection, run: Run, console: Console) -> Iterator[RenderableType]:
+def _timeline(inspection: Inspection, run: InspectionRun, console: Console) -> Iterator[RenderableType]:
     start, end = inspection.range_s
     if end <= start:
         return
@@ -110,7 +110,7 @@ def ruler(start: float, end: float, columns: int) -> str:
     return "".join(line).rstrip()
 
 
-def _grids(inspection: Inspection, run: Run, console: Console) -> Iterator[RenderableType]:
+def _grids(inspection: Inspection, run: InspectionRun, console: Console) -> Iterator[RenderableType]:
     tokens = inspection.tokens
     chosen = figures.decisive_frames(tokens, run, GRIDS)
     if not chosen or inspection.preview.times_s is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from epcli.records import Inspection, MediaTokens, Modality, Run
+from epcli.records import Inspection, InspectionRun, MediaTokens, Modality
 from epcli.report.figures import streams
 
 SCHEMA = 1
@@ -50,7 +50,7 @@ def to_dict(inspection: Inspection) -> dict[str, Any]:
     }
 
 
-def _tokens(tokens: MediaTokens, run: Run) -> list[dict[str, Any]]:
+def _tokens(tokens: MediaTokens, run: InspectionRun) -> list[dict[str, Any]]:
     """The kept tokens in reading order; `index` counts all sound and picture tokens."""
     rows = []
     for index in run.kept.nonzero()[0].tolist():

@@ -13,7 +13,7 @@ from transformers.audio_utils import mel_filter_bank
 
 from epcli.config import Profile
 from epcli.errors import UsageError
-from epcli.records import SAMPLE_RATE, Clip, Inspection, MediaTokens, Modality, Preview, ProfileChoice, Run
+from epcli.records import SAMPLE_RATE, Clip, Inspection, InspectionRun, MediaTokens, Modality, Preview, ProfileChoice
 from epcli.session.clips import EncodedClip
 from epcli.session.moments import media_tokens
 from epcli.session.plan import Plan, plan
@@ -80,14 +80,14 @@ def _with_selector(profile: Profile, name: str) -> Profile:
     return replace(profile, selector=name)
 
 
-def _run(asked: Answered) -> Run:
+def _run(asked: Answered) -> InspectionRun:
     kept = asked.kept
     is_av = (kept.stream.modality != Modality.TEXT).cpu()
     chosen = torch.zeros(len(is_av), dtype=torch.bool)
     chosen[kept.indices.cpu()] = True
     scores = None if kept.scores is None else kept.scores.cpu()[is_av].float().numpy()
     evidence = asked.evidence if asked.evidence is not None else np.zeros(int(is_av.sum()), np.float32)
-    return Run(asked.report, chosen[is_av].numpy(), scores, evidence)
+    return InspectionRun(asked.report, chosen[is_av].numpy(), scores, evidence)
 
 
 def _preview(clip: Clip, tokens: MediaTokens) -> Preview:

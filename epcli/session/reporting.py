@@ -90,16 +90,16 @@ def missing(clip: ClipSummary, sampling: Sampling) -> list[str]:
 
     That a still picture has no sound goes without saying.
     """
-    name, told = clip.info.path.name, []
+    name, notes = clip.info.path.name, []
     for what, has, wanted in (
         ("picture", clip.info.has_video, sampling.video),
         ("sound", clip.info.has_audio, sampling.audio),
     ):
         if not has and not clip.info.is_image:
-            told.append(f"{name} has no {what}")
+            notes.append(f"{name} has no {what}")
         elif has and not wanted:
-            told.append(f"{name}: the {what} was switched off")
-    return told
+            notes.append(f"{name}: the {what} was switched off")
+    return notes
 
 
 def cut_short(answer: Answer) -> list[str]:
