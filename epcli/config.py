@@ -179,6 +179,14 @@ class Profile:
         null="the file's default, else its first",
         metavar="INDEX",
     )
+    video_track: int | None = _setting(
+        None,
+        "look",
+        "Picture track to look at, 0 for the file's first",
+        int,
+        null="the longest, then the largest",
+        metavar="INDEX",
+    )
     device: str = _setting(
         "auto",
         "machine",

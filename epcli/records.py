@@ -79,6 +79,7 @@ class Sampling:
     video: bool = True
     audio: bool = True
     audio_track: int | None = None  # None: the file's default
+    video_track: int | None = None  # None: a film before a still, the longest, then the largest
 
 
 @dataclass(frozen=True, eq=False)

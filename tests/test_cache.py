@@ -102,7 +102,7 @@ def test_one_time_out_of_many_is_stored(store: FeatureCache, media: Path) -> Non
     [
         *(replace(KEY, sampling=replace(SAMPLING, **{key: value})) for key, value in (
             ("fps", 1.5), ("max_frames", 9), ("max_pixels", 64 * 96), ("multiple", 64), ("video", False),
-            ("audio", False), ("audio_track", 1),
+            ("audio", False), ("audio_track", 1), ("video_track", 1),
         )),
         replace(KEY, range_s=(0.0, None)),
         replace(KEY, range_s=(None, 2.0)),

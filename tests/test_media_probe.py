@@ -101,12 +101,8 @@ def test_an_animation_is_a_film(suffix: str, tmp_path: Path) -> None:
     assert info.frame_rate == pytest.approx(5.0)
 
 
-def test_pictures_that_ffmpeg_would_misread_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    moving, tiled = tmp_path / "moving.webp", tmp_path / "photo.heic"
-    frames = [Image.new("RGB", (64, 48), (shade, 0, 0)) for shade in (0, 100, 200)]
-    frames[0].save(moving, save_all=True, append_images=frames[1:], duration=200)
-    with pytest.raises(MediaError, match=r"moving\.webp: animated WebP .* convert it to gif or mp4"):
-        probe(moving)
+def test_a_photo_that_ffmpeg_would_misread_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    tiled = tmp_path / "photo.heic"
     samples.run("-f", "lavfi", "-i", samples.counting(0.2), "-c:v", "mpeg4", "-f", "mp4", tiled)
     data = tiled.read_bytes()
     tiled.write_bytes(data.replace(b"ftypisom", b"ftypheic"))

@@ -129,7 +129,7 @@ def inspect(
             partial.write_bytes(contact_sheet(found))
         _wrote(png)
     if film is not None:
-        _write_film(found, film, screen)
+        _write_film(found, film, screen, resolved.profile.video_track)
         _wrote(film)
     if html is not None:
         from epcli.report.html import to_html
@@ -154,7 +154,7 @@ def _show(found: Inspection, grids: bool) -> None:
     print_inspection(found, console, grids=grids)
 
 
-def _write_film(found: Inspection, path: Path, screen: Screen) -> None:
+def _write_film(found: Inspection, path: Path, screen: Screen, video_track: int | None) -> None:
     """The clip under the first run, with the sound as it was heard."""
     from epcli.media import play
     from epcli.media.write import write
@@ -162,7 +162,10 @@ def _write_film(found: Inspection, path: Path, screen: Screen) -> None:
 
     (start, end), size_, fps = found.range_s, draw.film_size(found), draw.film_fps(found)
     seen = found.preview.frames is not None
-    frames = play.frames(found.info.path, start, end, size_, fps) if seen else draw.blank(found, size_, fps)
+    if seen:
+        frames = play.frames(found.info.path, start, end, size_, fps, video_track)
+    else:
+        frames = draw.blank(found, size_, fps)
     drawn = draw.film(found, found.runs[0], frames, fps)
     told = draw.with_progress(drawn, round((end - start) * fps), lambda share: screen.stage(f"drawing {share:.0%}"))
     try:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import av
 import av.error
@@ -14,6 +15,7 @@ import numpy as np
 from av.container import InputContainer
 
 from epcli.errors import CapacityError
+from epcli.media import stills
 from epcli.media.ffmpeg import Deadline, MessageFilter, Process, name, source
 from epcli.media.plan import INDEXED, TICK_S, Moment
 from epcli.media.probe import Layout
@@ -36,7 +38,15 @@ _COUNTED = frozenset(("aac", "ac3", "eac3", "amr"))
 SOUND_RUN_IN_S = 1.0  # decoded ahead of a range, for codecs whose first packets after a seek are not yet right
 
 
-Found = dict[Moment, tuple[float, np.ndarray]]  # presentation time and (H, W, 3) uint8 RGB
+class Frame(NamedTuple):
+    """A decoded frame."""
+
+    at_s: float  # presentation time
+    picture: np.ndarray  # (H, W, 3) uint8 RGB
+    boxed: bool = False  # it has another shape than the first of the file, and stands between bars
+
+
+Found = dict[Moment, Frame]
 
 
 @dataclass(frozen=True)
@@ -56,13 +66,18 @@ def frames(
     A frame that cannot be decoded is replaced by the next one of its interval; where there is none, the moment is
     missing from the result. Raises MediaError past the deadline.
     """
+    if layout.demuxer == stills.PILLOW:
+        pictures = stills.frames(layout, [moment.at_s for moment in moments], size, deadline)
+        return {moment: Frame(moment.at_s, picture) for moment, picture in zip(moments, pictures, strict=True)}, []
+    if layout.times_s is not None:  # its packets tell no times to seek to
+        return _decode_all(layout, _groups(moments, math.inf, False, math.inf), size, deadline)
     run_in = 0.0 if layout.demuxer in INDEXED else RUN_IN_S
     keyed = [moment for moment in moments if moment.is_keyframe]
     exact = [moment for moment in moments if not moment.is_keyframe]
     groups = _groups(keyed, KEYFRAME_GAP_S, True, run_in) + _groups(exact, EXACT_GAP_S, False, run_in)
     found, damage = _decode_all(layout, groups, size, deadline)
     # Landed behind the frame (open groups of pictures, a wrong index), or it is no keyframe: come from further off.
-    missed = [m for m in moments if m not in found or (m.is_known and found[m][0] > m.at_s + 2 * TICK_S)]
+    missed = [m for m in moments if m not in found or (m.is_known and found[m].at_s > m.at_s + 2 * TICK_S)]
     if missed:
         again = _groups(missed, EXACT_GAP_S, False, LONG_RUN_IN_S)
         more, messages = _decode_all(layout, again, size, deadline)
@@ -97,8 +112,8 @@ def _decode_all(
             damage += messages
             for moment in group.moments:
                 # The first frame at or after the moment that its interval still reaches.
-                frame = next((item for item in decoded if item[0] >= moment.at_s - TICK_S), None)
-                if frame is not None and frame[0] < max(moment.high_s, moment.at_s + TICK_S):
+                frame = next((item for item in decoded if item.at_s >= moment.at_s - TICK_S), None)
+                if frame is not None and frame.at_s < max(moment.high_s, moment.at_s + TICK_S):
                     found[moment] = frame
     except BaseException:
         deadline.stop()  # an interrupt must not wait for what still runs
@@ -110,11 +125,10 @@ def _decode_all(
 
 def _decode(
     layout: Layout, group: _Group, size: tuple[int, int], deadline: Deadline, threads: int
-) -> tuple[list[tuple[float, np.ndarray]], list[str]]:
-    """One ffmpeg over a group: [(presentation time, (H, W, 3) frame)] ascending, and messages about damage."""
+) -> tuple[list[Frame], list[str]]:
+    """One ffmpeg over a group: its frames by ascending time, and messages about damage."""
     times = sorted({moment.at_s for moment in group.moments})
-    width, height = reversed(size) if layout.turn.swap else size
-    options: dict[str, object] = {"noautorotate": None, "threads": threads}
+    options = layout.decoding | {"threads": threads}
     start = times[0] - group.run_in_s
     if start > layout.origin_s:
         options |= {"ss": f"{start:.6f}", "noaccurate_seek": None}
@@ -124,9 +138,8 @@ def _decode(
     # The first frame at or after each time: is there a time between the frame chosen last, ld(0), and this one?
     passed = "+".join(f"gte(t,{time - TICK_S:.4f})*lt(ld(0),{time - TICK_S:.4f})" for time in times)
     chain = (
-        f"select='st(0,if(isnan(prev_selected_t),-1e9,prev_selected_t));{passed}',"
-        f"scale={width}:{height}:flags=bicubic+accurate_rnd+full_chroma_int,setsar=1,format=rgb24,"
-        f"setpts=PTS+{_ahead_s(layout)}/TB"
+        f"{layout.stamping}select='st(0,if(isnan(prev_selected_t),-1e9,prev_selected_t));{passed}',"
+        f"{layout.pixels.filters(size)},setpts=PTS+{layout.ahead_s}/TB"
     )
     output = source(layout.demuxer, **options)[str(layout.video_index)].output(
         "pipe:1",
@@ -144,19 +157,13 @@ def _decode(
             assert isinstance(pipe, InputContainer)
             for packet in pipe.demux(video=0):
                 if packet.size and packet.pts is not None and packet.time_base is not None:
-                    picture = np.frombuffer(bytes(packet), np.uint8).reshape(height, width, 3)
-                    stamp = float(packet.pts * packet.time_base) - _ahead_s(layout)
-                    decoded.append((stamp, layout.turn.apply(picture)))
+                    stamp = float(packet.pts * packet.time_base) - layout.ahead_s
+                    decoded.append(Frame(stamp, *layout.pixels.picture(bytes(packet), size)))
         process.finish()
         messages = _damage(process, layout, layout.video_index, start <= layout.origin_s)
         if not decoded and not messages and process.status:
             messages = [process.reason()]
     return decoded, messages
-
-
-def _ahead_s(layout: Layout) -> int:
-    """How much later ffmpeg writes all time stamps: the nut format would move negative ones."""
-    return math.ceil(max(0.0, -layout.origin_s)) + 10
 
 
 def _damage(process: Process, layout: Layout, stream: int | None, from_start: bool) -> list[str]:
@@ -201,7 +208,7 @@ def sound(layout: Layout, track: int, start_s: float, end_s: float, deadline: De
         acodec="pcm_f32le",
         # ffmpeg spreads mono over two channels 3 dB lower. rematrix_maxval: a downmix keeps to [-1, 1], as it does for
         # integer samples.
-        af=f"asetpts=PTS+{_ahead_s(layout)}/TB,volume='if(eq(nb_channels,1),sqrt(2),1)',"
+        af=f"asetpts=PTS+{layout.ahead_s}/TB,volume='if(eq(nb_channels,1),sqrt(2),1)',"
         f"aresample={SAMPLE_RATE}:rematrix_maxval=1,aformat=sample_fmts=flt:channel_layouts=stereo",
     )
     try:
@@ -219,7 +226,7 @@ def sound(layout: Layout, track: int, start_s: float, end_s: float, deadline: De
             assert isinstance(pipe, InputContainer)
             for packet in pipe.demux(audio=0):
                 if packet.size and packet.pts is not None and packet.time_base is not None:
-                    stamp = float(packet.pts * packet.time_base) - _ahead_s(layout)
+                    stamp = float(packet.pts * packet.time_base) - layout.ahead_s
                     at = round((stamp - start_s) * SAMPLE_RATE)
                     mono.add(at, np.frombuffer(bytes(packet), np.float32).reshape(-1, 2), layout.demuxer in _COUNTED)
                     if mono.is_over:

@@ -118,7 +118,7 @@ def decoders(binary: Binary) -> set[str]:
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=60
     )
     # " V....D libdav1d             dav1d AV1 decoder by VideoLAN (codec av1)"
-    return set(re.findall(r"^ [VA][A-Z.]{5} (\w+)", run.stdout, re.MULTILINE)) | set(
+    return set(re.findall(r"^ [VA][A-Z.]{5} ([\w-]+)", run.stdout, re.MULTILINE)) | set(
         re.findall(r"\(codec (\w+)\)", run.stdout)
     )
 

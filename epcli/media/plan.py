@@ -20,7 +20,9 @@ from epcli.errors import UsageError
 from epcli.media.ffmpeg import Deadline
 from epcli.media.probe import Layout, opened
 
-INDEXED = frozenset(("mov", "matroska", "avi", "mxf"))  # seeking lands on a keyframe at or before the time asked for
+INDEXED = frozenset(
+    ("mov", "matroska", "avi", "mxf", "yuv4mpegpipe")
+)  # seeking lands on a keyframe at or before the time asked for
 WINDOW_STEP_S = 10.0  # intervals wider than this are looked up one by one; narrower ones by reading on
 REORDER_S = 1.0  # a frame is not stored later than this behind one shown after it
 FEW_FRAMES = 8  # so many are always exact: seeking to them takes a second or two
@@ -92,6 +94,11 @@ def plan(layout: Layout, start_s: float, end_s: float, count: int, deadline: Dea
     edges = start_s + (end_s - start_s) / count * np.arange(count + 1)
     intervals = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
     wide = (end_s - start_s) / count > WINDOW_STEP_S
+    if layout.times_s is not None:
+        times = layout.times_s
+        last_end = float(times[-1]) + layout.frame_s if len(times) else -math.inf
+        found = ((shown_at(times, last_end, (low + high) / 2, low, high), low, high) for low, high in intervals)
+        return [Moment(at, low, high) for at, low, high in found if at is not None]
     if wide and layout.demuxer not in INDEXED:
         return [Moment((low + high) / 2, low, high, is_known=False) for low, high in intervals]
     exact: list[Moment | None] = []

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,19 +22,28 @@ from typing import Any, BinaryIO
 
 import av
 import av.error
+import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
 
 from epcli.errors import MediaError
-from epcli.media import upright
-from epcli.media.ffmpeg import Deadline, name
+from epcli.media import stills, upright
+from epcli.media.clock import decoded_times, first_frame
+from epcli.media.ffmpeg import Deadline, decoders, find, name
+from epcli.media.hdr import Transfer
+from epcli.media.pixels import AS_STORED, Pixels
 from epcli.media.upright import Turn
 from epcli.records import AudioTrack, MediaInfo
 
 # Demuxers that read one file and follow no references. mov can (`dref`), but only with its option enable_drefs.
-_PICTURES = ("png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe")
-_MAYBE_PICTURES = ("gif", "apng")  # a picture if they hold a single frame
-_FILMS = ("mov", "matroska", "avi", "mpegts", "mpeg", "ogg", "flv", "asf", "mxf", "ivf")
+_JPEG_XL = ("jpegxl_pipe", "jpegxl_anim")  # PyAV has no decoder for these
+_PICTURES = (
+    *("png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe", "j2k_pipe", "jpegxl_pipe"),
+    *("ppm_pipe", "pgm_pipe", "pbm_pipe", "pam_pipe"),
+)
+_MAYBE_PICTURES = ("gif", "apng", "jpegxl_anim")  # a picture if they hold a single frame
+_RAW = ("h264", "hevc", "mpegvideo", "m4v")  # elementary streams, which have no clock but their frame rate
+_FILMS = ("mov", "matroska", "avi", "mpegts", "mpeg", "ogg", "flv", "asf", "mxf", "ivf", "yuv4mpegpipe", *_RAW)
 _SOUNDS = ("wav", "w64", "mp3", "aac", "flac", "aiff", "caf", "amr", "au", "ac3", "eac3", "wv")
 _HEIC = ("heic", "heix", "hevc", "heim", "heis", "mif1", "msf1")  # brands; ffmpeg before 7 reads a tile as the picture
 SAFE_FORMATS = frozenset((*_FILMS, *_SOUNDS, *_MAYBE_PICTURES, *_PICTURES))
@@ -52,6 +62,15 @@ _STREAMED = frozenset(("mpegts", "mpeg", "matroska", "flv"))  # may begin with a
 _LONGEST_RUN_IN_S = 1.0  # of an encoder of sound: samples before the first that is meant to be heard
 _LONGEST_GROUP = 3000  # packets of the picture stream searched for a keyframe
 
+# Containers in which the packets of a picture may have no time of their own: the first packets tell.
+_MAY_LACK_TIMES = ("mpeg", "mpegts")
+_FIRST_PACKETS = 100
+_UNTIMED = 0.1  # share of them without a time from which all frames are decoded to learn theirs
+
+_ALPHA_CODECS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders of these drop the alpha channel
+_STILL_LOOK_S = 60.0  # a stream without a second picture so far from its first is a still
+_SAME_LENGTH = 0.01  # streams whose lengths differ by less, as a share of the longer one, are equally long
+
 DEFAULT_DEADLINE_S = 600.0
 _CUT_OFF_S = 1.0  # the header may be wrong by this much before the packets are believed instead
 
@@ -66,12 +85,17 @@ class Layout:
     origin_s: float  # timestamp of the file's first picture or sound
     video_index: int | None  # stream numbers in the file
     audio_indices: tuple[int, ...]
-    turn: Turn
+    pixels: Pixels = AS_STORED
     default_track: int = 0  # the sound track that is heard unless another is asked for
     codecs: Mapping[int, frozenset[str]] = field(default_factory=dict)  # stream number: names of codec and decoder
     picture_from_s: float = -math.inf  # timestamp of the first keyframe, where the recording begins before it
     is_open_ended: bool = False  # was written to a pipe: its header has a length, but only as a place holder
     warnings: tuple[str, ...] = ()
+    video_tracks: tuple[str, ...] = ()  # the picture streams in words: "320x240"
+    video_track: int = 0  # the one of them that is read
+    decoder: str | None = None  # of the picture, if not the one that ffmpeg would take
+    raw_rate: float | None = None  # frames a second of a stream that has no clock
+    times_s: np.ndarray | None = None  # (F,) times of all frames, where the packets do not tell them
 
     @property
     def begins_mid_group(self) -> bool:
@@ -83,34 +107,66 @@ class Layout:
         """Threads that may decode the picture; 0: as many as ffmpeg likes."""
         return 1 if self.info.video_codec in _ONE_THREAD else 0
 
+    @property
+    def ahead_s(self) -> int:
+        """How much later ffmpeg writes all time stamps, seconds: the nut format would move negative ones."""
+        return math.ceil(max(0.0, -self.origin_s)) + 10
 
-def probe(path: Path | str, deadline_s: float = DEFAULT_DEADLINE_S) -> MediaInfo:
-    """What the file holds. Decodes at most one picture (its rotation and size are only known then).
+    @property
+    def frame_s(self) -> float:
+        """How long a frame is usually shown; 0.0 if unknown."""
+        return 1 / self.info.frame_rate if self.info.frame_rate else 0.0
 
-    Raises MediaError if the file cannot be read, is of a format that is not media or refers to other files, is cut off
-    before its first picture or sound, or has neither.
+    @property
+    def decoding(self) -> dict[str, object]:
+        """Options of ffmpeg for the input whose picture is decoded."""
+        # reinit_filter: a change of size must not make the filters forget what they have seen.
+        options: dict[str, object] = {"noautorotate": None, "threads": self.threads, "reinit_filter": 0}
+        return options if self.decoder is None else options | {"vcodec": self.decoder}
+
+    @property
+    def stamping(self) -> str:
+        """The filter that gives frames their times, where the stream has none."""
+        return "" if self.raw_rate is None else f"setpts=N/({self.raw_rate:.9g}*TB),"
+
+
+def probe(path: Path | str, deadline_s: float = DEFAULT_DEADLINE_S, *, video_track: int | None = None) -> MediaInfo:
+    """What the file holds, with the picture of `video_track`, or of the track that would be chosen.
+
+    Decodes at most one picture (its rotation and size are only known then), except for streams whose packets have no
+    times, which are decoded to their end. Raises MediaError if the file cannot be read, is of a format that is not
+    media or refers to other files, is cut off before its first picture or sound, has neither, or lacks the track.
     """
-    return inspect(Path(path), Deadline(deadline_s)).info
+    return inspect(Path(path), Deadline(deadline_s), video_track).info
 
 
-def inspect(path: Path, deadline: Deadline) -> Layout:
+def inspect(path: Path, deadline: Deadline, video_track: int | None = None) -> Layout:
     """`probe` for this room."""
     check_file(path)
+    if (layout := stills.describe(path)) is not None:
+        _check_track(layout, video_track)
+        return layout
     with opened(path, deadline) as container:
-        layout = _describe(path, container)
+        layout = _describe(path, container, video_track, deadline)
+        _check_track(layout, video_track)
         declared = container.duration / av.time_base if container.duration else None
+        untimed = layout.raw_rate is not None or _lacks_times(container, layout)
+    if untimed and not layout.info.is_image:
+        layout = replace(layout, times_s=decoded_times(layout, deadline))
     return layout if layout.info.is_image else _measure(layout, declared, deadline)
 
 
-def _describe(path: Path, container: InputContainer) -> Layout:
+def _describe(path: Path, container: InputContainer, video_track: int | None, deadline: Deadline) -> Layout:
     """Everything but the length. Keeps nothing of PyAV's, which must not be used after the container is closed."""
     demuxer = container.format.name.split(",")[0]
-    video = _picture_stream(container)
+    if demuxer in _JPEG_XL:
+        return _describe_jpeg_xl(path, demuxer, container, deadline)
+    streams = _picture_streams(container)
+    number = _chosen(container, streams, video_track)
+    video = None if number is None else streams[number]
     sounds = [s for s in container.streams.audio if s.codec_context and s.codec_context.sample_rate]
     if container.metadata.get("major_brand", "").strip() in _HEIC:
         raise MediaError(f"{name(path)}: HEIC pictures are not read here; convert it to jpg")
-    if video is None and demuxer == "webp_pipe":
-        raise MediaError(f"{name(path)}: animated WebP is not read here; convert it to gif or mp4")
     if video is None and not sounds:
         raise MediaError(f"{name(path)}: no picture and no sound found; is it a media file, and complete?")
     starts = [
@@ -119,9 +175,10 @@ def _describe(path: Path, container: InputContainer) -> Layout:
         if stream.start_time is not None and stream.time_base
     ]
     is_image = video is not None and not sounds and _is_still(container, video, demuxer)
+    decoder, warnings = _alpha_decoder(path, video) if video else (None, ())
     exif = upright.of_picture_file(path, demuxer) if demuxer in _PICTURES else None
     picture_from_s = _first_keyframe_s(container, video) if video and demuxer in _STREAMED else -math.inf
-    width, height, turn = _displayed(container, video, exif) if video else (0, 0, Turn())
+    width, height, pixels = _displayed(container, video, exif) if video else (0, 0, Pixels())
     info = MediaInfo(
         path=path,
         container=container.format.name,
@@ -129,7 +186,7 @@ def _describe(path: Path, container: InputContainer) -> Layout:
         is_image=is_image,
         width=width,
         height=height,
-        frame_rate=float(video.average_rate) if video and video.average_rate and not is_image else None,
+        frame_rate=_frame_rate(video, demuxer) if video and not is_image else None,
         video_codec=_codec(video) if video else None,
         audio_tracks=tuple(_track(number, stream) for number, stream in enumerate(sounds)),
     )
@@ -139,11 +196,16 @@ def _describe(path: Path, container: InputContainer) -> Layout:
         origin_s=_origin(demuxer, starts),
         video_index=video.index if video else None,
         audio_indices=tuple(stream.index for stream in sounds),
-        turn=turn,
         default_track=next((n for n, s in enumerate(sounds) if s.disposition & Disposition.default), 0),
         codecs={s.index: frozenset((s.codec_context.name, _codec(s))) for s in container.streams if s.codec_context},
         picture_from_s=picture_from_s,
         is_open_ended=_is_open_ended(path, demuxer),
+        pixels=pixels if decoder is None else replace(pixels, has_alpha=True),
+        warnings=warnings,
+        video_tracks=tuple(f"{stream.width}x{stream.height}" for stream in streams),
+        video_track=number or 0,
+        decoder=decoder,
+        raw_rate=(info.frame_rate or 25.0) if demuxer in _RAW else None,
     )
 
 
@@ -184,6 +246,25 @@ def _first_keyframe_s(container: InputContainer, video: Any) -> float:
             if packet.is_keyframe:
                 break
     return -math.inf
+
+
+def _describe_jpeg_xl(path: Path, demuxer: str, container: InputContainer, deadline: Deadline) -> Layout:
+    """ffmpeg decodes the first picture for its size."""
+    info = MediaInfo(path, container.format.name, 0.0, True, 0, 0, None, "jpegxl", ())
+    layout = Layout(info, demuxer, 0.0, container.streams.video[0].index, ())
+    first = first_frame(layout, deadline)
+    layout = replace(
+        layout,
+        info=replace(info, width=first.width, height=first.height),
+        pixels=Pixels(first.width / first.height, has_alpha=_has_alpha(first)),
+        video_tracks=(f"{first.width}x{first.height}",),
+    )
+    if demuxer == "jpegxl_anim":
+        times = decoded_times(layout, deadline)
+        if len(times) > 1:
+            rate = (len(times) - 1) / float(times[-1] - times[0])
+            layout = replace(layout, info=replace(layout.info, is_image=False, frame_rate=rate), times_s=times)
+    return layout
 
 
 def check_file(path: Path) -> None:
@@ -234,7 +315,9 @@ def opened(path: Path, deadline: Deadline) -> Iterator[InputContainer]:
     try:
         with open(path, "rb") as file:
             local = _LocalFile(file, deadline)
-            with av.open(local, container_options=options, metadata_errors="replace") as container:
+            with av.open(
+                local, format=_format(file), container_options=options, metadata_errors="replace"
+            ) as container:
                 assert isinstance(container, InputContainer)
                 yield container
     except TimeoutError:
@@ -253,20 +336,122 @@ def opened(path: Path, deadline: Deadline) -> Iterator[InputContainer]:
         raise MediaError(f"{label}: cannot be read ({problem.strerror})") from None
 
 
+def _format(file: BinaryIO) -> str | None:
+    """The demuxer of what libavformat reads but does not recognise without a name: PAM pictures."""
+    magic = file.read(3)
+    file.seek(0)
+    return "pam_pipe" if magic == b"P7\n" else None
+
+
 def _first_words(problem: Exception) -> str:
     return str(getattr(problem, "strerror", None) or problem).split(":")[0]
 
 
-def _picture_stream(container: InputContainer) -> Any:
-    """The film's picture: the default video stream, else the first; never a cover picture or thumbnails."""
+def _picture_streams(container: InputContainer) -> list[Any]:
+    """Those of the film; never a cover picture or thumbnails. A stream's place here is its number for users."""
     skipped = Disposition.attached_pic | Disposition.timed_thumbnails
-    streams: list[Any] = [
+    return [
         stream
         for stream in container.streams.video
         if not stream.disposition & skipped and stream.codec_context and stream.width and stream.height
     ]
-    default = [stream for stream in streams if stream.disposition & Disposition.default]
-    return next(iter(default or streams), None)
+
+
+def _check_track(layout: Layout, wanted: int | None) -> None:
+    """Raises MediaError, naming the tracks that there are, if the one wanted is not among them."""
+    tracks = layout.video_tracks
+    if wanted is not None and not 0 <= wanted < max(1, len(tracks)):
+        has = ", ".join(f"{number} ({track})" for number, track in enumerate(tracks)) or "no pictures"
+        raise MediaError(f"{name(layout.info.path)}: has no video track {wanted}; it has {has}")
+
+
+def _chosen(container: InputContainer, streams: list[Any], wanted: int | None) -> int | None:
+    """The number of the stream to read: a film before a still, the longest, the largest, the default, the first.
+
+    None if there is none.
+    """
+    if len(streams) < 2:
+        return 0 if streams else None
+    if wanted is not None:
+        return wanted if 0 <= wanted < len(streams) else 0  # the caller says that it is not there
+    moving = _moving(container, streams)
+    films = [number for number, stream in enumerate(streams) if stream.index in moving] or list(range(len(streams)))
+    lengths = {number: _length(container, streams[number]) for number in films}
+    longest = max(lengths.values())
+    rivals = [number for number in films if lengths[number] >= longest * (1 - _SAME_LENGTH)]
+    return max(
+        rivals,
+        key=lambda number: (
+            streams[number].width * streams[number].height,
+            bool(streams[number].disposition & Disposition.default),
+            -number,
+        ),
+    )
+
+
+def _moving(container: InputContainer, streams: list[Any]) -> set[int]:
+    """Stream numbers of those with more than one picture."""
+    moving = {stream.index for stream in streams if stream.frames > 1}
+    asked = {stream.index for stream in streams if not stream.frames}
+    if not asked - moving:
+        return moving
+    seen: set[int] = set()
+    first = None
+    with suppress(av.error.FFmpegError):
+        for packet in container.demux(streams):
+            if packet.size and packet.stream_index in seen:
+                moving.add(packet.stream_index)
+            seen.add(packet.stream_index)
+            if packet.dts is not None and packet.time_base is not None:
+                time = float(packet.dts * packet.time_base)
+                first = time if first is None else first
+                if asked <= moving or time - first > _STILL_LOOK_S:
+                    break
+    _rewind(container, streams[0])
+    return moving
+
+
+def _length(container: InputContainer, stream: Any) -> float:
+    """Seconds, as the headers tell; infinity where they do not."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    told = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))  # of Matroska
+    if told:
+        return int(told[1]) * 3600 + int(told[2]) * 60 + float(told[3])
+    return container.duration / av.time_base if container.duration else math.inf
+
+
+def _lacks_times(container: InputContainer, layout: Layout) -> bool:
+    """Whether many of the picture's first packets tell no time."""
+    if layout.video_index is None or layout.demuxer not in _MAY_LACK_TIMES:
+        return False
+    stream = container.streams[layout.video_index]
+    untimed = []
+    with suppress(av.error.FFmpegError):
+        _rewind(container, stream)
+        for packet in container.demux(stream):
+            if packet.size:
+                untimed.append(packet.pts is None and packet.dts is None)
+            if len(untimed) == _FIRST_PACKETS:
+                break
+    return sum(untimed) > _UNTIMED * len(untimed)
+
+
+def _frame_rate(video: Any, demuxer: str) -> float | None:
+    """Frames a second; None if unknown. Demuxers of elementary streams guess 25, their decoders know."""
+    rate = (video.codec_context.framerate if demuxer in _RAW else None) or video.average_rate
+    return float(rate) if rate else None
+
+
+def _alpha_decoder(path: Path, video: Any) -> tuple[str | None, tuple[str, ...]]:
+    """The decoder for VP8 and VP9 with transparency, or a warning that there is none."""
+    told = {key.lower(): value for key, value in video.metadata.items()}
+    decoder = _ALPHA_CODECS.get(_codec(video))
+    if decoder is None or told.get("alpha_mode") != "1":
+        return None, ()
+    if decoder in decoders(find()):
+        return decoder, ()
+    return None, (f"{name(path)}: is transparent in places, which this ffmpeg cannot show; install one with libvpx",)
 
 
 def _is_still(container: InputContainer, video: Any, demuxer: str) -> bool:
@@ -278,13 +463,12 @@ def _is_still(container: InputContainer, video: Any, demuxer: str) -> bool:
     return container.metadata.get("major_brand") == "avif"
 
 
-def _displayed(container: InputContainer, video: Any, turn: Turn | None) -> tuple[int, int, Turn]:
+def _displayed(container: InputContainer, video: Any, turn: Turn | None) -> tuple[int, int, Pixels]:
     """Width and height on a screen with square pixels, upright, and how to get there from the stored picture.
 
     A frame is decoded for it: PyAV does not tell the rotation of a stream. `turn`: what EXIF data say instead.
     """
-    with suppress(av.error.FFmpegError):  # cannot seek: go on from here
-        container.seek(video.start_time or 0, stream=video)
+    _rewind(container, video)
     try:
         frame = next(container.decode(video), None)
     except av.error.FFmpegError:
@@ -294,8 +478,36 @@ def _displayed(container: InputContainer, video: Any, turn: Turn | None) -> tupl
         turn = upright.of_frame(frame) if frame else Turn()
     aspect = video.sample_aspect_ratio or Fraction(1)
     if Fraction(1, 10) <= aspect <= 10:  # anything else is a broken header
+        shape = float(width * aspect / height)
         width = max(1, round(width * aspect))
-    return (height, width, turn) if turn.swap else (width, height, turn)
+    else:
+        shape = width / height
+    curve = frame.color_trc if frame else video.codec_context.color_trc
+    pixels = Pixels(
+        aspect=shape,
+        turn=turn,
+        has_alpha=frame is not None and _has_alpha(frame, raw=_codec(video) == "rawvideo"),
+        transfer=next((each for each in Transfer if each.value == curve), None),
+    )
+    return (height, width, pixels) if turn.swap else (width, height, pixels)
+
+
+def _rewind(container: InputContainer, stream: Any) -> None:
+    """Back to the first packet, where the container can."""
+    with suppress(av.error.FFmpegError):
+        if container.format.name in _WRAPPING:  # by place: their times may begin again in the middle
+            container.seek(0, stream=stream, unsupported_byte_offset=True)
+        else:
+            container.seek(stream.start_time or 0, stream=stream)
+
+
+def _has_alpha(frame: Any, raw: bool = False) -> bool:
+    """Whether the frame's format has transparency. `raw`: uncompressed 32-bit pictures often leave the channel at 0."""
+    if frame.format.name == "pal8":
+        return True
+    return any(part.is_alpha for part in frame.format.components) and not (
+        raw and not frame.to_ndarray(format="rgba")[..., 3].any()
+    )
 
 
 def _codec(stream: Any) -> str:
@@ -326,13 +538,15 @@ def _measure(layout: Layout, declared: float | None, deadline: Deadline) -> Layo
     """
     label, warnings = name(layout.info.path), layout.warnings
     ends = _last_ends(layout, declared, deadline) if layout.demuxer != "aac" else _counted_end(layout, deadline)
+    if layout.times_s is not None and layout.video_index is not None and len(layout.times_s):
+        ends[layout.video_index] = float(layout.times_s[-1]) + layout.frame_s
     seen = [ends[index] for index in (layout.video_index, *layout.audio_indices) if index in ends]
     if not seen:
         raise MediaError(f"{label}: holds no picture and no sound data; is the file cut off?")
     duration = max(max(seen) - layout.origin_s, 0.001)
     if declared is not None:
         slack = max(_CUT_OFF_S, 0.02 * declared)
-        if abs(duration - declared) <= slack and layout.demuxer not in _ESTIMATED:
+        if abs(duration - declared) <= slack and layout.demuxer not in _ESTIMATED and layout.times_s is None:
             duration = declared
         elif max(ends.values()) < declared - slack and layout.demuxer not in _ESTIMATED:
             warnings += (f"{label}: ends after {duration:.1f} s, its header says {declared:.1f} s; it seems cut off",)

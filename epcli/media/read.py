@@ -48,7 +48,7 @@ def read(
     if not (sampling.video or sampling.audio):
         raise UsageError("picture and sound are both switched off, so there is nothing to read")
     deadline = Deadline(DEFAULT_DEADLINE_S if deadline_s is None else deadline_s)
-    layout = inspect(path, deadline)
+    layout = inspect(path, deadline, sampling.video_track if sampling.video else None)
     info, warnings = layout.info, list(layout.warnings)
     start, end = _range(layout, start_s, end_s, warnings)
     if deadline_s is None:
@@ -66,6 +66,12 @@ def read(
         raise MediaError(f"{name(path)}: has {has} but no {other}, and {has} is switched off")
     pictures = times = samples = None
     if wants_video:
+        if len(layout.video_tracks) > 1:
+            number = layout.video_track
+            warnings.append(
+                f"{name(path)}: has {len(layout.video_tracks)} video tracks; looking at track {number} "
+                f"({layout.video_tracks[number]}), --video-track chooses another"
+            )
         pictures, times = _frames(layout, sampling, start, end, deadline, warnings)
     if wants_audio:
         if tracks > 1 and sampling.audio_track is None:
@@ -163,15 +169,21 @@ def _frames(
     found, damage = decode.frames(layout, moments, size, deadline)
     pictures: list[np.ndarray] = []
     times: list[float] = []
+    bars = 0
     for moment in moments:
         if moment in found:
-            stamp, picture = found[moment]
+            stamp, picture, boxed = found[moment]
             time = max(stamp, moment.low_s) - origin - start
             if not times or time > times[-1]:
                 pictures.append(picture)
                 times.append(time)
+                bars += boxed
     if not pictures:
         raise MediaError(f"{label}: no picture could be decoded ({damage[0] if damage else 'ffmpeg gave none'})")
+    if bars:
+        warnings.append(
+            f"{label}: the picture changes its shape; {bars} of {len(pictures)} frames stand between black bars"
+        )
     lost = sum(moment.is_known and moment not in found for moment in moments)
     uncovered = (end - start) * (1 - (len(pictures) + lost) / count)
     if uncovered > UNCOVERED_S:

@@ -29,6 +29,7 @@ class Turn(NamedTuple):
         return picture[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
 
 
+UPRIGHT = Turn()
 _BY_ORIENTATION = {
     2: Turn(False, True, False),
     3: Turn(False, True, True),

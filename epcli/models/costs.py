@@ -31,6 +31,7 @@ def sampling(profile: Profile) -> Sampling:
         video=profile.video,
         audio=profile.audio,
         audio_track=profile.audio_track,
+        video_track=profile.video_track,
     )
 
 

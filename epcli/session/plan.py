@@ -75,7 +75,7 @@ def plan(
     `memory_bytes`: plan for this much memory instead of what is free on the device here. Raises MediaError, UsageError
     or WeightsError for a file, setting or model that cannot be used.
     """
-    info = probe(media)
+    info = probe(media, video_track=profile.video_track if profile.video else None)
     start, end = start_s or 0.0, info.duration_s if end_s is None else min(end_s, info.duration_s)
     if start >= end and not info.is_image:
         length = format_time(info.duration_s)  # as `ep ask` says it
