@@ -22,7 +22,6 @@ from epcli.models.smol import efficientnet_lite, yamnet
 from epcli.models.smol.model import ADAPTER, SAME_FROM, SAME_GAIN, VIDEO_WIDTH, Projector, level, place_features
 from epcli.models.smol.same_names import same_names
 from epcli.records import STAGES, Clip, MediaInfo, Modality, TokenCount
-from epcli.session.meter import Meter
 from epcli.session.selection import DEFAULT_LEAST
 from epcli.session.session import Session
 
@@ -164,7 +163,7 @@ def test_by_default_a_fifth_is_read_but_not_too_few_tokens_of_a_short_clip(sessi
 
 @pytest.mark.slow
 def test_it_tells_the_colour_of_every_cell(session):
-    model = session.load(Meter(session.device))
+    model = session.load()
     frames = np.stack([np.full((128, 192, 3), colour, np.uint8) for colour in COLOURS.values()])
     info = MediaInfo(MEDIA, "test", 1.0, False, 192, 128, 1.0, "test", ())
     grid = model.encode_video(Clip(info, (0.0, 11.0), frames, np.arange(11.0), None)).grid

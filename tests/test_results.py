@@ -20,7 +20,6 @@ from epcli.questions.evidence import evidence_tokens
 from epcli.questions.sets import read_set
 from epcli.records import KeptStream, Modality
 from epcli.session import generate
-from epcli.session.meter import Meter
 from epcli.session.session import Session
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import Tools, select
@@ -54,7 +53,7 @@ def test_rows_of_like_length_go_together_and_the_longest_alone():
 
 def test_answers_of_a_batch_are_those_of_one_at_a_time(profile, folder):
     session = Session(profile)
-    model = session.load(Meter(session.device))
+    model = session.load()
     looked = session.look(folder / "a.mp4")
     streams = []
     for question in ("What?", "What is it that is heard in the second half?"):
@@ -70,7 +69,7 @@ def test_answers_of_a_batch_are_those_of_one_at_a_time(profile, folder):
 
 def test_answers_that_end_leave_the_batch(profile, folder):
     session = Session(profile)
-    model = session.load(Meter(session.device))
+    model = session.load()
     stream = model.stream(session.look(folder / "a.mp4").features, "What?", None)
     tools = Tools(decoder=model.decoder, sieve=model.sieve)
     streams = [select("random", stream, Budget(ratio=0.5), Tools(seed=seed)) for seed in range(5)]
@@ -190,7 +189,7 @@ def test_one_file_with_many_questions_is_one_draw():
 def test_evidence_is_what_lies_in_the_modality_and_the_moment(profile, folder):
     item = read_set(folder).questions[0]
     session = Session(profile)
-    model = session.load(Meter(session.device))
+    model = session.load()
     stream = model.stream(session.look(item.media).features, item.text, None)
     mask = evidence_tokens(stream, item.evidence)
     assert (stream.modality[mask] == Modality.AUDIO).all()
@@ -247,7 +246,7 @@ def test_a_card_is_filled_between_its_marks(tmp_path):
 
 def test_an_ablated_sieve_shares_its_weights_and_lacks_one_thing(profile, folder):
     session = Session(profile)
-    model = session.load(Meter(session.device))
+    model = session.load()
     stream = model.stream(session.look(folder / "a.mp4").features, "What is heard?", None)
     tools = Tools(decoder=model.decoder, sieve=model.sieve)
     whole = select("cs2", stream, Budget(ratio=1.0), tools)

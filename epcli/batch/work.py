@@ -183,14 +183,12 @@ class _Looked:
 def answer(pipe: Any, profile: Profile, range_s: tuple[float | None, float | None]) -> None:
     """The model process's body."""
     from epcli.session.clips import EncodedClip
-    from epcli.session.meter import Meter
     from epcli.session.session import Session
 
     _hush()
     try:
         session = Session(profile)
-        with Meter(session.device) as meter:
-            session.load(meter)
+        session.load()
         pipe.send(_Ready(session.sampling, session.feature_key(*range_s)))
     except Exception as error:
         pipe.send(Failure.of(error))

@@ -58,12 +58,11 @@ def chat(
     screen.say_where_settings_come_from(resolved)
     try:
         from epcli.session.chat import Chat  # the model libraries load here
-        from epcli.session.meter import Meter
         from epcli.session.session import Session
 
         session = Session(resolved.profile, screen.stage)
         talk = Chat(session, media, start_s, end_s, history, resolved.chosen())
-        session.load(Meter(session.device, screen.stage))  # after a hit it is not there yet
+        session.load()  # after a hit it is not there yet
     finally:
         screen.close()
     typed = sys.stdin.isatty() and sys.stderr.isatty()

@@ -131,7 +131,6 @@ def score(
     Raises UsageError for a file of another run, and what loading the model raises; whatever goes wrong with a question
     is told in its line.
     """
-    from epcli.session.meter import Meter  # torch loads here
     from epcli.session.session import Session  # torch loads here
 
     ledger = Ledger(out, Run.of(questions, profile, blind=blind))
@@ -139,7 +138,7 @@ def score(
     session = Session(profile)
     todo = [item for item in items if item.key not in ledger.rows]
     if any(not item.problem for item in todo):
-        session.load(Meter(session.device))  # weights that are missing are no question's fault
+        session.load()  # weights that are missing are no question's fault
     for members in by_files(todo):
         for row in _ask_about(session, members):
             on_row(ledger.add(row), len(ledger.rows))

@@ -30,7 +30,6 @@ from epcli.questions.record import Question, by_files
 from epcli.questions.sets import QuestionSet
 from epcli.records import KeptStream, TokenStream
 from epcli.session.clips import EncodedClip
-from epcli.session.meter import Meter
 from epcli.session.reporting import count_tokens
 from epcli.session.session import Session
 from epcli.sieve.select import Budget, narrow
@@ -110,7 +109,7 @@ def sweep(
         return Ledger.lines(out, run)
     ledger = Ledger(out, run)
     session = Session(profile)
-    model = session.load(Meter(session.device))
+    model = session.load()
     wanted = read_settings(settings, model.sieve is not None)
     groups = drawn(questions, limit, seed)
     total = sum(map(len, groups))

@@ -109,10 +109,10 @@ class Session:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def load(self, meter: Meter) -> AVModel:
-        """The model; the first call loads it. Raises WeightsError."""
+    def load(self, meter: Meter | None = None) -> AVModel:
+        """The model; the first call loads it, and `meter` times that. Raises WeightsError or CapacityError."""
         if self._model is None:
-            with meter.stage("load"):
+            with (meter or Meter(self.device, self.on_stage)).stage("load"):
                 self._model = open_model(self.profile)
         return self._model
 
