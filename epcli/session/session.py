@@ -110,7 +110,7 @@ class Session:
             torch.cuda.empty_cache()
 
     def load(self, meter: Meter | None = None) -> AVModel:
-        """The model; the first call loads it, and `meter` times that. Raises WeightsError or CapacityError."""
+        """The model; the first call loads it, and `meter` times that. Raises WeightsError."""
         if self._model is None:
             with (meter or Meter(self.device, self.on_stage)).stage("load"):
                 self._model = open_model(self.profile)
