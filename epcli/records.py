@@ -23,6 +23,7 @@ REPORT_SCHEMA = 1
 POSITION_STEP_S = 0.04  # one step of the time axis: 40 ms, 25 a second (Qwen2.5-Omni, TMRoPE)
 CHUNK_S = 2.0  # video and sound alternate in chunks of this length
 SAMPLE_RATE = 16_000
+REFINER_DEPTH = 4  # layers: the paper's N; its ablation of 2, 3, 4 gives 92.8, 93.0, 99.0 % of the unpruned accuracy
 
 
 class Modality(IntEnum):

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,8 @@ from epcli.cli.options import (
     DebugFlag,
     EndFlag,
     StartFlag,
+    argument,
+    option,
     settings,
     time_range,
 )
@@ -26,167 +28,113 @@ from epcli.errors import EXIT_PARTIAL, EpError, UsageError
 
 if TYPE_CHECKING:
     from epcli.batch.jobs import FileJobs
-    from epcli.batch.run import Batch, Engine
+    from epcli.batch.run import Batch, Engine, RangeS
 
 FILES, ASKING, RUN, MACHINES = "Which files", "What to ask", "The run", "More machines"
+
+
+@dataclass(frozen=True)
+class Files:
+    """Which files of the folders."""
+
+    include: Annotated[
+        list[str] | None,
+        option(
+            "Only files like this, *.mkv or talks/*; may be given several times.",
+            "GLOB",
+            FILES,
+            show_default="by the suffixes of media",
+        ),
+    ] = None
+    exclude: Annotated[
+        list[str] | None, option("No files or folders like this; may be given several times.", "GLOB", FILES)
+    ] = None
+    follow_links: Annotated[bool, option("Follow symbolic links.", "", FILES)] = True
+    limit: Annotated[int | None, option("Only the first so many files.", "COUNT", FILES, min=1)] = None
+    shuffle: Annotated[
+        bool, option("Take the files in an order of chance, which --seed decides.", "", FILES, "--shuffle")
+    ] = False
+
+
+@dataclass(frozen=True)
+class Running:
+    """How the run goes."""
+
+    retry_failed: Annotated[bool, option("Ask again what failed before.", "", RUN, "--retry-failed")] = False
+    dry_run: Annotated[bool, option("Only tell what would be done, with tokens and memory.", "", RUN, "--dry-run")] = (
+        False
+    )
+    watch: Annotated[bool, option("Go on with files as they arrive, until Ctrl-C.", "", RUN, "--watch")] = False
+    wait: Annotated[
+        bool, option("If another process writes the same output, wait until it has ended.", "", RUN, "--wait")
+    ] = False
+    timeout: Annotated[
+        float, option("Most seconds for reading a file, looking at it, and each answer.", "SECONDS", RUN, min=0.1)
+    ] = 900.0
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Where the workers are."""
+
+    engine: Annotated[str, option("local: on this machine; ray: on a Ray cluster.", "local|ray", MACHINES)] = "local"
+    address: Annotated[
+        str | None,
+        option(
+            "Address of the cluster, host:6379.",
+            "ADDRESS",
+            MACHINES,
+            show_default="the one on this machine, or a new one",
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        option(
+            "Number of workers.",
+            "COUNT",
+            MACHINES,
+            min=1,
+            show_default="as many as the GPUs allow; without GPUs one a machine",
+        ),
+    ] = None
+    gpus_per_worker: Annotated[
+        float | None,
+        option(
+            "Share of a GPU for each worker, 0.5 for two on one.",
+            "SHARE",
+            MACHINES,
+            min=0,
+            show_default="1 where there are GPUs",
+        ),
+    ] = None
+    ship: Annotated[bool, option("Send the files to the workers; no shared storage.", "", MACHINES, "--ship")] = False
 
 
 @settings("look", "answer", "tokens", "machine")
 def batch(
     media: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="Folders to search, or files; none if the questions name them.",
-            metavar="FOLDER...",
-            show_default=False,
-        ),
+        list[Path] | None, argument("Folders to search, or files; none if the questions name them.", "FOLDER...")
     ] = None,
     *,
     question: Annotated[
         list[str] | None,
-        typer.Option(
-            "--question",
-            "-Q",
-            help="A question about every file; may be given several times.",
-            metavar="TEXT",
-            rich_help_panel=ASKING,
-            show_default=False,
-        ),
+        option("A question about every file; may be given several times.", "TEXT", ASKING, "--question", "-Q"),
     ] = None,
     questions: Annotated[
         Path | None,
-        typer.Option(
-            help="A file of questions: a line each, or JSONL or CSV with question and media.",
-            metavar="FILE",
-            rich_help_panel=ASKING,
-            show_default=False,
-        ),
+        option("A file of questions: a line each, or JSONL or CSV with question and media.", "FILE", ASKING),
     ] = None,
-    include: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Only files like this, *.mkv or talks/*; may be given several times "
-            "(default: by the suffixes of media).",
-            metavar="GLOB",
-            rich_help_panel=FILES,
-            show_default=False,
-        ),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="No files or folders like this; may be given several times.",
-            metavar="GLOB",
-            rich_help_panel=FILES,
-            show_default=False,
-        ),
-    ] = None,
-    follow_links: Annotated[
-        bool,
-        typer.Option(
-            "--follow-links/--no-follow-links",
-            help="Follow symbolic links (default: yes).",
-            rich_help_panel=FILES,
-            show_default=False,
-        ),
-    ] = True,
-    limit: Annotated[
-        int | None,
-        typer.Option(help="Only the first so many files.", metavar="COUNT", min=1, rich_help_panel=FILES),
-    ] = None,
-    shuffle: Annotated[
-        bool,
-        typer.Option(
-            "--shuffle", help="Take the files in an order of chance, which --seed decides.", rich_help_panel=FILES
-        ),
-    ] = False,
+    files: Files,
     start: StartFlag = None,
     end: EndFlag = None,
     resolved: Resolved,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Ask again what failed before.", rich_help_panel=RUN)
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Only tell what would be done, with tokens and memory.", rich_help_panel=RUN),
-    ] = False,
-    watch: Annotated[
-        bool,
-        typer.Option("--watch", help="Go on with files as they arrive, until Ctrl-C.", rich_help_panel=RUN),
-    ] = False,
-    wait: Annotated[
-        bool,
-        typer.Option(
-            "--wait", help="If another process writes the same output, wait until it has ended.", rich_help_panel=RUN
-        ),
-    ] = False,
-    timeout: Annotated[
-        float,
-        typer.Option(
-            help="Most seconds for reading a file, looking at it, and each answer (default: 900).",
-            metavar="SECONDS",
-            min=0.1,
-            rich_help_panel=RUN,
-        ),
-    ] = 900.0,
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="local: on this machine; ray: on a Ray cluster (default: local).",
-            metavar="local|ray",
-            rich_help_panel=MACHINES,
-        ),
-    ] = "local",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            help="Address of the cluster, host:6379 (default: the one on this machine, or a new one).",
-            metavar="ADDRESS",
-            rich_help_panel=MACHINES,
-            show_default=False,
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            help="Number of workers (default: as many as the GPUs allow; without GPUs one a machine).",
-            metavar="COUNT",
-            min=1,
-            rich_help_panel=MACHINES,
-            show_default=False,
-        ),
-    ] = None,
-    gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of a GPU for each worker, 0.5 for two on one (default: 1 where there are GPUs).",
-            metavar="SHARE",
-            min=0,
-            rich_help_panel=MACHINES,
-            show_default=False,
-        ),
-    ] = None,
-    ship: Annotated[
-        bool,
-        typer.Option("--ship", help="Send the files to the workers; no shared storage.", rich_help_panel=MACHINES),
-    ] = False,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            help="Rows go here: .jsonl, .csv or .parquet (default: results.jsonl).",
-            metavar="FILE",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = Path("results.jsonl"),
-    json: Annotated[
-        bool,
-        typer.Option("--json", help="Print what was done as one JSON object.", rich_help_panel=OUTPUT),
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=OUTPUT)
-    ] = False,
+    running: Running,
+    machines: Machines,
+    out: Annotated[Path, option("Rows go here: .jsonl, .csv or .parquet.", "FILE", OUTPUT, "--out", "-o")] = Path(
+        "results.jsonl"
+    ),
+    json: Annotated[bool, option("Print what was done as one JSON object.", "", OUTPUT, "--json")] = False,
+    quiet: Annotated[bool, option("Say nothing but errors.", "", OUTPUT, "--quiet", "-q")] = False,
     debug: DebugFlag = False,
 ) -> None:
     """Ask questions about all files of a folder, one row of the output each.
@@ -216,62 +164,77 @@ def batch(
         raise UsageError("nothing is asked: give -Q QUESTION or --questions FILE")
     if not places and any(each.media is None for each in asked):
         raise UsageError("no files: give a folder, or questions that name their media")
-    search = Search(tuple(include or ()), tuple(exclude or ()), follow_links)
+    search = Search(tuple(files.include or ()), tuple(files.exclude or ()), files.follow_links)
 
-    def plan(files: list[Path]) -> list[FileJobs]:
-        return plan_jobs(files, asked, limit=limit, shuffle=profile.seed if shuffle else None)
+    def plan(found: list[Path]) -> list[FileJobs]:
+        return plan_jobs(found, asked, limit=files.limit, shuffle=profile.seed if files.shuffle else None)
 
-    if watch and (limit or shuffle):
+    if running.watch and (files.limit or files.shuffle):
         raise UsageError("--watch takes files as they arrive: leave out --limit and --shuffle")
-    if watch and not any(place.is_dir() for place in places):
+    if running.watch and not any(place.is_dir() for place in places):
         raise UsageError("--watch: give a folder to watch")
-    jobs = [] if watch else plan(find(places, search))
-    if not jobs and not watch:
+    jobs = [] if running.watch else plan(find(places, search))
+    if not jobs and not running.watch:
         where = ", ".join(map(str, places))
         raise EpError(f"{where}: no media files found; --include takes files of other names")
     screen = _Screen(quiet=quiet, json=json)
-    if dry_run:
-        screen.plan(jobs, profile, range_s, out, retry_failed)
+    if running.dry_run:
+        screen.plan(jobs, profile, range_s, out, running.retry_failed)
         return
 
-    if engine == "ray":
-
-        def start_engine() -> Engine:
-            from epcli.batch.ray_engine import RayEngine
-
-            return RayEngine(
-                profile,
-                limit_s=timeout,
-                range_s=range_s,
-                address=address,
-                workers=workers,
-                gpus=gpus_per_worker,
-                ship=ship,
-                on_event=screen.event,
-            )
-    elif engine != "local":
-        raise UsageError(f"--engine {engine}: there are local and ray")
-    elif address or workers or gpus_per_worker is not None or ship:
-        raise UsageError("--address, --workers, --gpus-per-worker and --ship go with --engine ray")
-    else:
-        catalog.check_present(profile.model)
-
-        def start_engine() -> Engine:
-            from epcli.batch.work import Worker
-
-            return Worker(profile, limit_s=timeout, range_s=range_s, on_event=screen.event)
-
+    start_engine = _engine(machines, profile, running.timeout, range_s, screen)
     output = Output(out)
     if not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.absolute().parent}")
-    with Ledger(out, batches.settings(profile, range_s), wait=wait) as ledger:
+    with Ledger(out, batches.settings(profile, range_s), wait=running.wait) as ledger:
         work = batches.Batch(
-            ledger, output, jobs, retry_failed=retry_failed, profile=asdict(resolved.chosen()), on_row=screen.row
+            ledger,
+            output,
+            jobs,
+            retry_failed=running.retry_failed,
+            profile=asdict(resolved.chosen()),
+            on_row=screen.row,
         )
-        waiter = _watcher(work, places, search, plan) if watch else None
+        waiter = _watcher(work, places, search, plan) if running.watch else None
         _go(work, start_engine, screen, waiter)
     if work.tally.failed:
         raise typer.Exit(EXIT_PARTIAL)
+
+
+def _engine(
+    machines: Machines, profile: Profile, limit_s: float, range_s: RangeS, screen: _Screen
+) -> Callable[[], Engine]:
+    """What starts the engine that the flags name. Raises UsageError for flags that do not go together."""
+
+    def local() -> Engine:
+        from epcli.batch.work import Worker
+
+        return Worker(profile, limit_s=limit_s, range_s=range_s, on_event=screen.event)
+
+    def ray() -> Engine:
+        from epcli.batch.ray_engine import RayEngine
+
+        return RayEngine(
+            profile,
+            limit_s=limit_s,
+            range_s=range_s,
+            address=machines.address,
+            workers=machines.workers,
+            gpus=machines.gpus_per_worker,
+            ship=machines.ship,
+            on_event=screen.event,
+        )
+
+    if machines.engine == "ray":
+        return ray
+    if machines.engine != "local":
+        raise UsageError(f"--engine {machines.engine}: there are local and ray")
+    if machines != Machines():
+        raise UsageError("--address, --workers, --gpus-per-worker and --ship go with --engine ray")
+    from epcli.models import catalog
+
+    catalog.check_present(profile.model)
+    return local
 
 
 def _watcher(
@@ -421,7 +384,7 @@ class _Screen:
         self,
         jobs: list[FileJobs],
         settings: Profile,
-        range_s: tuple[float | None, float | None],
+        range_s: RangeS,
         out: Path,
         retry_failed: bool,
     ) -> None:

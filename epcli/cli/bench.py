@@ -13,6 +13,7 @@ from epcli.config import Resolved
 from epcli.errors import UsageError
 
 SHAPE = "Random weights instead of a model"
+AV_TOKENS = 2048  # of a shape: 13 seconds of film
 
 
 @settings("look", "model", "device", "dtype", "quantize", "threads")
@@ -22,22 +23,24 @@ def bench(
     keeps: Annotated[
         str,
         option(
-            "Shares of the tokens to compare; none: no sieve (default: none,1.0,0.2,0.1,0.05).",
+            "Shares of the tokens to compare; none: no sieve .",
             "LIST",
             "",
             "--keep",
         ),
     ] = "none,1.0,0.2,0.1,0.05",
-    repeat: Annotated[int, option("Rounds that count; one before does not (default: 3).", "COUNT", min=1)] = 3,
+    repeat: Annotated[int, option("Rounds that count; one before does not.", "COUNT", min=1)] = 3,
     again: Annotated[
         bool, option("Compare asking again, from the feature cache, with asking first.", "", "", "--again")
     ] = False,
     shape: Annotated[
         str | None, option("The text decoder of this model: qwen2.5-omni-3b or qwen2.5-omni-7b.", "NAME", SHAPE)
     ] = None,
-    av_tokens: Annotated[int | None, option("Sound and picture tokens (default: 2048).", "COUNT", SHAPE, min=1)] = None,
+    av_tokens: Annotated[
+        int | None, option("Sound and picture tokens.", "COUNT", SHAPE, min=1, show_default=str(AV_TOKENS))
+    ] = None,
     layers: Annotated[
-        int | None, option("Only so many decoder layers, for a quick look (default: all).", "COUNT", SHAPE, min=1)
+        int | None, option("Only so many decoder layers, for a quick look.", "COUNT", SHAPE, min=1, show_default="all")
     ] = None,
     resolved: Resolved,
     json: JsonFlag = False,
@@ -84,7 +87,7 @@ def bench(
         result = bench_again(media or [], repeat, profile, shape=shape, layers=layers, on_pass=progress)
     elif shape is not None:
         result = measure.bench_shape(
-            shape, chosen, repeat, profile, av_tokens=av_tokens or 2048, layers=layers, on_pass=progress
+            shape, chosen, repeat, profile, av_tokens=av_tokens or AV_TOKENS, layers=layers, on_pass=progress
         )
     else:
         result = measure.bench_clips(media or [], chosen, repeat, profile, progress)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from epcli.cli.help import Command, Group
-from epcli.cli.options import DebugFlag
+from epcli.cli.options import DebugFlag, argument, option
 from epcli.config import resolve
 from epcli.errors import UsageError
 from epcli.report.units import ago, parse_age, parse_size, size
@@ -21,8 +21,8 @@ app = typer.Typer(
     cls=Group, rich_markup_mode=None, help="Stored features of files: what there is, and making room.", name="cache"
 )
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")]
+JsonFlag = Annotated[bool, option("Print JSON and nothing else.", "", "", "--json")]
+DryRun = Annotated[bool, option("Only tell what would be removed.", "", "", "--dry-run")]
 
 
 @app.command(cls=Command)
@@ -90,11 +90,11 @@ def info(json: JsonFlag = False, debug: DebugFlag = False) -> None:
 def prune(
     at_most: Annotated[
         str | None,
-        typer.Option("--size", help="Shrink to 500MB or 2GB (default: the limit).", metavar="SIZE", show_default=False),
+        option("Shrink to 500MB or 2GB.", "SIZE", "", "--size", show_default="the limit"),
     ] = None,
     older_than: Annotated[
         str | None,
-        typer.Option(help="Remove what was not used for 12h, 30d or 8w.", metavar="AGE", show_default=False),
+        option("Remove what was not used for 12h, 30d or 8w.", "AGE"),
     ] = None,
     dry_run: DryRun = False,
     debug: DebugFlag = False,
@@ -109,7 +109,7 @@ def prune(
 def clear(
     media: Annotated[
         list[Path] | None,
-        typer.Argument(help="Only what was made of these files.", metavar="MEDIA...", show_default=False),
+        argument("Only what was made of these files.", "MEDIA..."),
     ] = None,
     dry_run: DryRun = False,
     debug: DebugFlag = False,

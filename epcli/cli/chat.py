@@ -37,7 +37,7 @@ def chat(
     start: StartFlag = None,
     end: EndFlag = None,
     resolved: Resolved,
-    history: Annotated[bool, option("The model reads what was said before (default: yes).", "", ANSWER)] = True,
+    history: Annotated[bool, option("The model reads what was said before.", "", ANSWER)] = True,
     json: Annotated[bool, option("Print a JSON object for each question, a line each.", "", OUTPUT, "--json")] = False,
     quiet: Annotated[bool, option("Print the answers and nothing else.", "", OUTPUT, "--quiet", "-q")] = False,
     debug: DebugFlag = False,

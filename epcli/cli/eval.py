@@ -17,12 +17,13 @@ from epcli.errors import EXIT_PARTIAL
 def evaluate(
     questions: Annotated[Path, argument("File of questions, or the folder of a published set.", "SET")],
     *,
-    limit: Annotated[int | None, option("Ask only the first so many (default: all).", "COUNT", min=1)] = None,
+    limit: Annotated[int | None, option("Ask only the first so many.", "COUNT", min=1, show_default="all")] = None,
     format: Annotated[
         str | None,
         option(
-            "Layout of SET, by a name in docs/questions.md (default: found out).",
+            "Layout of SET, by a name in docs/questions.md.",
             "NAME",
+            show_default="found out",
         ),
     ] = None,
     media: Annotated[Path | None, option("Where the media of a benchmark are, if not in SET.", "FOLDER")] = None,

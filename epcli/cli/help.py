@@ -24,7 +24,7 @@ class _Sections:
             heading = getattr(parameter, "rich_help_panel", None) or (
                 _ARGUMENTS if _is_argument(parameter) else _OPTIONS
             )
-            sections.setdefault(heading, []).append((_names(parameter), parameter.help or ""))
+            sections.setdefault(heading, []).append((_names(parameter), _help(parameter)))
         if isinstance(self, TyperGroup):
             commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
             shown = [(name, _first_line(each)) for name, each in commands.items() if each and not each.hidden]
@@ -60,6 +60,15 @@ def _names(parameter: Any) -> str:
     on, off = ", ".join(sorted(parameter.opts, key=len)), parameter.secondary_opts
     names = "/".join([*([on] if on else []), *off])
     return f"{names} {parameter.metavar}" if parameter.metavar else names
+
+
+def _help(parameter: Any) -> str:
+    """What a flag does, and its default."""
+    text, shown, default = parameter.help or "", parameter.show_default, parameter.default
+    if not isinstance(shown, str):
+        plain = not shown or default is None or default is False or callable(default)
+        shown = "" if plain else "yes" if default is True else f"{default:g}" if isinstance(default, float) else default
+    return f"{text.rstrip('.')} (default: {shown})." if shown != "" else text
 
 
 def _first_line(command: Any) -> str:

@@ -44,7 +44,7 @@ def inspect(
     media: MediaArgument,
     questions: Annotated[
         list[str] | None,
-        argument("What to ask; several are shown side by side (default: what happens in the clip).", "QUESTION..."),
+        argument("What to ask; several are shown side by side.", "QUESTION...", "what happens in the clip"),
     ] = None,
     *,
     start: StartFlag = None,

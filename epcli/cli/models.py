@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 
 from epcli.cli.help import Command, Group
-from epcli.cli.options import DebugFlag
+from epcli.cli.options import DebugFlag, argument
 from epcli.report.units import size
 
 app = typer.Typer(cls=Group, rich_markup_mode=None, help="Models: what there is, and their weights on this machine.")
 
-ModelName = Annotated[str, typer.Argument(help="A name of `ep models list`.", metavar="NAME", show_default=False)]
+ModelName = Annotated[str, argument("A name of `ep models list`.", "NAME")]
 
 
 @app.command("list", cls=Command)

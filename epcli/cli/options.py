@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -18,26 +18,33 @@ PANELS = {"look": LOOK, "answer": ANSWER, "tokens": TOKENS, "machine": MACHINE} 
 
 
 def option(help: str, metavar: str = "", panel: str = "", *names: str, **more: Any) -> Any:
-    """A flag that is no setting. `names`: where it is not called as its parameter."""
+    """A flag that is no setting. `names`: where it is not called as its parameter.
+
+    The help page adds the default, or what `show_default` calls it.
+    """
     return typer.Option(*names, help=help, metavar=metavar or None, rich_help_panel=panel or None, **more)
 
 
-def argument(help: str, metavar: str) -> Any:
-    return typer.Argument(help=help, metavar=metavar)
+def argument(help: str, metavar: str, show_default: str | bool = True) -> Any:
+    """A word of the command line that is no flag; `show_default` as of `option`."""
+    return typer.Argument(help=help, metavar=metavar, show_default=show_default)
 
 
 MediaArgument = Annotated[Path, argument("Video, sound or picture file.", "MEDIA")]
 # main() looks for --debug among the arguments itself: an error can come before any command has run.
 DebugFlag = Annotated[bool, option("Show the traceback of an error, and what libraries warn about.", "", "", "--debug")]
 JsonFlag = Annotated[bool, option("Print one JSON object and nothing else.", "", OUTPUT, "--json")]
-StartFlag = Annotated[str | None, option("Begin here: 90, 1:30 or 0:01:30 (default: the beginning).", "TIME", LOOK)]
-EndFlag = Annotated[str | None, option("Stop here: 90, 1:30 or 0:01:30 (default: the end).", "TIME", LOOK)]
+StartFlag = Annotated[
+    str | None, option("Begin here: 90, 1:30 or 0:01:30.", "TIME", LOOK, show_default="the beginning")
+]
+EndFlag = Annotated[str | None, option("Stop here: 90, 1:30 or 0:01:30.", "TIME", LOOK, show_default="the end")]
 _ProfileFlag = Annotated[
     str | None,
     option(
-        "Settings to start from: a name of `ep profiles list` or a YAML file (default: what fits this machine).",
+        "Settings to start from: a name of `ep profiles list` or a YAML file.",
         "NAME|PATH",
         MACHINE,
+        show_default="what fits this machine",
     ),
 ]
 
@@ -57,17 +64,30 @@ def settings(*wanted: str, **shown: Shown) -> Callable[[Callable[..., None]], Ca
     wanted: groups ("look", "answer", "tokens", "machine") and single settings, in the order of the help page.
     shown: settings that this command shows in its own way; they are added to `wanted`.
 
-    The flags stand where `resolved` stands in the command's signature.
+    The flags stand where `resolved` stands in the command's signature. A parameter whose type is a dataclass stands for
+    the flags that are its fields.
     """
     names = list(dict.fromkeys(name for word in (*wanted, *shown) for name in _members(word)))
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True).parameters
+        groups: dict[str, Any] = {each.name: each.annotation for each in own.values() if is_dataclass(each.annotation)}
+        del groups["resolved"]  # its flags are those of the settings
+
         def run(**given: Any) -> None:
             resolved = resolve({name: given.pop(name) for name in names}, given.pop("profile"))
-            command(**given, resolved=resolved)
+            made = {
+                name: kind(**{each.name: given.pop(each.name) for each in fields(kind)})
+                for name, kind in groups.items()
+            }
+            command(**given, **made, resolved=resolved)
 
-        own = inspect.signature(command, eval_str=True).parameters.values()
-        parameters = [each for one in own for each in (_flags(names, shown) if one.name == "resolved" else [one])]
+        def flags(parameter: inspect.Parameter) -> Iterable[inspect.Parameter]:
+            if parameter.name == "resolved":
+                return _setting_flags(names, shown)
+            return _fields(groups[parameter.name]) if parameter.name in groups else [parameter]
+
+        parameters = [flag for parameter in own.values() for flag in flags(parameter)]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # Typer reads this
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         return run
@@ -80,7 +100,12 @@ def _members(word: str) -> list[str]:
     return [name for name, setting in SETTINGS.items() if setting.group == word] or [word]
 
 
-def _flags(names: list[str], shown: dict[str, Shown]) -> Iterator[inspect.Parameter]:
+def _fields(kind: Any) -> Iterator[inspect.Parameter]:
+    hints = get_type_hints(kind, include_extras=True)
+    return (_parameter(each.name, hints[each.name], each.default) for each in fields(kind))
+
+
+def _setting_flags(names: list[str], shown: dict[str, Shown]) -> Iterator[inspect.Parameter]:
     profile = False
     for name in names:
         if SETTINGS[name].group == "machine" and not profile:
@@ -91,21 +116,20 @@ def _flags(names: list[str], shown: dict[str, Shown]) -> Iterator[inspect.Parame
         yield _parameter("profile", _ProfileFlag)
 
 
-def _parameter(name: str, annotation: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _flag(name: str, shown: Shown) -> Any:
     """It stays None unless given; config.py parses and checks the text."""
     setting, default = SETTINGS[name], DEFAULTS[name]
     flag, panel = name.replace("_", "-"), shown.panel or PANELS[setting.group]
+    meaning, default = f"{shown.meaning or setting.meaning}.", setting.null if default is None else default
     if bool in setting.types:
-        meaning = shown.meaning or f"{setting.meaning} (default: yes)"
         form = f" /--no-{flag}" if shown.only_off else f"--{flag}/--no-{flag}"
-        return Annotated[bool | None, option(f"{meaning}.", "", panel, form)]
-    default = setting.null if default is None else default
-    meaning = f"{shown.meaning or setting.meaning} (default: {default})."
-    return Annotated[str | None, option(meaning, setting.metavar or "|".join(setting.choices), panel, f"--{flag}")]
+        return Annotated[bool | None, option(meaning, "", panel, form, show_default=not shown.only_off and "yes")]
+    metavar = setting.metavar or "|".join(setting.choices)
+    return Annotated[str | None, option(meaning, metavar, panel, f"--{flag}", show_default=str(default))]
 
 
 def given(resolved: Resolved) -> list[str]:

@@ -38,7 +38,8 @@ def plan(
     end: EndFlag = None,
     resolved: Resolved,
     memory: Annotated[
-        float | None, option("Plan for this much memory, in GB (default: what is free here).", "GB", MACHINE, min=0)
+        float | None,
+        option("Plan for this much memory, in GB.", "GB", MACHINE, min=0, show_default="what is free here"),
     ] = None,
     json: JsonFlag = False,
     debug: DebugFlag = False,

@@ -14,7 +14,7 @@ import typer
 
 from epcli import config
 from epcli.cli.help import Command, Group
-from epcli.cli.options import DebugFlag
+from epcli.cli.options import DebugFlag, argument
 from epcli.errors import UsageError
 
 app = typer.Typer(cls=Group, rich_markup_mode=None, help="Settings: what there is, and where each comes from.")
@@ -37,11 +37,7 @@ def list_(debug: DebugFlag = False) -> None:
 def validate(
     name: Annotated[
         str | None,
-        typer.Argument(
-            help="A profile's name or a YAML file; without it, all settings that hold here.",
-            metavar="NAME|FILE",
-            show_default=False,
-        ),
+        argument("A profile's name or a YAML file; without it, all settings that hold here.", "NAME|FILE"),
     ] = None,
     debug: DebugFlag = False,
 ) -> None:
@@ -73,11 +69,7 @@ def _check_model(model: str, where: str, card: Callable[[str], object]) -> None:
 def show(
     name: Annotated[
         str | None,
-        typer.Argument(
-            help="A profile's name or a YAML file; without it, the one `ep ask` would use here.",
-            metavar="NAME",
-            show_default=False,
-        ),
+        argument("A profile's name or a YAML file; without it, the one `ep ask` would use here.", "NAME"),
     ] = None,
     debug: DebugFlag = False,
 ) -> None:

@@ -5,19 +5,128 @@ from __future__ import annotations
 import json as jsonlib
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from epcli.cli.options import DebugFlag, Shown, settings
+from epcli.cli.options import DebugFlag, Shown, argument, option, settings
 from epcli.config import Resolved
 from epcli.errors import UsageError
+from epcli.train.recipe import FULL_LR, LORA_LR, METHODS, Order, Shape, SieveRecipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 RUN, METHOD, LOSS = "The run", "What is trained", "What is learned"
+LOW, HIGH = SieveRecipe.keep
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is trained, and how freely."""
+
+    sieve: Annotated[bool, option("Train a sieve, or the model alone.", "", METHOD, show_default="a sieve")] = (
+        Shape.sieve
+    )
+    method: Annotated[
+        str,
+        option("lora; qlora, the same on 4-bit weights; or full. ep-smol takes lora only.", "|".join(METHODS), METHOD),
+    ] = Order.method
+    lora_rank: Annotated[int, option("Rank of the decoder's change.", "RANK", METHOD, min=1, max=512)] = Shape.lora_rank
+    refiner_rank: Annotated[
+        int | None,
+        option(
+            "Rank of the refiner's change; 0 trains it in full.",
+            "RANK",
+            METHOD,
+            min=0,
+            max=512,
+            show_default=f"{Shape.refiner_rank}, and 0 with full",
+        ),
+    ] = None
+    refiner_gain: Annotated[
+        float | None,
+        option(
+            "What a refiner layer adds at the start, as a share of the decoder's own layer.",
+            "SHARE",
+            METHOD,
+            min=0.0,
+            max=1.0,
+            show_default=f"{Shape.refiner_gain:g}, and 1 in full",
+        ),
+    ] = None
+
+    def shape(self) -> Shape:
+        """Of the model that is trained. Raises UsageError for an unknown method."""
+        if self.method not in METHODS:
+            raise UsageError(f"--method {self.method}: is not one of {', '.join(METHODS)}")
+        rank, gain = self.refiner_rank, self.refiner_gain
+        if rank is None:
+            rank = 0 if self.method == "full" else Shape.refiner_rank
+        if gain is None:
+            gain = Shape.refiner_gain if rank else 1.0
+        return Shape(sieve=self.sieve, lora_rank=self.lora_rank, refiner_rank=rank, refiner_gain=gain)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What is learned."""
+
+    keep_range: Annotated[str, option("Keep ratios to be good at: each item draws one.", "LOW-HIGH", LOSS)] = (
+        f"{LOW}-{HIGH}"
+    )
+    plain: Annotated[
+        float,
+        option("Share of items that go past the sieve, for the other selectors.", "SHARE", LOSS, min=0.0, max=1.0),
+    ] = SieveRecipe.plain
+    relevance: Annotated[
+        float,
+        option("Weight of finding the evidence, where the data tell it.", "WEIGHT", LOSS, min=0.0, max=100.0),
+    ] = 0.3
+    distil: Annotated[
+        float,
+        option("Weight of answering as from all tokens; costs a pass.", "WEIGHT", LOSS, min=0.0, max=100.0),
+    ] = SieveRecipe.distil
+
+
+@dataclass(frozen=True)
+class Running:
+    """How the run goes."""
+
+    out: Annotated[Path, option("Folder for checkpoints, log and result.", "FOLDER", RUN)] = Order.out
+    media: Annotated[Path | None, option("Where the media lie.", "FOLDER", RUN, show_default="beside DATA")] = None
+    held_out: Annotated[Path | None, option("Questions to measure on, never trained on.", "FILE", RUN)] = None
+    minutes: Annotated[float, option("How long to train.", "NUMBER", RUN, min=0.01)] = SieveRecipe.minutes
+    steps: Annotated[int | None, option("How many steps to train, in place of minutes.", "COUNT", RUN, min=1)] = (
+        SieveRecipe.steps
+    )
+    items: Annotated[int, option("Questions a step; their gradients are added up.", "COUNT", RUN, min=1)] = (
+        SieveRecipe.items
+    )
+    lr: Annotated[
+        float | None,
+        option(
+            "Peak learning rate of the decoder.",
+            "RATE",
+            RUN,
+            "--lr",
+            min=1e-8,
+            max=0.1,
+            show_default=f"{LORA_LR:g}, and {FULL_LR:g} with full",
+        ),
+    ] = None
+    resume: Annotated[bool, option("Go on from the folder's checkpoint.", "", RUN, "--resume")] = False
+    checkpoint_minutes: Annotated[
+        float, option("Between checkpoints: what a kill can lose.", "NUMBER", RUN, min=0.0)
+    ] = SieveRecipe.checkpoint_s / 60
+    evaluate_minutes: Annotated[float, option("Between measurements on --held-out.", "NUMBER", RUN, min=0.0)] = (
+        SieveRecipe.evaluate_s / 60
+    )
+    gradient_checkpointing: Annotated[
+        bool, option("Less memory for a third more time; not used by ep-smol.", "", RUN)
+    ] = Order.gradient_checkpointing
 
 
 @settings(
@@ -32,178 +141,12 @@ RUN, METHOD, LOSS = "The run", "What is trained", "What is learned"
 def train(
     data: Annotated[
         Path,
-        typer.Argument(
-            help='Questions and answers: JSONL of {"media", "question", "answer"}, AVQA or LLaVA-Video files.',
-            metavar="DATA",
-            show_default=False,
-        ),
+        argument('Questions and answers: JSONL of {"media", "question", "answer"}, AVQA or LLaVA-Video files.', "DATA"),
     ],
     *,
-    sieve: Annotated[
-        bool,
-        typer.Option(
-            "--sieve/--no-sieve", help="Train a sieve, or the model alone (default: a sieve).", rich_help_panel=METHOD
-        ),
-    ] = True,
-    method: Annotated[
-        str,
-        typer.Option(
-            help="lora; qlora, the same on 4-bit weights; or full. ep-smol takes lora only (default: lora).",
-            metavar="lora|qlora|full",
-            rich_help_panel=METHOD,
-        ),
-    ] = "lora",
-    lora_rank: Annotated[
-        int,
-        typer.Option(
-            help="Rank of the decoder's change (default: 16).", metavar="RANK", min=1, max=512, rich_help_panel=METHOD
-        ),
-    ] = 16,
-    refiner_rank: Annotated[
-        int | None,
-        typer.Option(
-            help="Rank of the refiner's change; 0 trains it in full (default: 32, and 0 with full).",
-            metavar="RANK",
-            min=0,
-            max=512,
-            rich_help_panel=METHOD,
-            show_default=False,
-        ),
-    ] = None,
-    refiner_gain: Annotated[
-        float | None,
-        typer.Option(
-            help="What a refiner layer adds at the start, as a share of the decoder's own layer (default: 0, and 1 "
-            "in full).",
-            metavar="SHARE",
-            min=0.0,
-            max=1.0,
-            rich_help_panel=METHOD,
-            show_default=False,
-        ),
-    ] = None,
-    keep_range: Annotated[
-        str,
-        typer.Option(
-            help="Keep ratios to be good at: each item draws one (default: 0.02-1.0).",
-            metavar="LOW-HIGH",
-            rich_help_panel=LOSS,
-        ),
-    ] = "0.02-1.0",
-    plain: Annotated[
-        float,
-        typer.Option(
-            help="Share of items that go past the sieve, for the other selectors (default: 0.2).",
-            metavar="SHARE",
-            min=0.0,
-            max=1.0,
-            rich_help_panel=LOSS,
-        ),
-    ] = 0.2,
-    relevance: Annotated[
-        float,
-        typer.Option(
-            help="Weight of finding the evidence, where the data tell it (default: 0.3).",
-            metavar="WEIGHT",
-            min=0.0,
-            max=100.0,
-            rich_help_panel=LOSS,
-        ),
-    ] = 0.3,
-    distil: Annotated[
-        float,
-        typer.Option(
-            help="Weight of answering as from all tokens; costs a pass (default: 0).",
-            metavar="WEIGHT",
-            min=0.0,
-            max=100.0,
-            rich_help_panel=LOSS,
-        ),
-    ] = 0.0,
-    out: Annotated[
-        Path,
-        typer.Option(
-            help="Folder for checkpoints, log and result (default: runs/own).", metavar="FOLDER", rich_help_panel=RUN
-        ),
-    ] = Path("runs/own"),
-    media: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where the media lie (default: beside DATA).",
-            metavar="FOLDER",
-            rich_help_panel=RUN,
-            show_default=False,
-        ),
-    ] = None,
-    held_out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Questions to measure on, never trained on.",
-            metavar="FILE",
-            rich_help_panel=RUN,
-            show_default=False,
-        ),
-    ] = None,
-    minutes: Annotated[
-        float, typer.Option(help="How long to train (default: 30).", metavar="NUMBER", min=0.01, rich_help_panel=RUN)
-    ] = 30.0,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            help="How many steps to train, in place of minutes.",
-            metavar="COUNT",
-            min=1,
-            rich_help_panel=RUN,
-            show_default=False,
-        ),
-    ] = None,
-    items: Annotated[
-        int,
-        typer.Option(
-            help="Questions a step; their gradients are added up (default: 8).",
-            metavar="COUNT",
-            min=1,
-            rich_help_panel=RUN,
-        ),
-    ] = 8,
-    lr: Annotated[
-        float | None,
-        typer.Option(
-            "--lr",
-            help="Peak learning rate of the decoder (default: 3e-4, and 1e-5 with full).",
-            metavar="RATE",
-            min=1e-8,
-            max=0.1,
-            rich_help_panel=RUN,
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the folder's checkpoint.", rich_help_panel=RUN)
-    ] = False,
-    checkpoint_minutes: Annotated[
-        float,
-        typer.Option(
-            help="Between checkpoints: what a kill can lose (default: 2).",
-            metavar="NUMBER",
-            min=0.0,
-            rich_help_panel=RUN,
-        ),
-    ] = 2.0,
-    evaluate_minutes: Annotated[
-        float,
-        typer.Option(
-            help="Between measurements on --held-out (default: 10).", metavar="NUMBER", min=0.0, rich_help_panel=RUN
-        ),
-    ] = 10.0,
-    gradient_checkpointing: Annotated[
-        bool,
-        typer.Option(
-            "--gradient-checkpointing/--no-gradient-checkpointing",
-            help="Less memory for a third more time; not used by ep-smol (default: yes).",
-            rich_help_panel=RUN,
-        ),
-    ] = True,
+    trained: Trained,
+    learned: Learned,
+    running: Running,
     resolved: Resolved,
     debug: DebugFlag = False,
 ) -> None:
@@ -213,38 +156,39 @@ def train(
     error and FOLDER/log.jsonl, curves to FOLDER/training.svg, and the path of what `ep ask --model` takes to standard
     output. An interrupted or killed run goes on with --resume.
     """
-    keep = _range(keep_range)
-    if method not in ("lora", "qlora", "full"):
-        raise UsageError(f"--method {method}: is not one of lora, qlora, full")
+    recipe = _recipe(learned, running, resolved.profile.seed)
+    shape = trained.shape()
+    order = Order(
+        data,
+        running.out,
+        running.media,
+        running.held_out,
+        trained.method,
+        running.lr,
+        running.resume,
+        running.gradient_checkpointing,
+    )
     from epcli.models import catalog
 
     catalog.check_present(resolved.profile.model)
-    from epcli.train.learners import Shape
-    from epcli.train.run import Order, train
-    from epcli.train.sieve_trainer import SieveRecipe
+    from epcli.train.run import train  # the model libraries load here
 
-    full = method == "full"
-    rank = (0 if full else 32) if refiner_rank is None else refiner_rank
-    shape = Shape(
-        sieve=sieve,
-        lora_rank=lora_rank,
-        refiner_rank=rank,
-        refiner_gain=(Shape.refiner_gain if rank else 1.0) if refiner_gain is None else refiner_gain,
-    )
-    recipe = SieveRecipe(
-        minutes=minutes,
-        steps=steps,
-        items=items,
-        keep=keep,
-        plain=plain,
-        relevance_any=relevance,
-        distil=distil,
-        checkpoint_s=60 * checkpoint_minutes,
-        evaluate_s=60 * evaluate_minutes,
-        seed=resolved.profile.seed,
-    )
-    order = Order(data, out, media, held_out, method, lr, resume, gradient_checkpointing)
     typer.echo(train(order, recipe, shape, resolved.profile, _screen()))
+
+
+def _recipe(learned: Learned, running: Running, seed: int) -> SieveRecipe:
+    return SieveRecipe(
+        minutes=running.minutes,
+        steps=running.steps,
+        items=running.items,
+        keep=_range(learned.keep_range),
+        plain=learned.plain,
+        relevance_any=learned.relevance,
+        distil=learned.distil,
+        checkpoint_s=60 * running.checkpoint_minutes,
+        evaluate_s=60 * running.evaluate_minutes,
+        seed=seed,
+    )
 
 
 def _range(text: str) -> tuple[float, float]:
@@ -255,7 +199,7 @@ def _range(text: str) -> tuple[float, float]:
     except ValueError:
         low = high = 0.0
     if not 0 < low <= high <= 1:
-        raise UsageError(f"--keep-range {text}: is not a range of shares over 0 up to 1, like 0.02-1.0")
+        raise UsageError(f"--keep-range {text}: is not a range of shares over 0 up to 1, like {LOW}-{HIGH}")
     return low, high
 
 

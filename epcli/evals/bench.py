@@ -25,10 +25,10 @@ from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5O
 
 from epcli.config import Profile
 from epcli.errors import CapacityError, UsageError
-from epcli.models.costs import REFINER_DEPTH, SHAPES, Decoder
+from epcli.models.costs import SHAPES, Decoder
 from epcli.models.layout import AudioTokens, VideoTokens, interleave
 from epcli.models.qwen_omni.model import SYNC_SECTIONS
-from epcli.records import POSITION_STEP_S, KeptStream, TokenStream
+from epcli.records import POSITION_STEP_S, REFINER_DEPTH, KeptStream, TokenStream
 from epcli.session import generate
 from epcli.session.device import choose_device
 from epcli.session.meter import Meter
@@ -262,7 +262,7 @@ def bench_shape(
     repeat: int,
     profile: Profile,
     *,
-    av_tokens: int = 2048,
+    av_tokens: int,
     layers: int | None = None,
     on_pass: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:

@@ -9,9 +9,9 @@ gradients), fragmentation, the CUDA context.
 from __future__ import annotations
 
 from epcli.models.costs import SHAPES, Omni
+from epcli.records import REFINER_DEPTH
 
 TRAINED = 16  # bytes a trained parameter
-DEPTH = 4
 ROWS = [  # model, method, decoder's rank, refiner's rank (0: in full)
     ("qwen2.5-omni-7b", "qlora", 16, 32),
     ("qwen2.5-omni-3b", "lora", 16, 32),
@@ -28,15 +28,15 @@ def training_bytes(shape: Omni, method: str, lora_rank: int, refiner_rank: int, 
     low = sum(rows + columns for rows, columns in decoder.linear_shapes)  # of one layer at rank 1
     head = decoder.sieve_parameters(0)
     weights = shape.weights_bytes(2, "nf4" if method == "qlora" else "none")
-    trained = head + (DEPTH * decoder.layer if not refiner_rank else DEPTH * low * refiner_rank)
+    trained = head + (REFINER_DEPTH * decoder.layer if not refiner_rank else REFINER_DEPTH * low * refiner_rank)
     if method == "full":
         weights -= decoder.layers_bytes(2)  # held in float32 only
         trained += decoder.layers * decoder.layer
     else:
         trained += decoder.layers * low * lora_rank
     if refiner_rank:
-        weights += DEPTH * decoder.layer * 2  # the copies below the change
-    inputs = (decoder.layers + DEPTH) * tokens * decoder.width * 2
+        weights += REFINER_DEPTH * decoder.layer * 2  # the copies below the change
+    inputs = (decoder.layers + REFINER_DEPTH) * tokens * decoder.width * 2
     inner = 2 * decoder.activation_bytes(tokens, 2)
     if method == "qlora":
         inner += 2 * decoder.layer  # one layer in bfloat16 while it is used

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from epcli.config import Profile
-from epcli.records import Sampling
+from epcli.records import REFINER_DEPTH, Sampling
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "float32": 4, "bfloat16": 2, "float16": 2}
 NF4_BLOCK = 64  # weights that share one float32 scale
-REFINER_DEPTH = 4
 CELL = 28  # pixels a side of one video token: 2 x 2 patches of 14
 FRAME_PIXELS = 128 * CELL**2  # 128 tokens for two frames
 FPS, MAX_FRAMES = 2.0, 256

@@ -23,7 +23,7 @@ from epcli.media.timecode import format_time
 from epcli.models import catalog, costs
 from epcli.models.costs import Omni
 from epcli.models.qwen_omni.folder import look
-from epcli.records import SAMPLE_RATE, MediaInfo
+from epcli.records import REFINER_DEPTH, SAMPLE_RATE, MediaInfo
 
 PLAN_SCHEMA = 1
 TEXT_TOKENS = 64  # chat markup and a question of a line or two
@@ -134,7 +134,7 @@ def _cost(info: MediaInfo, duration_s: float, profile: Profile, memory_bytes: in
         )
     if selector == "cs2" and not depth:
         notes.append(f"{card.name} has no trained sieve that could be seen; cs2 is planned at its published depth")
-        depth = costs.REFINER_DEPTH
+        depth = REFINER_DEPTH
 
     # Memory. Every stage has the weights; what else it holds is added below.
     whole, stay = media_tokens + TEXT_TOKENS, kept + TEXT_TOKENS

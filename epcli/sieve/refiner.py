@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_bidirectional_mask
 
-DEPTH = 4  # the paper's N; its ablation of 2, 3, 4 gives 92.8, 93.0, 99.0 % of the unpruned accuracy
+from epcli.records import REFINER_DEPTH
 
 
 class Refiner(nn.Module):
@@ -34,7 +34,7 @@ class Refiner(nn.Module):
                 attention.is_causal = False
 
     @classmethod
-    def copied_from(cls, decoder: Any, depth: int = DEPTH) -> Refiner:
+    def copied_from(cls, decoder: Any, depth: int = REFINER_DEPTH) -> Refiner:
         """Deep copies of the first `depth` layers of a transformers text model; with 0 it changes nothing."""
         memo = {id(decoder.config): decoder.config}  # the one thing not to copy
         return cls([copy.deepcopy(layer, memo) for layer in decoder.layers[:depth]], decoder.config)

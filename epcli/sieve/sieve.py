@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epcli.sieve.refiner import DEPTH, Refiner
+from epcli.records import REFINER_DEPTH
+from epcli.sieve.refiner import Refiner
 from epcli.sieve.select import Budget, ScoreHead, kept_indices, straight_through, take, top
 
 
@@ -46,7 +47,7 @@ class Sieve(nn.Module):
         self.refiner, self.scorer, self.rope = refiner, scorer, rope
 
     @classmethod
-    def for_decoder(cls, decoder: Any, depth: int = DEPTH) -> Sieve:
+    def for_decoder(cls, decoder: Any, depth: int = REFINER_DEPTH) -> Sieve:
         """An untrained sieve: the refiner starts as the decoder's first layers. Install Sync-RoPE first."""
         weight = decoder.get_input_embeddings().weight
         scorer = ScoreHead(decoder.config.hidden_size).to(weight.device, weight.dtype)

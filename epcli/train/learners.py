@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,26 +29,15 @@ from epcli.models.sieve_file import base_tensors
 from epcli.models.sieve_weights import LowRank, build_sieve, starting_layers, unfold
 from epcli.models.smol.model import LORA_TARGETS, EpSmol, load_adapter
 from epcli.session.device import cpu_dtype
-from epcli.sieve.refiner import DEPTH
 from epcli.sieve.select import ScoreHead
 from epcli.sieve.sieve import Sieve
 from epcli.sieve.sync_rope import install
 from epcli.train.attention import use_written_out
+from epcli.train.recipe import Shape
 from epcli.train.sieve_trainer import Learner
 
 REFINED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LORA_SCALE = 2.0  # alpha / rank
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What is trained, and how freely. Written with the result."""
-
-    sieve: bool = True
-    depth: int = DEPTH
-    refiner_rank: int = 32  # 0: in full
-    refiner_gain: float = 0.0  # of what a refiner layer adds, at the start; 1 is the decoder's own layer
-    lora_rank: int = 16  # of the decoder
 
 
 def add_low_rank(module: nn.Module, rank: int, targets: tuple[str, ...]) -> dict[str, nn.Parameter]:

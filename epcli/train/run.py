@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +20,9 @@ from epcli.session.session import Session
 from epcli.train import data
 from epcli.train.data import EachOnce, OwnClips
 from epcli.train.examples import Example, qwen_items, smol_items
-from epcli.train.learners import Shape, qwen_learner, smol_learner
-from epcli.train.sieve_trainer import Learner, SieveRecipe, SieveTrainer
-
-METHODS = ("lora", "qlora", "full")
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is to be trained, on what, into which folder."""
-
-    data: Path
-    out: Path
-    media: Path | None = None  # folder of the media; None: that of `data`
-    held_out: Path | None = None
-    method: str = "lora"
-    lr: float | None = None  # None: the method's
-    resume: bool = False
-    gradient_checkpointing: bool = True
-
-
-def rates(lr: float | None, method: str, shape: Shape) -> dict[str, float]:
-    """Peak learning rates by group. A low-rank change takes far larger ones than a weight itself.
-
-    `lr` is that of the decoder.
-    """
-    if method == "full":
-        base = lr or 1e-5
-        return {"adapter": base, "decoder": base, "refiner": base, "scorer": 10 * base}
-    base = lr or 3e-4
-    refiner = 3 * base if shape.refiner_rank else base / 15
-    return {"adapter": base / 2, "decoder": base, "refiner": refiner, "scorer": 3 * base}
+from epcli.train.learners import qwen_learner, smol_learner
+from epcli.train.recipe import Order, Shape, SieveRecipe, rates
+from epcli.train.sieve_trainer import Learner, SieveTrainer
 
 
 def train(order: Order, recipe: SieveRecipe, shape: Shape, profile: Profile, say: Callable[[str], None]) -> Path:

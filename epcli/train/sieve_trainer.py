@@ -22,7 +22,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,34 +38,7 @@ from epcli.sieve.selectors import Tools, select
 from epcli.train import parallel
 from epcli.train.examples import Example, Source
 from epcli.train.plot import draw
-
-
-@dataclass(frozen=True)
-class SieveRecipe:
-    """How to train. Learning rates are peaks of one cosine over the run; a rate of 0 freezes that group."""
-
-    minutes: float = 30.0  # of training; evaluation and loading are not counted
-    steps: int | None = None  # optimizer steps; if given, `minutes` does not count
-    items: int = 8  # questions a step, at least: gradients are accumulated over them, one by one
-    keep: tuple[float, float] = (0.02, 1.0)  # the range from which each item draws its ratio, log-uniform
-    plain: float = 0.2  # share of items that go past the sieve, so that the other selectors stay good
-    plain_with: tuple[str, ...] = ("random", "uniform", "none")  # one of these thins such an item
-    lr: dict[str, float] = field(
-        default_factory=lambda: {"adapter": 2e-4, "decoder": 3e-4, "refiner": 1e-3, "scorer": 1e-3}
-    )
-    lr_warmup_steps: int = 20
-    relevance_any: float = 0.0  # weight of -log(score mass on all relevant tokens together)
-    relevance_all: float = 0.0  # weight of the mean -log(score share) over relevant tokens
-    relevance_only: float = 0.0  # first share of the run in which only refiner and score head run and learn
-    anchor: float = 0.0  # meanwhile, weight of how far the refiner moves the states that the decoder is to read
-    distil: float = 0.0  # weight of KL(all tokens || kept tokens) over the answer; a pass more for each item
-    clip_norm: float = 1.0
-    weight_decay: float = 0.01
-    checkpoint_s: float = 120.0
-    evaluate_s: float = 600.0
-    evaluate_items: int = 60
-    evaluate_keep: tuple[float, ...] = (0.05, 0.1, 0.2, 1.0)
-    seed: int = 0
+from epcli.train.recipe import SieveRecipe
 
 
 @dataclass(eq=False)
