@@ -92,13 +92,13 @@ def test_keyframes_are_taken_where_each_interval_holds_one_and_exact_frames_wher
     film = samples.shared_film("gop.mkv", (*samples.X264, "-g", "25", "-sc_threshold", "0"), (), length=10)
     layout = inspect(film, Deadline(60))
     coarse = plan(layout, 0.0, 10.0, 9, Deadline(60))
-    assert [moment.at_s for moment in coarse] == pytest.approx([0, 2, 3, 4, 5, 6, 7, 8, 9])
-    assert all(moment.is_keyframe for moment in coarse)
+    assert [pick.at_s for pick in coarse] == pytest.approx([0, 2, 3, 4, 5, 6, 7, 8, 9])
+    assert all(pick.is_keyframe for pick in coarse)
     fine = plan(layout, 0.0, 10.0, 20, Deadline(60))
-    assert [moment.at_s for moment in fine] == pytest.approx([0.24 + 0.5 * n - 0.02 * (n % 2) for n in range(20)])
-    assert not any(moment.is_keyframe for moment in fine)
+    assert [pick.at_s for pick in fine] == pytest.approx([0.24 + 0.5 * n - 0.02 * (n % 2) for n in range(20)])
+    assert not any(pick.is_keyframe for pick in fine)
     few = plan(layout, 0.0, 10.0, 2, Deadline(60))
-    assert [moment.at_s for moment in few] == pytest.approx([2.48, 7.48])
+    assert [pick.at_s for pick in few] == pytest.approx([2.48, 7.48])
 
 
 @pytest.mark.parametrize("count", [3, 9, 20, 200])
@@ -118,5 +118,5 @@ def test_wide_intervals_of_a_format_without_index_are_planned_without_reading_it
     film = samples.film(tmp_path / "stream.ts")
     layout = inspect(film, Deadline(60))
     monkeypatch.setattr(planning, "WINDOW_STEP_S", 0.0)
-    moments = plan(layout, 0.0, 3.0, 3, Deadline(60))
-    assert [(moment.at_s, moment.is_known) for moment in moments] == [(0.5, False), (1.5, False), (2.5, False)]
+    picks = plan(layout, 0.0, 3.0, 3, Deadline(60))
+    assert [(pick.at_s, pick.is_known) for pick in picks] == [(0.5, False), (1.5, False), (2.5, False)]

@@ -17,7 +17,7 @@ from av.container import InputContainer
 from epcli.errors import CapacityError
 from epcli.media import stills
 from epcli.media.ffmpeg import Deadline, MessageFilter, Process, name, source
-from epcli.media.plan import INDEXED, TICK_S, Moment
+from epcli.media.plan import INDEXED, TICK_S, FramePick
 from epcli.media.probe import Layout
 from epcli.records import SAMPLE_RATE
 
@@ -46,38 +46,38 @@ class Frame(NamedTuple):
     boxed: bool = False  # it has another shape than the first of the file, and stands between bars
 
 
-Found = dict[Moment, Frame]
+Found = dict[FramePick, Frame]
 
 
 @dataclass(frozen=True)
 class _Group:
     """Neighbours that one ffmpeg decodes through."""
 
-    moments: list[Moment]
+    picks: list[FramePick]
     keyframes_only: bool
     run_in_s: float  # how far ahead decoding starts
 
 
 def frames(
-    layout: Layout, moments: Sequence[Moment], size: tuple[int, int], deadline: Deadline
+    layout: Layout, picks: Sequence[FramePick], size: tuple[int, int], deadline: Deadline
 ) -> tuple[Found, list[str]]:
-    """Decode each moment's frame at (width, height) `size`: what was found, and messages about damage.
+    """Decode each pick's frame at (width, height) `size`: what was found, and messages about damage.
 
-    A frame that cannot be decoded is replaced by the next one of its interval; where there is none, the moment is
+    A frame that cannot be decoded is replaced by the next one of its interval; where there is none, the pick is
     missing from the result. Raises MediaError past the deadline.
     """
     if layout.demuxer == stills.PILLOW:
-        pictures = stills.frames(layout, [moment.at_s for moment in moments], size, deadline)
-        return {moment: Frame(moment.at_s, picture) for moment, picture in zip(moments, pictures, strict=True)}, []
+        pictures = stills.frames(layout, [pick.at_s for pick in picks], size, deadline)
+        return {pick: Frame(pick.at_s, picture) for pick, picture in zip(picks, pictures, strict=True)}, []
     if layout.times_s is not None:  # its packets tell no times to seek to
-        return _decode_all(layout, _groups(moments, math.inf, False, math.inf), size, deadline)
+        return _decode_all(layout, _groups(picks, math.inf, False, math.inf), size, deadline)
     run_in = 0.0 if layout.demuxer in INDEXED else RUN_IN_S
-    keyed = [moment for moment in moments if moment.is_keyframe]
-    exact = [moment for moment in moments if not moment.is_keyframe]
+    keyed = [pick for pick in picks if pick.is_keyframe]
+    exact = [pick for pick in picks if not pick.is_keyframe]
     groups = _groups(keyed, KEYFRAME_GAP_S, True, run_in) + _groups(exact, EXACT_GAP_S, False, run_in)
     found, damage = _decode_all(layout, groups, size, deadline)
     # Landed behind the frame (open groups of pictures, a wrong index), or it is no keyframe: come from further off.
-    missed = [m for m in moments if m not in found or (m.is_known and found[m].at_s > m.at_s + 2 * TICK_S)]
+    missed = [m for m in picks if m not in found or (m.is_known and found[m].at_s > m.at_s + 2 * TICK_S)]
     if missed:
         again = _groups(missed, EXACT_GAP_S, False, LONG_RUN_IN_S)
         more, messages = _decode_all(layout, again, size, deadline)
@@ -85,15 +85,15 @@ def frames(
     return found, damage
 
 
-def _groups(moments: Sequence[Moment], gap_s: float, keyframes_only: bool, run_in_s: float) -> list[_Group]:
-    """Cut ascending moments where seeking to the next is cheaper than decoding up to it."""
+def _groups(picks: Sequence[FramePick], gap_s: float, keyframes_only: bool, run_in_s: float) -> list[_Group]:
+    """Cut ascending picks where seeking to the next is cheaper than decoding up to it."""
     groups: list[_Group] = []
-    for moment in moments:
-        last = groups[-1].moments if groups else []
-        if last and moment.at_s - last[-1].at_s <= gap_s and len(last) < FRAMES_A_RUN:
-            last.append(moment)
+    for pick in picks:
+        last = groups[-1].picks if groups else []
+        if last and pick.at_s - last[-1].at_s <= gap_s and len(last) < FRAMES_A_RUN:
+            last.append(pick)
         else:
-            groups.append(_Group([moment], keyframes_only, run_in_s))
+            groups.append(_Group([pick], keyframes_only, run_in_s))
     return groups
 
 
@@ -110,11 +110,11 @@ def _decode_all(
         for group, job in zip(groups, jobs, strict=True):
             decoded, messages = job.result()
             damage += messages
-            for moment in group.moments:
-                # The first frame at or after the moment that its interval still reaches.
-                frame = next((item for item in decoded if item.at_s >= moment.at_s - TICK_S), None)
-                if frame is not None and frame.at_s < max(moment.high_s, moment.at_s + TICK_S):
-                    found[moment] = frame
+            for pick in group.picks:
+                # The first frame at or after the pick that its interval still reaches.
+                frame = next((item for item in decoded if item.at_s >= pick.at_s - TICK_S), None)
+                if frame is not None and frame.at_s < max(pick.high_s, pick.at_s + TICK_S):
+                    found[pick] = frame
     except BaseException:
         deadline.stop()  # an interrupt must not wait for what still runs
         raise
@@ -127,7 +127,7 @@ def _decode(
     layout: Layout, group: _Group, size: tuple[int, int], deadline: Deadline, threads: int
 ) -> tuple[list[Frame], list[str]]:
     """One ffmpeg over a group: its frames by ascending time, and messages about damage."""
-    times = sorted({moment.at_s for moment in group.moments})
+    times = sorted({pick.at_s for pick in group.picks})
     options = layout.decoding | {"threads": threads}
     start = times[0] - group.run_in_s
     if start > layout.origin_s:

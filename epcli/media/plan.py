@@ -31,7 +31,7 @@ TICK_S = 0.0005  # two frames are never closer; timestamps of two libraries neve
 
 
 @dataclass(frozen=True)
-class Moment:
+class FramePick:
     """One frame to decode. Times are the file's own timestamps, seconds."""
 
     at_s: float  # the frame's presentation time; if not `is_known`, a time that the frame is the first one after
@@ -85,7 +85,7 @@ def shown_at(times: np.ndarray, last_end: float, centre: float, low: float, high
     return None
 
 
-def plan(layout: Layout, start_s: float, end_s: float, count: int, deadline: Deadline) -> list[Moment]:
+def plan(layout: Layout, start_s: float, end_s: float, count: int, deadline: Deadline) -> list[FramePick]:
     """The frames to decode for `count` intervals of [start_s, end_s) (file timestamps), ascending.
 
     Fewer than `count` where the picture stream does not cover the range. Neighbours may name the same frame, if it
@@ -98,32 +98,32 @@ def plan(layout: Layout, start_s: float, end_s: float, count: int, deadline: Dea
         times = layout.times_s
         last_end = float(times[-1]) + layout.frame_s if len(times) else -math.inf
         found = ((shown_at(times, last_end, (low + high) / 2, low, high), low, high) for low, high in intervals)
-        return [Moment(at, low, high) for at, low, high in found if at is not None]
+        return [FramePick(at, low, high) for at, low, high in found if at is not None]
     if wide and layout.demuxer not in INDEXED:
-        return [Moment((low + high) / 2, low, high, is_known=False) for low, high in intervals]
-    exact: list[Moment | None] = []
-    keyed: list[Moment | None] = []
+        return [FramePick((low + high) / 2, low, high, is_known=False) for low, high in intervals]
+    exact: list[FramePick | None] = []
+    keyed: list[FramePick | None] = []
     with opened(layout.info.path, deadline) as container:
         packets = None if wide else _packets(container, layout, start_s, end_s)
         for low, high in intervals:
             centre = (low + high) / 2
             times, keys, last_end = packets or _packets(container, layout, centre, centre)
             at = shown_at(times, last_end, centre, low, high)
-            exact.append(None if at is None else Moment(at, low, high))
+            exact.append(None if at is None else FramePick(at, low, high))
             inside = keys[(keys >= low) & (keys < high)]
             if wide and not len(inside) and at is not None:
                 keys = _packets(container, layout, high, high)[1]
                 inside = keys[(keys >= low) & (keys < high)]
             before = inside[inside <= centre + TICK_S]
             nearest = before[-1] if len(before) else inside[0] if len(inside) else None
-            keyed.append(None if nearest is None else Moment(float(nearest), low, high, is_keyframe=True))
-    shown = [moment for moment in exact if moment is not None]
-    if count > FEW_FRAMES and sum(moment is not None for moment in keyed) >= KEYFRAMES_SUFFICE * len(shown):
-        return [moment for moment in map(_either, keyed, exact) if moment is not None]
+            keyed.append(None if nearest is None else FramePick(float(nearest), low, high, is_keyframe=True))
+    shown = [pick for pick in exact if pick is not None]
+    if count > FEW_FRAMES and sum(pick is not None for pick in keyed) >= KEYFRAMES_SUFFICE * len(shown):
+        return [pick for pick in map(_either, keyed, exact) if pick is not None]
     return shown
 
 
-def _either(first: Moment | None, second: Moment | None) -> Moment | None:
+def _either(first: FramePick | None, second: FramePick | None) -> FramePick | None:
     return first if first is not None else second
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from epcli.errors import MediaError, UsageError
 from epcli.media import decode
 from epcli.media.ffmpeg import Deadline, name
-from epcli.media.plan import Moment, fit_size, frame_count, plan
+from epcli.media.plan import FramePick, fit_size, frame_count, plan
 from epcli.media.probe import DEFAULT_DEADLINE_S, Layout, inspect
 from epcli.media.timecode import format_time
 from epcli.records import SAMPLE_RATE, Clip, MediaInfo, Sampling
@@ -159,21 +159,21 @@ def _frames(
     size = fit_size(layout.info.width, layout.info.height, sampling.max_pixels, sampling.multiple)
     count = 1
     if layout.info.is_image:
-        moments = [Moment(origin, origin, float("inf"))]
+        picks = [FramePick(origin, origin, float("inf"))]
     else:
         count = frame_count(end - start, sampling.fps, sampling.max_frames)
-        moments = plan(layout, origin + start, origin + end, count, deadline)
-    if not moments:
+        picks = plan(layout, origin + start, origin + end, count, deadline)
+    if not picks:
         warnings.append(f"{label}: shows no picture from {format_time(start)} to {format_time(end)}")
         return None, None
-    found, damage = decode.frames(layout, moments, size, deadline)
+    found, damage = decode.frames(layout, picks, size, deadline)
     pictures: list[np.ndarray] = []
     times: list[float] = []
     bars = 0
-    for moment in moments:
-        if moment in found:
-            stamp, picture, boxed = found[moment]
-            time = max(stamp, moment.low_s) - origin - start
+    for pick in picks:
+        if pick in found:
+            stamp, picture, boxed = found[pick]
+            time = max(stamp, pick.low_s) - origin - start
             if not times or time > times[-1]:
                 pictures.append(picture)
                 times.append(time)
@@ -184,12 +184,12 @@ def _frames(
         warnings.append(
             f"{label}: the picture changes its shape; {bars} of {len(pictures)} frames stand between black bars"
         )
-    lost = sum(moment.is_known and moment not in found for moment in moments)
+    lost = sum(pick.is_known and pick not in found for pick in picks)
     uncovered = (end - start) * (1 - (len(pictures) + lost) / count)
     if uncovered > UNCOVERED_S:
         warnings.append(f"{label}: {uncovered:.1f} s of the range have no picture")
     if lost:
-        warnings.append(f"{label}: {lost} of {len(moments)} pictures could not be decoded; is the file damaged?")
+        warnings.append(f"{label}: {lost} of {len(picks)} pictures could not be decoded; is the file damaged?")
     elif damage and not layout.warnings:  # not again, if it is known to be cut off
         warnings.append(f"{label}: the picture is damaged in places ({damage[0]})")
     return np.stack(pictures), np.array(times, np.float64)
