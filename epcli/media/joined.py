@@ -1,0 +1,143 @@
+"""Recordings that were joined end to end in one file: `cat a.ts b.ts`, chained Ogg, a clock set anew in mid-stream.
+
+Each has a clock of its own, so that time stamps alone tell neither the length nor the order. The file is cut where the
+clock jumps, and each part is read like a file. Looking for the jumps decodes nothing: MPEG-TS and MPEG-PS carry the
+sender's clock beside the streams, and Ogg marks each beginning.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+_BLOCK = 153_408  # bytes looked at together: whole packets of 188, 192 and 204 bytes
+_MOST_BLOCKS = 2000  # of a larger file only these, and what lies between two where the clock jumps
+_HERTZ = 90_000
+_WRAP = 2**33
+_BACK_S = 0.1  # a clock that goes back by more was set anew
+_FORWARD_S = 10.0  # and one that goes forward by more from one stamp to the next
+_LEAST_BYTES = 1000  # a shorter part holds nothing
+_PACK = re.compile(rb"\x00\x00\x01\xba(.{5})", re.DOTALL)
+
+Span = tuple[int, int]  # first byte, and the one behind the last
+
+
+class _Clock(NamedTuple):
+    at: int  # byte
+    ticks: int  # of 1/90000 s, modulo 2^33
+    restart: int  # byte to cut at if the clock was set anew here
+
+
+def spans(path: Path, demuxer: str) -> list[Span]:
+    """The parts of a file, one if it is a single recording. Raises OSError."""
+    size = os.stat(path).st_size
+    with open(path, "rb") as file:
+        cuts = _chains(file, size) if demuxer == "ogg" else _jumps(file, size, demuxer)
+    edges = [0, *cuts, size]
+    return [(low, high) for low, high in zip(edges[:-1], edges[1:], strict=True) if high - low >= _LEAST_BYTES]
+
+
+def _chains(file: BinaryIO, size: int) -> list[int]:
+    """Where an Ogg begins anew (RFC 3533): pages that begin streams, behind pages that do not."""
+    cuts, at, beginning = [], 0, True
+    while at + 27 <= size:
+        file.seek(at)
+        header = file.read(27 + 255)
+        if header[:4] != b"OggS":
+            file.seek(at)
+            further = file.read(1 << 16).find(b"OggS", 1)  # damaged: go on at the next page
+            at += further if further > 0 else (1 << 16) - 3
+            continue
+        begins = bool(header[5] & 2)
+        if begins and not beginning:
+            cuts.append(at)
+        beginning = begins
+        at += 27 + header[26] + sum(header[27 : 27 + header[26]])
+    return cuts
+
+
+def _jumps(file: BinaryIO, size: int, demuxer: str) -> list[int]:
+    """Where the clock of MPEG-TS or MPEG-PS jumps."""
+    step = max(1, -(-size // _BLOCK // _MOST_BLOCKS)) * _BLOCK
+    clocks = _clocks(file, 0, size, step, demuxer)
+    if step == _BLOCK:
+        return [later.restart for _, later in _apart(clocks, _FORWARD_S)]
+    steps = [_seconds(one, two) for one, two in zip(clocks, clocks[1:], strict=False) if two.at - one.at > _BLOCK]
+    usual = float(np.median(steps)) if steps else 0.0
+    return [
+        later.restart
+        for one, two in _apart(clocks, _FORWARD_S + 20 * usual)
+        for _, later in _apart(_clocks(file, one.at // _BLOCK * _BLOCK, two.at + _BLOCK, _BLOCK, demuxer), _FORWARD_S)
+    ]
+
+
+def _seconds(one: _Clock, two: _Clock) -> float:
+    """From one stamp to the other, the shorter way round."""
+    return ((two.ticks - one.ticks + _WRAP // 2) % _WRAP - _WRAP // 2) / _HERTZ
+
+
+def _apart(clocks: list[_Clock], forward_s: float) -> list[tuple[_Clock, _Clock]]:
+    """Neighbours between which the clock was set anew."""
+    pairs = zip(clocks, clocks[1:], strict=False)
+    return [(one, two) for one, two in pairs if not -_BACK_S <= _seconds(one, two) <= forward_s]
+
+
+def _clocks(file: BinaryIO, begin: int, end: int, step: int, demuxer: str) -> list[_Clock]:
+    """The stamps in the blocks at `begin`, `begin` + `step`, ... in the order of the file."""
+    found: list[tuple[int, _Clock]] = []  # program, stamp
+    for at in range(begin, end, step):
+        file.seek(at)
+        data = file.read(_BLOCK)
+        found += _of_transport(data, at) if demuxer == "mpegts" else _of_program(data, at)
+    programs = Counter(program for program, _ in found)
+    main = programs.most_common(1)[0][0] if programs else 0
+    return [clock for program, clock in found if program == main]
+
+
+def _of_program(data: bytes, begin: int) -> list[tuple[int, _Clock]]:
+    """Stamps of pack headers: MPEG-2 (ISO 13818-1, 2.5.3.3) or MPEG-1."""
+    found = []
+    for match in _PACK.finditer(data):
+        a, b, c, d, e = match[1]
+        if a & 0xC4 == 0x44:
+            ticks = (a >> 3 & 7) << 30 | (a & 3) << 28 | b << 20 | (c >> 3) << 15 | (c & 3) << 13 | d << 5 | e >> 3
+        elif a & 0xF1 == 0x21:
+            ticks = (a >> 1 & 7) << 30 | b << 22 | (c >> 1) << 15 | d << 7 | e >> 1
+        else:
+            continue
+        found.append((0, _Clock(begin + match.start(), ticks, begin + match.start())))
+    return found
+
+
+def _of_transport(data: bytes, begin: int) -> list[tuple[int, _Clock]]:
+    """Stamps of adaptation fields (ISO 13818-1, 2.4.3.5), with the streams that carry them."""
+    raw = np.frombuffer(data, np.uint8)
+    size, first = max(((size, _phase(raw, size)) for size in (188, 192, 204)), key=lambda found: found[1][1])
+    packets = raw[first[0] : first[0] + (len(raw) - first[0]) // size * size].reshape(-1, size)
+    numbers = (packets[:, 1].astype(int) & 0x1F) << 8 | packets[:, 2]
+    good = packets[:, 0] == 0x47
+    stamped = good & (packets[:, 3] & 0x20 > 0) & (packets[:, 4] >= 7) & (packets[:, 5] & 0x10 > 0)
+    tables = np.flatnonzero(good & (numbers == 0))  # a recording begins with the table of its programs
+    found, before = [], -1
+    for row in np.flatnonzero(stamped):
+        a, b, c, d, e = (int(value) for value in packets[row, 6:11])
+        table = tables[(tables > before) & (tables < row)]
+        restart = begin + first[0] + int(table[-1] if len(table) else row) * size
+        ticks = a << 25 | b << 17 | c << 9 | d << 1 | e >> 7
+        found.append((int(numbers[row]), _Clock(begin + first[0] + int(row) * size, ticks, restart)))
+        before = int(row)
+    return found
+
+
+def _phase(raw: np.ndarray, size: int) -> tuple[int, int]:
+    """Where packets of this size begin, and how many of them do begin with the sync byte."""
+    rows = len(raw) // size
+    if not rows:
+        return 0, 0
+    hits = (raw[: rows * size].reshape(rows, size) == 0x47).sum(axis=0)
+    return int(hits.argmax()), int(hits.max())
