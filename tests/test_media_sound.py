@@ -183,7 +183,7 @@ def test_the_default_track_is_heard_unless_another_is_asked_for(
     (warning,) = clip.warnings
     read_one = pitch // 440 - 1
     about = f"{read_one} (deu)" if read_one == 1 else str(read_one)
-    assert warning == f"three.mkv: has 3 audio tracks, and {about} is heard; see --audio-track"
+    assert warning == f"three.mkv: has 3 audio tracks; listening to track {about}, --audio-track chooses another"
     asked = read(path, replace(HEARD, audio_track=2))
     assert asked.samples is not None
     assert pitch_hz(asked.samples) == pytest.approx(1320, abs=1)

@@ -32,7 +32,7 @@ def decoded_times(layout: Layout, deadline: Deadline) -> np.ndarray:
         enc_time_base="1:1000000",
     )
     times: list[float] = []
-    with Process(output, layout.info.path, deadline) as process:
+    with Process(output, layout.info.path, deadline, layout.span) as process:
         with suppress(av.error.FFmpegError), av.open(process.stdout, format="nut") as pipe:
             assert isinstance(pipe, InputContainer)
             times = [
@@ -50,7 +50,7 @@ def first_frame(layout: Layout, deadline: Deadline) -> av.VideoFrame:
         "pipe:1", format="nut", vcodec="rawvideo", fps_mode="passthrough", **{"frames:v": 1}
     )
     frame = None
-    with Process(output, layout.info.path, deadline) as process:
+    with Process(output, layout.info.path, deadline, layout.span) as process:
         with suppress(av.error.FFmpegError), av.open(process.stdout, format="nut") as pipe:
             assert isinstance(pipe, InputContainer)
             frame = next(pipe.decode(video=0), None)

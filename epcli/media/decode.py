@@ -151,7 +151,7 @@ def _decode(
         **{"frames:v": len(times)},
     )
     decoded = []
-    with Process(output, layout.info.path, deadline) as process:
+    with Process(output, layout.info.path, deadline, layout.span) as process:
         # An error of PyAV's: ffmpeg ended without a picture, or was stopped; what that means is for the caller.
         with suppress(av.error.FFmpegError), av.open(process.stdout, format="nut") as pipe:
             assert isinstance(pipe, InputContainer)
@@ -220,7 +220,7 @@ def sound(layout: Layout, track: int, start_s: float, end_s: float, deadline: De
         ) from None
     mono = _Mono(samples)
     messages: list[str] = []
-    with Process(output, layout.info.path, deadline) as process:
+    with Process(output, layout.info.path, deadline, layout.span) as process:
         # An error of PyAV's: ffmpeg ended without sound, or was stopped; what that means is for the caller.
         with suppress(av.error.FFmpegError), av.open(process.stdout, format="nut") as pipe:
             assert isinstance(pipe, InputContainer)

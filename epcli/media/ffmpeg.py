@@ -1,9 +1,9 @@
 """Finding ffmpeg and running it on one local file. Nothing outside this module starts a program.
 
 What keeps a hostile file from reaching anything else: the demuxer is named (`-f`) and is one of `probe.SAFE_FORMATS`,
-none of which opens other files; `-format_whitelist` and `-protocol_whitelist file` hold even if one tried; the file is
-given as `file:` and an absolute path, so that no name is taken for an option, a URL or a numbered picture series; there
-is no shell and no stdin; time and messages are bounded.
+none of which opens other files; `-format_whitelist` and `-protocol_whitelist` (local files and parts of them) hold even
+if one tried; the file is given as `file:` and an absolute path, so that no name is taken for an option, a URL or a
+numbered picture series; there is no shell and no stdin; time and messages are bounded.
 """
 
 from __future__ import annotations
@@ -133,8 +133,10 @@ def _identify(path: str) -> Binary:
     return Binary(path, found[1].decode(errors="replace") if found else "unknown")
 
 
-def _url(path: Path) -> str:
-    return "file:" + os.path.abspath(path)
+def _url(path: Path, span: tuple[int, int] | None = None) -> str:
+    """The file as ffmpeg opens it; `span`: only these bytes of it, from the first to before the last."""
+    whole = "file:" + os.path.abspath(path)
+    return whole if span is None else f"subfile,,start,{span[0]},end,{span[1]},,:{whole}"
 
 
 def source(demuxer: str, **options: Any) -> Any:
@@ -155,13 +157,15 @@ def source(demuxer: str, **options: Any) -> Any:
     )
 
 
-def command(output: Any, path: Path) -> list[str]:
+def command(output: Any, path: Path, span: tuple[int, int] | None = None) -> list[str]:
     """The command line of an ffmpeg-python output on `path`; `fps_mode` is spelt as the ffmpeg found understands it."""
     binary = find()
     args: list[str] = ffmpeg.compile(
         output, cmd=[binary.path, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+warning"]
     )
-    args[args.index(_NAME_GOES_HERE)] = _url(path)
+    args[args.index(_NAME_GOES_HERE)] = _url(path, span)
+    if span is not None:
+        args[args.index("-protocol_whitelist") + 1] = "file,subfile"
     if binary.numbers < (5, 1):
         args = ["-vsync" if arg == "-fps_mode" else arg for arg in args]
     return args
@@ -194,14 +198,15 @@ class Process(AbstractContextManager["Process"]):
     After `finish()`: `messages`, the levelled lines of stderr (bounded), and `status`, the exit status.
     """
 
-    def __init__(self, output: Any, path: Path, deadline: Deadline) -> None:
-        self.path, self.deadline = path, deadline
+    def __init__(self, output: Any, path: Path, deadline: Deadline, span: tuple[int, int] | None = None) -> None:
+        """`span`: only these bytes of the file."""
+        self.path, self.deadline, self._span = path, deadline, span
         self.messages: list[str] = []
         self.status = 0
         self._timed_out = threading.Event()
         try:
             self._child = subprocess.Popen(
-                command(output, path), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                command(output, path, span), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
             )
         except OSError as problem:
             raise MediaError(f"ffmpeg could not be started for {name(path)}: {problem.strerror}") from None
@@ -269,7 +274,7 @@ class Process(AbstractContextManager["Process"]):
 
     def _clean(self, line: str) -> str:
         line = _PLACE.sub("", line)
-        line = line.replace(_url(self.path), name(self.path))
+        line = line.replace(_url(self.path, self._span), name(self.path))
         line = "".join(letter if letter.isprintable() else "?" for letter in line).strip(" .")
         return line if len(line) <= 160 else line[:157] + "..."
 

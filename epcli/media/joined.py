@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -39,7 +40,7 @@ def spans(path: Path, demuxer: str) -> list[Span]:
     with open(path, "rb") as file:
         cuts = _chains(file, size) if demuxer == "ogg" else _jumps(file, size, demuxer)
     edges = [0, *cuts, size]
-    return [(low, high) for low, high in zip(edges[:-1], edges[1:], strict=True) if high - low >= _LEAST_BYTES]
+    return [(low, high) for low, high in pairwise(edges) if high - low >= _LEAST_BYTES]
 
 
 def _chains(file: BinaryIO, size: int) -> list[int]:
@@ -67,7 +68,7 @@ def _jumps(file: BinaryIO, size: int, demuxer: str) -> list[int]:
     clocks = _clocks(file, 0, size, step, demuxer)
     if step == _BLOCK:
         return [later.restart for _, later in _apart(clocks, _FORWARD_S)]
-    steps = [_seconds(one, two) for one, two in zip(clocks, clocks[1:], strict=False) if two.at - one.at > _BLOCK]
+    steps = [_seconds(one, two) for one, two in pairwise(clocks) if two.at - one.at > _BLOCK]
     usual = float(np.median(steps)) if steps else 0.0
     return [
         later.restart
@@ -83,7 +84,7 @@ def _seconds(one: _Clock, two: _Clock) -> float:
 
 def _apart(clocks: list[_Clock], forward_s: float) -> list[tuple[_Clock, _Clock]]:
     """Neighbours between which the clock was set anew."""
-    pairs = zip(clocks, clocks[1:], strict=False)
+    pairs = pairwise(clocks)
     return [(one, two) for one, two in pairs if not -_BACK_S <= _seconds(one, two) <= forward_s]
 
 

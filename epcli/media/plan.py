@@ -103,7 +103,7 @@ def plan(layout: Layout, start_s: float, end_s: float, count: int, deadline: Dea
         return [FramePick((low + high) / 2, low, high, is_known=False) for low, high in intervals]
     exact: list[FramePick | None] = []
     keyed: list[FramePick | None] = []
-    with opened(layout.info.path, deadline) as container:
+    with opened(layout.info.path, deadline, layout.span) as container:
         packets = None if wide else _packets(container, layout, start_s, end_s)
         for low, high in intervals:
             centre = (low + high) / 2

@@ -10,7 +10,7 @@ import numpy as np
 from epcli.errors import MediaError
 from epcli.media import stills
 from epcli.media.ffmpeg import Deadline, Process, name, read_into, source
-from epcli.media.probe import DEFAULT_DEADLINE_S, inspect
+from epcli.media.probe import DEFAULT_DEADLINE_S, Layout, inspect
 
 
 def frames(
@@ -21,7 +21,15 @@ def frames(
     One at a time: a long film needs no more memory than a short one. Raises MediaError if nothing can be decoded.
     """
     deadline = Deadline(DEFAULT_DEADLINE_S + 10 * (end_s - start_s))
-    layout = inspect(path, deadline, video_track)
+    for part, low, high in inspect(path, deadline, video_track).within(start_s, end_s):
+        if part.info.has_video:
+            yield from _frames(part, low, high, size, fps, deadline)
+
+
+def _frames(
+    layout: Layout, start_s: float, end_s: float, size: tuple[int, int], fps: float, deadline: Deadline
+) -> Iterator[np.ndarray]:
+    path = layout.info.path
     if layout.demuxer == stills.PILLOW:
         times = [start_s + number / fps for number in range(max(1, round((end_s - start_s) * fps)))]
         yield from stills.frames(layout, times, size, deadline)
@@ -38,7 +46,7 @@ def frames(
         "pipe:1", format="rawvideo", vcodec="rawvideo", vf=chain, fps_mode="passthrough"
     )
     count = 0
-    with Process(output, path, deadline) as process:
+    with Process(output, path, deadline, layout.span) as process:
         room = np.empty(layout.pixels.byte_count(size), np.uint8)
         while read_into(process.stdout, room.data) == room.nbytes:
             count += 1

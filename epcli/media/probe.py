@@ -13,7 +13,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -27,10 +27,11 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from epcli.errors import MediaError
-from epcli.media import stills, upright
+from epcli.media import joined, stills, upright
 from epcli.media.clock import decoded_times, first_frame
 from epcli.media.ffmpeg import Deadline, decoders, find, name
 from epcli.media.hdr import Transfer
+from epcli.media.joined import Span
 from epcli.media.pixels import AS_STORED, Pixels
 from epcli.media.upright import Turn
 from epcli.records import AudioTrack, MediaInfo
@@ -55,6 +56,9 @@ _ESTIMATED = frozenset(("mp3", "aac", "ac3", "eac3", "amr", "mpegts", "mpeg", "o
 _ONE_THREAD = ("vp3", "vp4", "theora")
 
 _ADTS_RATES = dict(enumerate((96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)))
+_JOINABLE = frozenset(("mpegts", "mpeg", "ogg"))  # may hold several recordings, each with a clock of its own
+_MOST_PARTS = 300
+_LONG_S, _LEAST_BYTES_A_SECOND = 6 * 3600.0, 20  # the leanest speech codecs need 80
 _PLACE_HOLDER = 0x7FFF_0000  # bytes: writers to a pipe claim about 2 or 4 GB, or all that the field can say
 _MOST_CHUNKS = 64  # looked at before that of the sound
 _WRAPPING = frozenset(("mpegts", "mpeg"))  # clock of 33 bits, 26.5 hours
@@ -90,12 +94,26 @@ class Layout:
     codecs: Mapping[int, frozenset[str]] = field(default_factory=dict)  # stream number: names of codec and decoder
     picture_from_s: float = -math.inf  # timestamp of the first keyframe, where the recording begins before it
     is_open_ended: bool = False  # was written to a pipe: its header has a length, but only as a place holder
+    span: Span | None = None  # the part of the file that this is about; None: all of it
+    parts: tuple[Layout, ...] = ()  # of a file of several recordings, in order; empty if it is one
     warnings: tuple[str, ...] = ()
     video_tracks: tuple[str, ...] = ()  # the picture streams in words: "320x240"
     video_track: int = 0  # the one of them that is read
     decoder: str | None = None  # of the picture, if not the one that ffmpeg would take
     raw_rate: float | None = None  # frames a second of a stream that has no clock
     times_s: np.ndarray | None = None  # (F,) times of all frames, where the packets do not tell them
+
+    def within(self, start_s: float, end_s: float) -> list[tuple[Layout, float, float]]:
+        """What covers [start_s, end_s) seconds of the file: recordings, and start and end in each."""
+        if not self.parts:
+            return [(self, start_s, end_s)]
+        covering, begin = [], 0.0
+        for part in self.parts:
+            low, high = max(start_s - begin, 0.0), min(end_s - begin, part.info.duration_s)
+            if low < high:
+                covering.append((part, low, high))
+            begin += part.info.duration_s
+        return covering
 
     @property
     def begins_mid_group(self) -> bool:
@@ -147,7 +165,16 @@ def inspect(path: Path, deadline: Deadline, video_track: int | None = None) -> L
         _check_track(layout, video_track)
         return layout
     with opened(path, deadline) as container:
-        layout = _describe(path, container, video_track, deadline)
+        demuxer = _demuxer(container)
+    spans = joined.spans(path, demuxer) if demuxer in _JOINABLE else []
+    if len(spans) < 2:
+        return _plausible(_inspect_part(path, None, video_track, deadline))
+    return _plausible(_inspect_joined(path, spans, video_track, deadline))
+
+
+def _inspect_part(path: Path, span: Span | None, video_track: int | None, deadline: Deadline) -> Layout:
+    with opened(path, deadline, span) as container:
+        layout = replace(_describe(path, container, video_track, deadline), span=span)
         _check_track(layout, video_track)
         declared = container.duration / av.time_base if container.duration else None
         untimed = layout.raw_rate is not None or _lacks_times(container, layout)
@@ -156,9 +183,56 @@ def inspect(path: Path, deadline: Deadline, video_track: int | None = None) -> L
     return layout if layout.info.is_image else _measure(layout, declared, deadline)
 
 
+def _inspect_joined(path: Path, spans: Sequence[Span], video_track: int | None, deadline: Deadline) -> Layout:
+    """A file of several recordings as one that lasts as long as all of them. It looks and sounds like the first."""
+    parts, lost = [], []
+    if len(spans) > _MOST_PARTS:
+        raise MediaError(
+            f"{name(path)}: its clock jumps {len(spans) - 1} times; write it anew: ffmpeg -i OLD -c copy NEW.mkv"
+        )
+    for span in spans:
+        try:
+            parts.append(_inspect_part(path, span, video_track, deadline))
+        except MediaError as problem:
+            if not deadline.remaining():
+                raise
+            lost.append(problem)
+    if not parts:
+        raise lost[0]
+    length = sum(part.info.duration_s for part in parts)
+    first = next((part for part in parts if part.info.has_video), parts[0])
+    told = f"{name(path)}: is made of {len(spans)} recordings, which are read one after another"
+    told += f"; {len(lost)} of them cannot be read" if lost else ""
+    return replace(
+        first,
+        info=replace(first.info, duration_s=length),
+        # All pictures are shown at the size of the first.
+        parts=tuple(
+            replace(part, info=replace(part.info, width=first.info.width, height=first.info.height)) for part in parts
+        ),
+        warnings=tuple(dict.fromkeys((told, *(warning for part in parts for warning in part.warnings)))),
+    )
+
+
+def _plausible(layout: Layout) -> Layout:
+    """Raises MediaError if the time stamps make a day of a few bytes."""
+    size, length = os.stat(layout.info.path).st_size, layout.info.duration_s
+    if length > _LONG_S and size < length * _LEAST_BYTES_A_SECOND:
+        raise MediaError(
+            f"{name(layout.info.path)}: its time stamps tell {length / 3600:.0f} hours, far too much for {size} bytes; "
+            "count them anew, then ask again: "
+            "ffmpeg -i OLD -vf setpts=N/FRAME_RATE/TB -af asetpts=N/SR/TB NEW.mp4"
+        )
+    return layout
+
+
+def _demuxer(container: InputContainer) -> str:
+    return container.format.name.split(",")[0]
+
+
 def _describe(path: Path, container: InputContainer, video_track: int | None, deadline: Deadline) -> Layout:
     """Everything but the length. Keeps nothing of PyAV's, which must not be used after the container is closed."""
-    demuxer = container.format.name.split(",")[0]
+    demuxer = _demuxer(container)
     if demuxer in _JPEG_XL:
         return _describe_jpeg_xl(path, demuxer, container, deadline)
     streams = _picture_streams(container)
@@ -292,29 +366,35 @@ def check_file(path: Path) -> None:
 class _LocalFile:
     """A file for libavformat without its name, which stops a parser that never ends at the deadline."""
 
-    def __init__(self, file: BinaryIO, deadline: Deadline) -> None:
+    def __init__(self, file: BinaryIO, deadline: Deadline, span: Span) -> None:
         self._file, self._deadline = file, deadline
+        self._begin, self._end = span
+        file.seek(self._begin)
 
     def read(self, size: int) -> bytes:
         if not self._deadline.remaining():
             raise TimeoutError
-        return self._file.read(size)
+        return self._file.read(max(0, min(size, self._end - self._file.tell())))
 
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: self._begin, os.SEEK_CUR: self._file.tell(), os.SEEK_END: self._end}[whence]
+        return self._file.seek(base + offset) - self._begin
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self._file.tell() - self._begin
 
 
 @contextmanager
-def opened(path: Path, deadline: Deadline) -> Iterator[InputContainer]:
-    """The file as a PyAV container. FFmpeg's and the system's errors inside the block become MediaError."""
+def opened(path: Path, deadline: Deadline, span: Span | None = None) -> Iterator[InputContainer]:
+    """The file, or these bytes of it, as a PyAV container.
+
+    FFmpeg's and the system's errors inside the block become MediaError.
+    """
     label = name(path)
     options = {"format_whitelist": ",".join(sorted(SAFE_FORMATS)), "protocol_whitelist": "none"}
     try:
         with open(path, "rb") as file:
-            local = _LocalFile(file, deadline)
+            local = _LocalFile(file, deadline, span or (0, os.stat(path).st_size))
             with av.open(
                 local, format=_format(file), container_options=options, metadata_errors="replace"
             ) as container:
@@ -338,8 +418,9 @@ def opened(path: Path, deadline: Deadline) -> Iterator[InputContainer]:
 
 def _format(file: BinaryIO) -> str | None:
     """The demuxer of what libavformat reads but does not recognise without a name: PAM pictures."""
+    place = file.tell()
     magic = file.read(3)
-    file.seek(0)
+    file.seek(place)
     return "pam_pipe" if magic == b"P7\n" else None
 
 
@@ -559,7 +640,7 @@ def _counted_end(layout: Layout, deadline: Deadline) -> dict[int, float]:
     Time stamps, which libavformat makes up, go on with the first sample rate where it changes.
     """
     total = 0.0
-    with opened(layout.info.path, deadline) as container, suppress(av.error.FFmpegError):
+    with opened(layout.info.path, deadline, layout.span) as container, suppress(av.error.FFmpegError):
         for packet in container.demux(audio=0):
             header = bytes(packet)[:7]
             if len(header) == 7 and (rate := _ADTS_RATES.get(header[2] >> 2 & 15)):
@@ -573,7 +654,7 @@ def _last_ends(layout: Layout, declared: float | None, deadline: Deadline) -> di
     while True:
         start = layout.origin_s + declared - back if declared is not None else layout.origin_s
         last: dict[int, tuple[float, float]] = {}  # (begin, end) of the packet that begins last
-        with opened(layout.info.path, deadline) as container, suppress(av.error.FFmpegError):
+        with opened(layout.info.path, deadline, layout.span) as container, suppress(av.error.FFmpegError):
             # An error ends the look: the place cannot be reached, or the file breaks off in a packet.
             if start > layout.origin_s:
                 container.seek(int(start * av.time_base))

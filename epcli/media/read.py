@@ -64,27 +64,66 @@ def read(
     if not wants_video and not wants_audio:
         has, other = ("picture", "sound") if info.has_video else ("sound", "picture")
         raise MediaError(f"{name(path)}: has {has} but no {other}, and {has} is switched off")
-    pictures = times = samples = None
-    if wants_video:
-        if len(layout.video_tracks) > 1:
-            number = layout.video_track
-            warnings.append(
-                f"{name(path)}: has {len(layout.video_tracks)} video tracks; looking at track {number} "
-                f"({layout.video_tracks[number]}), --video-track chooses another"
-            )
-        pictures, times = _frames(layout, sampling, start, end, deadline, warnings)
-    if wants_audio:
-        if tracks > 1 and sampling.audio_track is None:
-            warnings.append(
-                f"{name(path)}: has {tracks} audio tracks, and {_named(info, track)} is heard; see --audio-track"
-            )
-        samples = _samples(layout, track, start, end, deadline, warnings)
+    if wants_video and len(layout.video_tracks) > 1:
+        number = layout.video_track
+        warnings.append(
+            f"{name(path)}: has {len(layout.video_tracks)} video tracks; looking at track {number} "
+            f"({layout.video_tracks[number]}), --video-track chooses another"
+        )
+    if wants_audio and tracks > 1 and sampling.audio_track is None:
+        warnings.append(
+            f"{name(path)}: has {tracks} audio tracks; listening to track {_named(info, track)}, "
+            "--audio-track chooses another"
+        )
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    heard: list[tuple[float, np.ndarray]] = []
+    done = 0.0
+    for part, low, high in layout.within(start, end):
+        how = _share(sampling, end - start, done, high - low) if layout.parts else sampling
+        track = part.default_track if sampling.audio_track is None else sampling.audio_track
+        try:
+            if wants_video and part.info.has_video and how.max_frames:
+                pictures, times = _frames(part, how, low, high, deadline, warnings)
+                if pictures is not None and times is not None:
+                    seen.append((pictures, times + done))
+            if wants_audio and track < len(part.info.audio_tracks):
+                sound = _samples(part, track, low, high, deadline, warnings)
+                if sound is not None:
+                    heard.append((done, sound))
+        except MediaError as problem:
+            if not layout.parts or not deadline.remaining():
+                raise
+            warnings.append(str(problem))
+        done += high - low
+    pictures = np.concatenate([each for each, _ in seen]) if len(seen) > 1 else seen[0][0] if seen else None
+    times = np.concatenate([each for _, each in seen]) if seen else None
+    samples = _in_place(heard)
     if pictures is None and samples is None:
         raise MediaError(f"{name(path)}: nothing is seen or heard from {format_time(start)} to {format_time(end)}")
     silent = samples is not None and is_silent(samples)
     if silent:
         warnings.append(f"{name(path)}: the sound is silent{_from_to(layout, start, end)}")
-    return Clip(info, (start, end), pictures, times, samples, tuple(warnings), silent)
+    return Clip(info, (start, end), pictures, times, samples, tuple(dict.fromkeys(warnings)), silent)
+
+
+def _share(sampling: Sampling, length: float, begin: float, part: float) -> Sampling:
+    """The sampling of `part` seconds from `begin` of a range, so that all its parts together have its frames."""
+    count = frame_count(length, sampling.fps, sampling.max_frames)
+    share = round(count * min(1.0, (begin + part) / length)) - round(count * begin / length)
+    return replace(sampling, fps=share / part, max_frames=share)
+
+
+def _in_place(pieces: list[tuple[float, np.ndarray]]) -> np.ndarray | None:
+    """(S,) float32 samples of pieces that begin at these seconds; silence between them. None without any."""
+    if not pieces:
+        return None
+    if len(pieces) == 1 and not pieces[0][0]:
+        return pieces[0][1]
+    places = [(round(begin * SAMPLE_RATE), piece) for begin, piece in pieces]
+    samples = np.zeros(max(start + len(piece) for start, piece in places), np.float32)
+    for start, piece in places:
+        samples[start : start + len(piece)] = piece
+    return samples
 
 
 def is_silent(samples: np.ndarray) -> bool:
