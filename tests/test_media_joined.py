@@ -124,8 +124,7 @@ def test_time_stamps_that_make_days_of_a_few_bytes_are_refused_with_the_remedy(t
     samples.run("-i", samples.shared_film("plain.mkv"), "-c", "copy", "-bsf:v", jump, "-bsf:a", jump, path)
     with pytest.raises(MediaError, match=r"jump\.mkv: its time stamps tell 25 hours, .*: ffmpeg -i OLD ") as refused:
         read(path, replace(SMALL, max_frames=4))
-    remedy = (
-        str(refused.value).split(": ffmpeg ")[1].replace("OLD", str(path)).replace("NEW", str(path.with_suffix("")))
-    )
+    remedy = str(refused.value).split(": ffmpeg ")[1]
+    remedy = remedy.replace("OLD", str(path)).replace("NEW", str(tmp_path / "new"))
     samples.run(*remedy.split())
     assert probe(tmp_path / "new.mp4").duration_s == pytest.approx(3.0, abs=0.1)
