@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from epcli.config import Profile
+from epcli.config import DEFAULTS, Profile
 from epcli.records import (
     AnswerEvidence,
     CacheUse,
@@ -103,29 +103,7 @@ JSON = {
     "finish_reason": "stop",
     "memory": {"peak_rss_bytes": 1_234_567_890, "peak_device_bytes": None, "kv_cache_bytes": 1000},
     "cache": {"features": "miss"},
-    "settings": {
-        "model": "ep-smol",
-        "selector": None,
-        "keep": 0.1,
-        "budget": None,
-        "fps": None,
-        "max_frames": None,
-        "max_pixels": None,
-        "video": True,
-        "audio": True,
-        "audio_track": 0,
-        "device": "auto",
-        "dtype": "auto",
-        "quantize": "none",
-        "system": None,
-        "max_new_tokens": 128,
-        "temperature": 0.0,
-        "seed": 0,
-        "threads": None,
-        "cache": True,
-        "cache_gb": 10.0,
-        "cache_dir": None,
-    },
+    "settings": {**DEFAULTS, "keep": 0.1},  # every field of Profile
     "profile": None,
     "warnings": [],
     "evidence": None,
