@@ -19,3 +19,13 @@ def caching(module: Any, keys_and_values: Any) -> dict[str, Any]:
     """
     name = "cache" if _calls_it_cache(type(module).forward) else "past_key_values"
     return {name: keys_and_values, "use_cache": True}
+
+
+def vision_window_order(visual: Any, grid: Any) -> Any:
+    """(n,) int64: which token stands at each place inside Qwen2.5-Omni's vision tower. `grid`: (N, 3) patches."""
+    if hasattr(visual, "get_window_index"):
+        return visual.get_window_index(grid)[0]
+    from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
+
+    sizes = {name: getattr(visual, name) for name in ("spatial_merge_size", "window_size", "patch_size")}
+    return modeling.get_vision_window_index(grid, **sizes, kwargs={})[0]

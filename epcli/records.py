@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from epcli.config import Profile
+    from epcli.sieve.drops import Drop
 
 REPORT_SCHEMA = 1
 POSITION_STEP_S = 0.04  # one step of the time axis: 40 ms, 25 a second (Qwen2.5-Omni, TMRoPE)
@@ -161,6 +162,7 @@ class TokenStream:
     cells: Tensor  # (L, 3) int16: frame index, grid row, grid column; -1 where not a video token
     grid: tuple[int, int]  # rows and columns of a frame's token grid; (0, 0) without video
     next_position: int  # position of the first generated token on all axes: largest prompt position + 1
+    attention: Tensor | None = None  # (L,) float32 that the towers paid each media token; None: they tell none
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +174,8 @@ class KeptStream:
     positions: Tensor  # (4, K) original positions, not renumbered
     indices: Tensor  # (K,) int64 ascending indices into the stream
     scores: Tensor | None  # (L,) float32, higher is kept first; None if the selector does not score
+    plan: tuple[Drop, ...] = ()  # which of these leave inside the decoder, in order of layers
+    depths: Tensor | None = None  # (K,) int64 decoder layers that each passed; None before prefill
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The sieve and Qwen2.5-Omni around it against the numbers of the EchoingPixels reference."""
+"""The sieve, SEATS and Qwen2.5-Omni around them against the numbers of the reference code of both methods."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from epcli.errors import WeightsError
 from epcli.evals import conformance
 from epcli.models.qwen_omni.model import QwenOmni
 from epcli.records import KeptStream, TokenStream
-from epcli.session.generate import decode_steps
+from epcli.session.generate import decode_steps, prefill
+from epcli.sieve.seats import windows
 
 DATA = Path(__file__).parent / "data" / "conformance"
 WHOLE = Path(__file__).parents[2] / "shared" / "conformance"
+SEATS = Path(__file__).parent / "data" / "seats"
+SEATS_WHOLE = Path(__file__).parents[2] / "shared" / "seats"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,6 +55,29 @@ def test_every_number_of_the_reference_is_met(capsys):
 def test_the_whole_set_is_met(capsys):
     code, lines = run(capsys, WHOLE)
     assert code == 0, "\n".join(line for line in lines if line.startswith("FAIL"))
+
+
+def test_every_number_of_the_seats_reference_is_met(capsys):
+    code, lines = run(capsys, SEATS)
+    assert code == 0, "\n".join(line for line in lines if line.startswith("FAIL"))
+    assert lines[-1] == f"{len(lines) - 1} passed, 0 failed"
+    said = "\n".join(lines)
+    for check in ("pick_order_video", "audio attention", "step2 budgets", "kept_late", "keepcache ids", "keep_counts"):
+        assert check in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SEATS_WHOLE.is_dir(), reason="the whole set is not beside the project")
+def test_the_whole_set_of_seats_is_met(capsys):
+    code, lines = run(capsys, SEATS_WHOLE)
+    assert code == 0, "\n".join(line for line in lines if line.startswith("FAIL"))
+
+
+def test_a_wrong_drop_is_found_out(capsys, monkeypatch):
+    monkeypatch.setattr(windows, "TEMPERATURE", 0.001)
+    code, lines = run(capsys, SEATS)
+    assert code == 1
+    assert any("budgets" in line for line in lines if line.startswith("FAIL"))
 
 
 @pytest.fixture
@@ -137,7 +163,8 @@ def test_a_generated_audio_token_is_an_ordinary_token(model):
         positions = torch.arange(ids.shape[1]).expand(4, -1)
         stream = TokenStream(embeds, positions, *[torch.zeros(0)] * 3, (0, 0), ids.shape[1])
         kept = KeptStream(stream, embeds, positions, torch.arange(len(embeds)), None)
-        steps = decode_steps(model, kept, DynamicCache(config=model.decoder.config))
+        cache = DynamicCache(config=model.decoder.config)
+        steps = decode_steps(model, kept, cache, prefill(model, kept, cache)[0])
         next(steps)
         got = steps.send(sound)
         whole = model.decoder(input_ids=torch.cat([ids, torch.tensor([[sound]])], dim=1)).last_hidden_state

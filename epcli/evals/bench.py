@@ -319,7 +319,7 @@ def _shape_pass(model: Any, shape: Decoder, stream: TokenStream, keep: Keep, av_
             budget = Budget.of(1.0 if keep is None else keep)
             kept: KeptStream = select(selector, stream, budget, Tools(sieve=model.sieve))
         with meter.stage("prefill"):
-            next(generate.decode_steps(model, kept, cache))
+            next(generate.decode_steps(model, kept, cache, generate.prefill(model, kept, cache)[0]))
     text = TEXT_BEFORE + TEXT_AFTER
     return Pass(
         {stage: meter.seconds[stage] for stage in ("sieve", "prefill")},

@@ -1,20 +1,19 @@
-"""Compare the sieve, and Qwen2.5-Omni around it, with numbers that the EchoingPixels reference produced.
+"""Compare the sieve, and Qwen2.5-Omni around it, with numbers that the reference code of its methods produced.
 
     python -m epcli.evals.conformance DIR
 
 DIR holds a checkpoint (`config.json`, `model.safetensors`), `manifest.json`, and safetensors files of inputs and
-outputs; sizes, sections, cases and ratios are read from there. One line for each case and check says the largest
+outputs; sizes, sections, cases and ratios are read from there. The manifest says which method the numbers are of:
+EchoingPixels (checked here) or SEATS (conformance_seats.py). One line for each case and check says the largest
 difference. The exit code is 0 if all pass. Everything runs in float32 through the code that answers questions.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,78 +24,44 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from epcli.errors import EpError, WeightsError
+from epcli.evals import conformance_seats
+from epcli.evals.checks import RTOL, Checks, check_files
 from epcli.models.family import AVModel
 from epcli.models.qwen_omni.model import REFINER, SCORER, QwenOmni
 from epcli.records import KeptStream, TokenStream
 from epcli.session.generate import decode_steps
+from epcli.session.generate import prefill as run_prompt
 from epcli.sieve.refiner import Refiner
 from epcli.sieve.select import Budget, keep_count, kept_indices, take
 from epcli.sieve.sieve import Sieve, Sieved
 from epcli.sieve.sync_rope import AXES, SyncRope, install
 
-ATOL, RTOL = 2e-4, 1e-4  # the reference's own attention kernels differ among themselves by 3e-5
 PREFIX = "thinker."
 IGNORED = -100  # label of a position without loss
 
 Tensors = dict[str, Tensor]
 
 
-class Ledger:
-    """Counts checks and prints a line for each."""
-
-    def __init__(self) -> None:
-        self.passed = self.failed = 0
-        self.group = ""
-
-    @contextmanager
-    def over(self, group: str) -> Iterator[None]:
-        """The group that the checks inside belong to. Whatever goes wrong inside is a failed check, not the end."""
-        self.group = group
-        try:
-            yield
-        except Exception as error:  # any: the rest of the folder must still be checked
-            self._line("ran", False, f"{type(error).__name__}: {error}".splitlines()[0])
-
-    def close(self, check: str, got: Tensor, want: Tensor, *, rtol: float = RTOL, atol: float = ATOL) -> None:
-        """Equal shapes, and values within atol + rtol * |want|."""
-        if got.shape != want.shape:
-            self._line(check, False, f"shape {list(got.shape)}, not {list(want.shape)}")
-            return
-        gap = (got - want).abs()
-        worst = gap.max().item() if gap.numel() else 0.0
-        self._line(check, bool((gap <= atol + rtol * want.abs()).all()), f"largest difference {worst:.2g}")
-
-    def equal(self, check: str, got: Tensor, want: Tensor) -> None:
-        """Equal shapes and equal integers."""
-        if got.shape != want.shape:
-            self._line(check, False, f"shape {list(got.shape)}, not {list(want.shape)}")
-            return
-        wrong = int((got != want).sum())
-        self._line(check, wrong == 0, "equal" if wrong == 0 else f"{wrong} of {want.numel()} differ")
-
-    def _line(self, check: str, passed: bool, note: str) -> None:
-        self.passed, self.failed = self.passed + passed, self.failed + (not passed)
-        print(f"{'ok  ' if passed else 'FAIL'}  {self.group:<28} {check:<24} {note}", flush=True)
-
-
-def run(folder: Path) -> Ledger:
+def run(folder: Path) -> Checks:
     """Run every check that the folder has data for. Raises WeightsError if it is no conformance folder."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if manifest.get("kind") == conformance_seats.KIND:
+            return conformance_seats.run(folder, manifest)
         said = manifest["environment"]
         sections = manifest.get("mrope_section_4axis") or [int(size) for size in said["MROPE_SECTION"].split(",")]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
             f"{folder}: no conformance folder: manifest.json is missing or not one of its kind"
         ) from error
-    ledger = Ledger()
-    with ledger.over("files"):
-        check_files(ledger, folder, manifest)
-    with ledger.over("keep_count"):
-        check_keep_count(ledger, manifest)
+    checks = Checks()
+    with checks.over("files"):
+        check_files(checks, folder, manifest)
+    with checks.over("keep_count"):
+        check_keep_count(checks, manifest)
     if (folder / "rope_apply.safetensors").exists():
-        with ledger.over("rope_apply"):
-            check_rotation(ledger, load_file(folder / "rope_apply.safetensors"))
+        with checks.over("rope_apply"):
+            check_rotation(checks, load_file(folder / "rope_apply.safetensors"))
     model = QwenOmni.load(folder, dtype=torch.float32, sections=sections)
     plain = QwenOmni.load(folder, dtype=torch.float32, sieve=False)
     if "mrope_section_3axis_baseline" in manifest:
@@ -104,40 +69,31 @@ def run(folder: Path) -> Ledger:
     if model.sieve is None:
         raise WeightsError(f"{folder}: model.safetensors holds no refiner and score head")
     if (folder / "rope_index.safetensors").exists():
-        check_positions(ledger, model, load_file(folder / "rope_index.safetensors"), manifest["layouts"])
+        check_positions(checks, model, load_file(folder / "rope_index.safetensors"), manifest["layouts"])
     with torch.inference_mode():
         for name, case in manifest.get("cases", {}).items():
             runs = {
                 file: {"retain_token": said.get("RETAIN_TOKEN", "av"), **settings}
                 for file, settings in case["runs"].items()
             }
-            check_case(ledger, folder, model, plain, name, {**case, "runs": runs})
+            check_case(checks, folder, model, plain, name, {**case, "runs": runs})
     if "train" in manifest:
-        with ledger.over(manifest["train"]["file"].removesuffix(".safetensors")):
-            check_training(ledger, folder, model, manifest)
-    return ledger
+        with checks.over(manifest["train"]["file"].removesuffix(".safetensors")):
+            check_training(checks, folder, model, manifest)
+    return checks
 
 
-def check_files(ledger: Ledger, folder: Path, manifest: dict[str, Any]) -> None:
-    """Every file of the manifest is there and unchanged."""
-    files = manifest["files"]
-    same = [
-        hashlib.sha256((folder / name).read_bytes()).hexdigest() == entry["sha256"] for name, entry in files.items()
-    ]
-    ledger.equal("sha256", torch.tensor(same), torch.ones(len(files), dtype=torch.bool))
-
-
-def check_keep_count(ledger: Ledger, manifest: dict[str, Any]) -> None:
+def check_keep_count(checks: Checks, manifest: dict[str, Any]) -> None:
     """(candidates, ratio, kept), read off the reference's compressor."""
     table = manifest["keep_count"]
     got = [Budget(ratio=ratio).count(n) for n, ratio, _ in table]
-    ledger.equal("table", torch.tensor(got), torch.tensor([kept for _, _, kept in table]))
+    checks.equal("table", torch.tensor(got), torch.tensor([kept for _, _, kept in table]))
     edges = manifest.get("keep_count_float_edge", [])
     over = [keep_count(n, ratio) - round(n * ratio) for n, ratio in edges]
-    ledger.equal("float edge rounds up", torch.tensor(over), torch.ones(len(edges), dtype=torch.int64))
+    checks.equal("float edge rounds up", torch.tensor(over), torch.ones(len(edges), dtype=torch.int64))
 
 
-def check_rotation(ledger: Ledger, data: Tensors) -> None:
+def check_rotation(checks: Checks, data: Tensors) -> None:
     """The four-axis rotation alone. The file has a table an axis; which axis a channel reads is found from `q`."""
     q, want, half = data["q"], data["q_rotated"], data["q"].shape[-1] // 2
     cos, sin = data["cos"].unsqueeze(2), data["sin"].unsqueeze(2)  # (4, 1, 1, L, head): one table an axis
@@ -150,10 +106,10 @@ def check_rotation(ledger: Ledger, data: Tensors) -> None:
         sections[AXES - 1 if axis == 0 and sections[0] else axis] += size
     theta = round(data["inv_freq"][-1].double().item() ** (-half / (half - 1)))  # the last is theta^(-(half - 1)/half)
     rope = SyncRope(2 * half, theta, sections)
-    ledger.close("inv_freq", rope.inv_freq, data["inv_freq"], atol=0, rtol=1e-6)
+    checks.close("inv_freq", rope.inv_freq, data["inv_freq"], atol=0, rtol=1e-6)
     cos, sin = rope(q, data["position_ids"])
     for name in ("q", "k"):
-        ledger.close(f"{name} at {sections}", rotate(data[name], cos[:, None], sin[:, None]), data[f"{name}_rotated"])
+        checks.close(f"{name} at {sections}", rotate(data[name], cos[:, None], sin[:, None]), data[f"{name}_rotated"])
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -162,10 +118,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
-def check_positions(ledger: Ledger, model: QwenOmni, data: Tensors, layouts: dict[str, Any]) -> None:
+def check_positions(checks: Checks, model: QwenOmni, data: Tensors, layouts: dict[str, Any]) -> None:
     """Position ids of many prompt layouts, no weights needed."""
     for name, layout in layouts.items():
-        with ledger.over(f"rope_index {name}"):
+        with checks.over(f"rope_index {name}"):
             fields = {key.removeprefix(f"{name}."): value for key, value in data.items() if key.startswith(f"{name}.")}
             mask = fields["attention_mask"]
             positions = model.positions(
@@ -177,30 +133,30 @@ def check_positions(ledger: Ledger, model: QwenOmni, data: Tensors, layouts: dic
                 mel_frames=fields.get("audio_seqlens"),
                 use_audio_in_video=layout["use_audio_in_video"],
             )
-            ledger.equal("position_ids", positions, fields["position_ids"])
+            checks.equal("position_ids", positions, fields["position_ids"])
             following = positions.amax(0).masked_fill(mask == 0, -1).amax(-1, keepdim=True) + 1
-            ledger.equal("deltas", following - mask.sum(-1, keepdim=True), fields["mrope_position_deltas"])
+            checks.equal("deltas", following - mask.sum(-1, keepdim=True), fields["mrope_position_deltas"])
 
 
-def check_case(ledger: Ledger, folder: Path, model: QwenOmni, plain: QwenOmni, name: str, case: dict[str, Any]) -> None:
+def check_case(checks: Checks, folder: Path, model: QwenOmni, plain: QwenOmni, name: str, case: dict[str, Any]) -> None:
     """One prompt, at every ratio and variant that the manifest lists, and through the plain model."""
-    with ledger.over(f"case_{name}"):
+    with checks.over(f"case_{name}"):
         inputs = load_file(folder / f"case_{name}.inputs.safetensors")
         embeds = embed(model, inputs)
         positions = place(model, inputs, case["use_audio_in_video"])
         if (folder / f"case_{name}.sieve.safetensors").exists():
             want = load_file(folder / f"case_{name}.sieve.safetensors")
-            ledger.close("inputs_embeds", embeds, want["inputs_embeds"])
+            checks.close("inputs_embeds", embeds, want["inputs_embeds"])
             refined = sift(model, inputs, embeds, positions, {"compression_ratio": 1.0}).refined
-            ledger.close("refined_hidden", refined, want["refined_hidden"])
+            checks.close("refined_hidden", refined, want["refined_hidden"])
         for file, settings in case["runs"].items():
-            with ledger.over(file.removesuffix(".safetensors")):
+            with checks.over(file.removesuffix(".safetensors")):
                 want = load_file(folder / file)
-                check_run(ledger, model, inputs, positions, sift(model, inputs, embeds, positions, settings), want)
+                check_run(checks, model, inputs, positions, sift(model, inputs, embeds, positions, settings), want)
         if "baseline" in case:
-            with ledger.over(f"case_{name}.baseline"):
+            with checks.over(f"case_{name}.baseline"):
                 want = load_file(folder / case["baseline"]["file"])
-                check_baseline(ledger, plain, inputs, embed(plain, inputs), positions, want)
+                check_baseline(checks, plain, inputs, embed(plain, inputs), positions, want)
 
 
 def embed(model: QwenOmni, inputs: Tensors) -> Tensor:
@@ -255,44 +211,44 @@ def sift(
 
 
 def check_run(
-    ledger: Ledger, model: QwenOmni, inputs: Tensors, positions: Tensor, sieved: Sieved, want: Tensors
+    checks: Checks, model: QwenOmni, inputs: Tensors, positions: Tensor, sieved: Sieved, want: Tensors
 ) -> None:
     """Everything between the sieve's input and the generated ids, as far as `want` has it."""
     mask = inputs["attention_mask"].bool()
     right = kept_indices(sieved.mask, pad="right")  # the reference's layout, for comparison only
     if "position_ids" in want:
-        ledger.equal("position_ids", positions, want["position_ids"])
+        checks.equal("position_ids", positions, want["position_ids"])
     following = sieved.next_positions.unsqueeze(-1) - mask.shape[-1]
-    ledger.equal("rope_deltas", following, want["rope_deltas"])
+    checks.equal("rope_deltas", following, want["rope_deltas"])
     if "scores" in want:
-        ledger.close("scores", sieved.scores * mask, want["scores"])
-        ledger.equal("kept_indices", take(sieved.indices, right, fill=-1), want["kept_indices"])
-        ledger.close("compressed_hidden", take(sieved.embeds, right), want["compressed_hidden"])
+        checks.close("scores", sieved.scores * mask, want["scores"])
+        checks.equal("kept_indices", take(sieved.indices, right, fill=-1), want["kept_indices"])
+        checks.close("compressed_hidden", take(sieved.embeds, right), want["compressed_hidden"])
         kept = torch.stack([take(axis, right) for axis in sieved.positions])
-        ledger.equal("compressed_position_ids", kept, want["compressed_position_ids"])
-        ledger.equal("compressed_mask", (right >= 0).long(), want["compressed_attention_mask"])
-    ledger.close("logits", take(prefill(model, sieved.embeds, sieved.positions, sieved.mask), right), want["logits"])
+        checks.equal("compressed_position_ids", kept, want["compressed_position_ids"])
+        checks.equal("compressed_mask", (right >= 0).long(), want["compressed_attention_mask"])
+    checks.close("logits", take(prefill(model, sieved.embeds, sieved.positions, sieved.mask), right), want["logits"])
     if "generated_ids" in want:
         for row, rows_want in each_row(want):
             there = sieved.mask[row]
             start = int(sieved.next_positions[row])
             check_generation(
-                ledger, model, sieved.embeds[row, there], sieved.positions[:, row, there], start, rows_want
+                checks, model, sieved.embeds[row, there], sieved.positions[:, row, there], start, rows_want
             )
 
 
 def check_baseline(
-    ledger: Ledger, plain: QwenOmni, inputs: Tensors, embeds: Tensor, positions: Tensor, want: Tensors
+    checks: Checks, plain: QwenOmni, inputs: Tensors, embeds: Tensor, positions: Tensor, want: Tensors
 ) -> None:
     """The same prompt without a sieve: the plain thinker."""
     mask = inputs["attention_mask"].bool()
-    ledger.equal("position_ids", positions[:3], want["position_ids"])
+    checks.equal("position_ids", positions[:3], want["position_ids"])
     logits = prefill(plain, embeds, positions, mask) * mask.unsqueeze(-1)
-    ledger.close("logits", logits, want["logits"])
+    checks.close("logits", logits, want["logits"])
     if "generated_ids" in want:
         for row, rows_want in each_row(want):
             there = positions[:, row, mask[row]]
-            check_generation(ledger, plain, embeds[row, mask[row]], there, int(there.max()) + 1, rows_want)
+            check_generation(checks, plain, embeds[row, mask[row]], there, int(there.max()) + 1, rows_want)
 
 
 def each_row(want: Tensors) -> Iterator[tuple[int, Tensors]]:
@@ -311,7 +267,7 @@ def prefill(model: QwenOmni, embeds: Tensor, positions: Tensor, mask: Tensor) ->
 
 
 def check_generation(
-    ledger: Ledger, model: QwenOmni, embeds: Tensor, positions: Tensor, start: int, want: Tensors
+    checks: Checks, model: QwenOmni, embeds: Tensor, positions: Tensor, start: int, want: Tensors
 ) -> None:
     """Greedy continuation of one prompt by the product's own decode loop."""
     length = len(embeds)
@@ -330,20 +286,22 @@ def check_generation(
         lambda _, args, kwargs: seen.append(kwargs["position_ids"]), with_kwargs=True, prepend=True
     )
     try:
-        steps: Any = decode_steps(cast(AVModel, model), kept, DynamicCache(config=model.decoder.config))
+        cache = DynamicCache(config=model.decoder.config)
+        hidden, _ = run_prompt(cast(AVModel, model), kept, cache)
+        steps: Any = decode_steps(cast(AVModel, model), kept, cache, hidden)
         logits = [next(steps)]
         for _ in range(want["generated_ids"].shape[-1] - 1):
             logits.append(steps.send(int(logits[-1].argmax())))
     finally:
         watch.remove()
     found = torch.stack(logits)[None]
-    ledger.equal("generated_ids", found.argmax(-1), want["generated_ids"])
-    ledger.close("generated_logits", found, want["generated_logits"])
+    checks.equal("generated_ids", found.argmax(-1), want["generated_ids"])
+    checks.close("generated_logits", found, want["generated_logits"])
     axes = len(want["decode_position_ids"])
-    ledger.equal("decode_position_ids", torch.cat(seen[1:], dim=-1)[:axes], want["decode_position_ids"])
+    checks.equal("decode_position_ids", torch.cat(seen[1:], dim=-1)[:axes], want["decode_position_ids"])
 
 
-def check_training(ledger: Ledger, folder: Path, model: QwenOmni, manifest: dict[str, Any]) -> None:
+def check_training(checks: Checks, folder: Path, model: QwenOmni, manifest: dict[str, Any]) -> None:
     """One forward and backward with labels: what the refiner must not see, the loss, the gradients."""
     train = manifest["train"]
     case = manifest["cases"][train["case"]]
@@ -351,16 +309,16 @@ def check_training(ledger: Ledger, folder: Path, model: QwenOmni, manifest: dict
     embeds = embed(model, inputs)
     positions = place(model, inputs, case["use_audio_in_video"])
     sieved = sift(model, inputs, embeds, positions, train, labels=want["labels"])
-    ledger.close("refined_hidden", sieved.refined, want["refined_hidden"])
-    ledger.close("scores", sieved.scores, want["scores"])
+    checks.close("refined_hidden", sieved.refined, want["refined_hidden"])
+    checks.close("scores", sieved.scores, want["scores"])
     right = kept_indices(sieved.mask, pad="right")
-    ledger.equal("kept_indices", take(sieved.indices, right, fill=-1), want["kept_indices"])
+    checks.equal("kept_indices", take(sieved.indices, right, fill=-1), want["kept_indices"])
     labels = take(want["labels"], sieved.indices, fill=IGNORED)
-    ledger.equal("compressed_labels", take(labels, right, fill=IGNORED), want["compressed_labels"])
+    checks.equal("compressed_labels", take(labels, right, fill=IGNORED), want["compressed_labels"])
     logits = prefill(model, sieved.embeds, sieved.positions, sieved.mask)
-    ledger.close("logits", take(logits, right), want["logits"])
+    checks.close("logits", take(logits, right), want["logits"])
     loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
-    ledger.close("loss", loss[None], want["loss"])
+    checks.close("loss", loss[None], want["loss"])
     loss.backward()
     for key, gradient in want.items():
         if key.startswith("grad."):
@@ -368,7 +326,7 @@ def check_training(ledger: Ledger, folder: Path, model: QwenOmni, manifest: dict
             # Relative to the tensor's largest entry; a bias that shifts all scores alike has none but rounding.
             got, scale = parameter(model, name).grad, gradient.abs().max().item()
             assert got is not None
-            ledger.close(f"grad {name.removeprefix(PREFIX)}", got, gradient, rtol=0, atol=max(RTOL * scale, 1e-6))
+            checks.close(f"grad {name.removeprefix(PREFIX)}", got, gradient, rtol=0, atol=max(RTOL * scale, 1e-6))
 
 
 def parameter(model: QwenOmni, key: str) -> torch.nn.Parameter:
@@ -391,12 +349,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder with manifest.json")
     try:
-        ledger = run(parser.parse_args(arguments).folder)
+        checks = run(parser.parse_args(arguments).folder)
     except EpError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(f"{ledger.passed} passed, {ledger.failed} failed")
-    return int(ledger.failed > 0)
+    print(f"{checks.passed} passed, {checks.failed} failed")
+    return int(checks.failed > 0)
 
 
 if __name__ == "__main__":

@@ -62,19 +62,24 @@ def attention(
 ) -> Iterator[tuple[int, Tensor]]:
     """Attention of the queries that chose each answer token, layer by layer, over the cache that the answer left.
 
-    Yields (layer, (Q, K) float32), K kept tokens, the mean over heads. The first `before` queries are those of the
-    prompt's last tokens; the very last of these chose the answer's first token.
+    Yields (layer, (Q, K) float32), K kept tokens, the mean over heads; 0 where a token left before that layer. The
+    first `before` queries are those of the prompt's last tokens; the very last of these chose the answer's first token.
     """
     decoder, length = model.decoder, kept.embeds.shape[0]
+    depths = torch.full((length,), len(decoder.layers)) if kept.depths is None else kept.depths.cpu()
     cache.crop(length - before - cache.get_seq_length())  # negative: how many to remove
     ids = torch.tensor([answer.token_ids[:-1]], dtype=torch.int64, device=kept.embeds.device)
     said = decoder.get_input_embeddings()(ids).to(kept.embeds.dtype)
     steps = kept.stream.next_position + torch.arange(ids.shape[1], device=ids.device)
     seen: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
-    def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         seen[module.layer_idx] = (hidden, *kwargs["position_embeddings"])
+        if (mask := kwargs.get("attention_mask")) is not None:  # made for the first layer, whose cache is the longest
+            size = cache.get_seq_length(module.layer_idx) + hidden.shape[1]
+            kwargs["attention_mask"] = mask[..., mask.shape[-1] - size :]
+        return args, kwargs
 
     hooks = [layer.self_attn.register_forward_pre_hook(note, with_kwargs=True) for layer in decoder.layers]
     try:
@@ -89,7 +94,11 @@ def attention(
             hook.remove()
     for index, layer in enumerate(decoder.layers):
         stored: Any = cache.layers[index]
-        yield index, _mean_over_heads(layer.self_attn, *seen.pop(index), stored.keys, length, before)
+        there = depths > index
+        heed = _mean_over_heads(layer.self_attn, *seen.pop(index), stored.keys, int(there.sum()), before)
+        whole = heed.new_zeros(len(heed), length)
+        whole[:, there.to(whole.device)] = heed
+        yield index, whole
 
 
 def _mean_over_heads(

@@ -1,4 +1,4 @@
-"""Prefill of the kept stream, then streaming decode, one token at a time.
+"""Prefill of the kept stream, by its plan of what leaves inside the decoder; then streaming decode, token by token.
 
 Positions of generated tokens follow the unpruned prompt (CS2 facts, 5). Only the last position's logits are computed.
 """
@@ -6,8 +6,10 @@ Positions of generated tokens follow the unpruned prompt (CS2 facts, 5). Only th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,11 +19,23 @@ from epcli.compat import caching
 from epcli.errors import CapacityError
 from epcli.models.family import AVModel
 from epcli.records import Answer, KeptStream
+from epcli.sieve.drops import LayerOutput
 
 REPEATS = 4  # the same run of tokens this often in a row is a loop, not an answer
 LONGEST_LOOP = 24  # tokens
+# What leaves inside the decoder stays in the caches of the layers that it has passed, so that the answer's tokens can
+# attend to it there. False drops it from those too, as SEATS' published code does: the answer then reads text only.
+KEEP_CACHE = True
 
 T = TypeVar("T")
+
+
+class Generated(NamedTuple):
+    """What `stream` and `run` return."""
+
+    answer: Answer
+    prefill_s: float
+    depths: Tensor  # (K,) int64 decoder layers that each kept token passed
 
 
 def _sync(device: torch.device) -> None:
@@ -80,15 +94,80 @@ class _Text:
         return str(self.tokenizer.decode(self.ids, skip_special_tokens=True))
 
 
+class _Prefill:
+    """Executes a plan while the decoder's own forward runs: hooks before its layers hand on what stays."""
+
+    def __init__(self, decoder: Any, kept: KeptStream, cache: DynamicCache, keep_cache: bool) -> None:
+        self.layers, self.cache, self.keep_cache = decoder.layers, cache, keep_cache
+        self.rules = {drop.after: drop.rule for drop in kept.plan}
+        assert all(0 < after < len(self.layers) for after in self.rules), "tokens leave between two layers"
+        self.left = torch.arange(len(kept.embeds), device=kept.embeds.device)
+        self.depths = torch.full_like(self.left, len(self.layers))
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        first = min(self.rules, default=len(self.layers))
+        hooks = [
+            layer.register_forward_pre_hook(partial(self._before, first + place), with_kwargs=True)
+            for place, layer in enumerate(self.layers[first:])
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _before(self, done: int, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Before the layer after the first `done`. The decoder hands all but the states to it for all K tokens."""
+        hidden = args[0] if args else kwargs.pop("hidden_states")
+        turns = kwargs["position_embeddings"]
+        if done in self.rules:
+            cos, sin = (each[0, self.left] for each in turns)
+            stay = self.rules[done](LayerOutput(self.layers[done - 1], hidden[0], (cos, sin), self.left))
+            gone = torch.ones_like(self.left, dtype=torch.bool)
+            gone[stay] = False
+            self.depths[self.left[gone]] = done
+            hidden, self.left = hidden[:, stay], self.left[stay]
+            if not self.keep_cache:
+                stored: Any
+                for stored in self.cache.layers[:done]:
+                    stored.keys, stored.values = stored.keys[:, :, stay], stored.values[:, :, stay]
+        kwargs["position_embeddings"] = tuple(each[:, self.left] for each in turns)
+        if kwargs.get("position_ids") is not None:
+            kwargs["position_ids"] = kwargs["position_ids"][..., self.left]
+        if kwargs.get("attention_mask") is not None:
+            kwargs["attention_mask"] = kwargs["attention_mask"][..., self.left, :][..., self.left]
+        return (hidden, *args[1:]), kwargs
+
+
 @torch.inference_mode()
-def decode_steps(model: AVModel, kept: KeptStream, cache: DynamicCache) -> Generator[Tensor, int, None]:
-    """Yield (V,) float32 logits of the next token; `send` the chosen id to go on."""
-    hidden = model.decoder(
-        inputs_embeds=kept.embeds[None],
-        position_ids=kept.positions[:, None],
-        attention_mask=None,
-        **caching(model.decoder, cache),
-    ).last_hidden_state[:, -1]
+def prefill(
+    model: AVModel, kept: KeptStream, cache: DynamicCache, *, keep_cache: bool = KEEP_CACHE
+) -> tuple[Tensor, Tensor]:
+    """Run the decoder over a kept stream, dropping inside it what the plan says.
+
+    Args:
+        model, kept: the decoder, and what it reads.
+        cache: empty; afterwards it has each layer's keys and values.
+        keep_cache: see KEEP_CACHE.
+
+    Returns:
+        (1, D) final state of the last token, and (K,) int64 how many layers each token passed.
+    """
+    dropping = _Prefill(model.decoder, kept, cache, keep_cache)
+    with dropping.watching():
+        hidden = model.decoder(
+            inputs_embeds=kept.embeds[None],
+            position_ids=kept.positions[:, None],
+            attention_mask=None,
+            **caching(model.decoder, cache),
+        ).last_hidden_state[:, -1]
+    return hidden, dropping.depths
+
+
+@torch.inference_mode()
+def decode_steps(model: AVModel, kept: KeptStream, cache: DynamicCache, hidden: Tensor) -> Generator[Tensor, int, None]:
+    """Yield (V,) float32 logits of the next token; `send` the chosen id to go on. `hidden` comes from `prefill`."""
     position = kept.stream.next_position
     table = model.decoder.get_input_embeddings()
     while True:
@@ -111,8 +190,8 @@ def stream(
     temperature: float = 0.0,
     seed: int = 0,
     cache: DynamicCache | None = None,
-) -> Generator[str, None, tuple[Answer, float]]:
-    """Answer from a kept stream: yields the text as it grows, returns the answer and the seconds of prefill.
+) -> Generator[str, None, Generated]:
+    """Answer from a kept stream: yields the text as it grows, returns the answer and what prefill did.
 
     Time that passes while the caller has a piece is in no figure. `cache`: an empty one to use, for a caller that wants
     the keys and values afterwards. Raises CapacityError if prompt and answer are longer than the decoder's context.
@@ -128,7 +207,8 @@ def stream(
     text, reason = _Text(model.tokenizer), "length"
     _sync(model.device)
     start = time.perf_counter()
-    steps = decode_steps(model, kept, cache)
+    hidden, depths = prefill(model, kept, cache)
+    steps = decode_steps(model, kept, cache, hidden)
     logits = next(steps)
     _sync(model.device)
     prefill_s = first_token_s = time.perf_counter() - start
@@ -154,11 +234,12 @@ def stream(
     if piece := text.rest():
         yield piece
     said = text.text.strip()
-    return Answer(said, tuple(text.ids), reason, first_token_s, decode_s, kv_cache_bytes(cache)), prefill_s
+    answer = Answer(said, tuple(text.ids), reason, first_token_s, decode_s, kv_cache_bytes(cache))
+    return Generated(answer, prefill_s, depths)
 
 
-def run(model: AVModel, kept: KeptStream, **options: Any) -> tuple[Answer, float]:
-    """The whole answer at once, and the seconds of prefill. Options and errors are those of `stream`."""
+def run(model: AVModel, kept: KeptStream, **options: Any) -> Generated:
+    """The whole answer at once. Options and errors are those of `stream`."""
     return finish(stream(model, kept, **options))
 
 

@@ -273,7 +273,7 @@ class Session:
                 tools = Tools(decoder=model.decoder, sieve=model.sieve, seed=profile.seed)
                 kept = select(selector, stream, budget, tools)
             cache = DynamicCache(config=model.decoder.config)
-            answer, prefill_s = yield from generate.stream(
+            answer, prefill_s, depths = yield from generate.stream(
                 model,
                 kept,
                 max_new_tokens=profile.max_new_tokens,
@@ -287,6 +287,7 @@ class Session:
             if with_evidence:
                 with meter.stage("evidence"):
                     carried = find_evidence(model, kept, answer, cache)
+        kept = replace(kept, depths=depths)
         made = Measured(model, selector, kept, answer, meter, carried, tuple(notes))
         return Answered(build_report(question, profile, looked, made), kept, carried)
 

@@ -38,6 +38,7 @@ class Selector:
     needs: tuple[str, ...] = ()  # of NEEDS
     scored_by: str | None = None  # the selector whose scores it goes by, itself or another; None: it gives no scores
     refines: bool = False  # it hands the decoder refined states, not the original embeddings
+    drops_inside: bool = False  # tokens leave inside the decoder too: a budget is the mean over its layers
 
     @property
     def trained(self) -> bool:
