@@ -130,6 +130,20 @@ def test_another_format_or_other_code_misses(
     assert store.open(media, KEY).features is None
 
 
+def test_the_digest_of_the_code_covers_decoding_and_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = set()
+    plain = Path.read_bytes
+
+    def recorded(path: Path) -> bytes:
+        read.add(path.name)
+        return plain(path)
+
+    monkeypatch.setattr(Path, "read_bytes", recorded)
+    cache.code.cache_clear()
+    cache.code()
+    assert {"decode.py", "pixels.py", "model.py", "inputs.py"} <= read
+
+
 def test_a_changed_file_never_hits_whatever_its_times_say(store: FeatureCache, media: Path) -> None:
     put(store, media)
     times, data = media.stat(), bytearray(media.read_bytes())

@@ -13,7 +13,7 @@ from media_samples import SMALL, X264, number_of
 from PIL import Image, ImageDraw
 
 from epcli.errors import MediaError
-from epcli.media import hdr, play
+from epcli.media import ffmpeg, hdr, play
 from epcli.media.hdr import Transfer
 from epcli.media.probe import probe
 from epcli.media.read import read
@@ -188,11 +188,27 @@ def test_what_is_transparent_lies_on_white(name: str, tmp_path: Path) -> None:
         assert_near(frame[24, 60].tolist(), (255, 255, 255), "the ground", 20)
 
 
+def test_the_transparent_layer_of_h265_is_seen_where_ffmpeg_decodes_it(tmp_path: Path) -> None:
+    path = tmp_path / "layered.mov"
+    if ffmpeg.find().numbers < (8, 0):
+        pytest.skip("this ffmpeg decodes the first layer only")
+    try:
+        by_ffmpeg("libx265", "-x265-params", "log-level=none:alpha=1", "-pix_fmt", "yuva420p")(path)
+    except AssertionError:
+        pytest.skip("this ffmpeg's encoder writes one layer only")
+    clip = read(path, PICTURE)
+    assert clip.frames is not None
+    assert_near(clip.frames[0][6, 32].tolist(), (255, 255, 255), "the ground")
+    assert_near(clip.frames[0][24, 32].tolist(), (0, 0, 0), "the square")
+
+
 def test_uncompressed_pictures_that_leave_the_alpha_channel_empty_are_opaque(tmp_path: Path) -> None:
     path = tmp_path / "screen.avi"
     empty = ("-vf", "format=bgra,colorchannelmixer=aa=0", "-c:v", "rawvideo", "-pix_fmt", "bgra")
     samples.run(*colour(64, 48, "blue", 0.4), *empty, path)
-    assert_near(middle(read(path, PICTURE)), BLUE, "uncompressed")
+    clip = read(path, PICTURE)
+    assert_near(middle(clip), BLUE, "uncompressed")
+    assert clip.warnings == ()
 
 
 def test_a_transparent_film_is_played_on_white(tmp_path: Path) -> None:
@@ -340,6 +356,21 @@ def test_frames_of_streams_without_times_are_found_at_their_times(name: str, tmp
     assert part.frames is not None
     assert len(part.frames) == 4
     assert_numbers(part, rate, f"{name} from 3.3 s", 3.3)
+
+
+def test_a_program_stream_that_begins_in_mid_group_shows_frames_at_their_times(tmp_path: Path) -> None:
+    whole, path = tmp_path / "whole.mpg", tmp_path / "late.mpg"
+    source = ("-f", "lavfi", "-i", samples.counting(12), "-f", "lavfi", "-i", samples.tone(12))
+    video = ("-c:v", X264[0], "-bf", "0", "-g", "100", "-b:v", "20k", "-pix_fmt", "yuv420p")
+    samples.run(*source, *video, "-c:a", "mp2", "-b:a", "32k", "-f", "vob", whole)
+    path.write_bytes(whole.read_bytes()[4 * 2048 :])  # packs
+    clip = read(path, SMALL)
+    assert clip.frames is not None
+    assert clip.frame_times_s is not None
+    assert len(clip.frames) >= 10
+    expected = np.floor(300 - (clip.duration_s - clip.frame_times_s) * 25 + 0.01) % 100
+    got = np.array([number_of(frame) for frame in clip.frames])
+    assert np.abs((got - expected + 50) % 100 - 50).max() < 1.1, (got.round(1), expected)
 
 
 def test_a_raw_stream_is_played_from_the_time_asked_for(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from epcli.errors import UsageError
 from epcli.media.ffmpeg import Deadline
-from epcli.media.probe import Layout, opened
+from epcli.media.probe import TICK_S, Layout, opened
 
 INDEXED = frozenset(
     ("mov", "matroska", "avi", "mxf", "yuv4mpegpipe")
@@ -27,7 +27,6 @@ WINDOW_STEP_S = 10.0  # intervals wider than this are looked up one by one; narr
 REORDER_S = 1.0  # a frame is not stored later than this behind one shown after it
 FEW_FRAMES = 8  # so many are always exact: seeking to them takes a second or two
 KEYFRAMES_SUFFICE = 0.9  # share of the intervals that must hold a keyframe
-TICK_S = 0.0005  # two frames are never closer; timestamps of two libraries never further apart
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,8 @@ _ALPHA_CODECS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders 
 _STILL_LOOK_S = 60.0  # a stream without a second picture so far from its first is a still
 _SAME_LENGTH = 0.01  # streams whose lengths differ by less, as a share of the longer one, are equally long
 
+TICK_S = 0.0005  # two frames are never closer; timestamps of two libraries never further apart
+LATEST_S = 1e9  # later than any time stamp
 DEFAULT_DEADLINE_S = 600.0
 _CUT_OFF_S = 1.0  # the header may be wrong by this much before the packets are believed instead
 
@@ -101,6 +103,8 @@ class Layout:
     video_track: int = 0  # the one of them that is read
     decoder: str | None = None  # of the picture, if not the one that ffmpeg would take
     raw_rate: float | None = None  # frames a second of a stream that has no clock
+    late_s: float = 0.0  # by how much ffmpeg's times below `late_until_s` are too early
+    late_until_s: float = 0.0
     times_s: np.ndarray | None = None  # (F,) times of all frames, where the packets do not tell them
 
     def within(self, start_s: float, end_s: float) -> list[tuple[Layout, float, float]]:
@@ -145,7 +149,11 @@ class Layout:
     @property
     def stamping(self) -> str:
         """The filter that gives frames their times, where the stream has none."""
-        return "" if self.raw_rate is None else f"setpts=N/({self.raw_rate:.9g}*TB),"
+        if self.raw_rate is not None:
+            return f"setpts=N/({self.raw_rate:.9g}*TB),"
+        if self.late_s:
+            return f"setpts='PTS+if(lt(T,{self.late_until_s:.6f}),{self.late_s:.6f}/TB,0)',"
+        return ""
 
 
 def probe(path: Path | str, deadline_s: float = DEFAULT_DEADLINE_S, *, video_track: int | None = None) -> MediaInfo:
@@ -179,7 +187,7 @@ def _inspect_part(path: Path, span: Span | None, video_track: int | None, deadli
         declared = container.duration / av.time_base if container.duration else None
         untimed = layout.raw_rate is not None or _lacks_times(container, layout)
     if untimed and not layout.info.is_image:
-        layout = replace(layout, times_s=decoded_times(layout, deadline))
+        layout = _with_times(layout, deadline)
     return layout if layout.info.is_image else _measure(layout, declared, deadline)
 
 
@@ -208,7 +216,12 @@ def _inspect_joined(path: Path, spans: Sequence[Span], video_track: int | None, 
         info=replace(first.info, duration_s=length),
         # All pictures are shown at the size of the first.
         parts=tuple(
-            replace(part, info=replace(part.info, width=first.info.width, height=first.info.height)) for part in parts
+            replace(
+                part,
+                info=replace(part.info, width=first.info.width, height=first.info.height),
+                pixels=replace(part.pixels, aspect=first.pixels.aspect),
+            )
+            for part in parts
         ),
         warnings=tuple(dict.fromkeys((told, *(warning for part in parts for warning in part.warnings)))),
     )
@@ -228,6 +241,18 @@ def _plausible(layout: Layout) -> Layout:
 
 def _demuxer(container: InputContainer) -> str:
     return container.format.name.split(",")[0]
+
+
+def _with_times(layout: Layout, deadline: Deadline) -> Layout:
+    """With the times of all frames. ffmpeg counts from zero where only what it could not decode had a time stamp."""
+    times = decoded_times(layout, deadline)
+    if layout.begins_mid_group and len(times) and times[0] < layout.origin_s:
+        jumps = np.flatnonzero(np.diff(times) > 3 * layout.frame_s)
+        until = float(times[jumps[0] + 1]) - TICK_S if len(jumps) else LATEST_S
+        late = layout.picture_from_s + layout.frame_s / 2 - float(times[0])
+        layout = replace(layout, late_s=late, late_until_s=until)
+        times = np.unique(np.where(times < until, times + late, times))
+    return replace(layout, times_s=times)
 
 
 def _describe(path: Path, container: InputContainer, video_track: int | None, deadline: Deadline) -> Layout:
@@ -307,16 +332,16 @@ def _origin(demuxer: str, starts: list[float]) -> float:
 
 def _first_keyframe_s(container: InputContainer, video: Any) -> float:
     """Timestamp of the first keyframe if the stream begins before it; minus infinity if it does not, or has none."""
-    first: float | None = None
+    stamped: tuple[int, float] | None = None  # number and time of the last packet that tells one
     with suppress(av.error.FFmpegError):
         for number, packet in zip(range(_LONGEST_GROUP), container.demux(video), strict=False):
-            if first is None and packet.pts is not None:
-                first = float(packet.pts * packet.time_base)
+            if packet.pts is not None and not packet.is_keyframe:
+                stamped = number, float(packet.pts * packet.time_base)
             if packet.is_keyframe and packet.size and number:
                 if packet.pts is not None:
                     return float(packet.pts * packet.time_base)
                 rate = video.average_rate  # without a time stamp of its own (MPEG-PS): by counting
-                return first + (number - 0.5) / float(rate) if first is not None and rate else -math.inf
+                return stamped[1] + (number - stamped[0] - 0.5) / float(rate) if stamped and rate else -math.inf
             if packet.is_keyframe:
                 break
     return -math.inf
@@ -567,10 +592,16 @@ def _displayed(container: InputContainer, video: Any, turn: Turn | None) -> tupl
     pixels = Pixels(
         aspect=shape,
         turn=turn,
-        has_alpha=frame is not None and _has_alpha(frame, raw=_codec(video) == "rawvideo"),
+        has_alpha=frame is not None
+        and (_has_alpha(frame, raw=_codec(video) == "rawvideo") or _says_alpha(video.codec_context.extradata)),
         transfer=next((each for each in Transfer if each.value == curve), None),
     )
     return (height, width, pixels) if turn.swap else (width, height, pixels)
+
+
+def _says_alpha(header: bytes | None) -> bool:
+    """Whether an H.265 header holds the message (SEI 165) that a layer of transparency follows; PyAV decodes none."""
+    return header is not None and b"\x4e\x01\xa5" in header
 
 
 def _rewind(container: InputContainer, stream: Any) -> None:

@@ -290,9 +290,9 @@ def default_folder() -> Path:
 def code() -> str:
     """Digest of the code that turns files into features: another version of it may make others."""
     digest = hashlib.sha256(__version__.encode())
-    here = Path(__file__).parent
+    package = Path(__file__).parents[1]
     for folder in ("media", "models"):
-        for file in sorted((here / folder).glob("*.py")):
+        for file in sorted((package / folder).rglob("*.py")):
             digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 
