@@ -414,3 +414,19 @@ def test_a_full_disk_under_the_output_is_one_line(tmp_path, environment):
         run = subprocess.run([EP, "profiles", "list"], env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
     assert run.returncode == 1
     assert run.stderr.splitlines()[0] == "ep: error: the output: no space left to write it"
+
+
+def test_a_bar_shows_loading_on_a_terminal_only(capsys, monkeypatch):
+    from epcli.cli.ask import Screen
+
+    for terminal, quiet, shown in ((True, False, True), (False, False, False), (True, True, False)):
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        monkeypatch.setenv("TERM", "xterm")
+        screen = Screen(quiet=quiet, json=False)
+        screen.stage("load")
+        screen.progress(0.5)
+        screen.close()
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert ("50%" in output.err) is shown

@@ -26,7 +26,8 @@ from epcli.media import ffmpeg
 from epcli.media.plan import fit_size
 from epcli.models import catalog, sieve_file
 from epcli.models.costs import FRAME_PIXELS, audio_tokens
-from epcli.models.qwen_omni.model import QwenOmni
+from epcli.models.qwen_omni.model import QwenOmni, thinker_tensors
+from epcli.models.qwen_omni.reading import Unmapped
 from epcli.records import Clip, Features, MediaInfo, Modality
 from epcli.sieve.select import Budget, keep_count
 from epcli.sieve.selectors import SELECTORS, Tools, select
@@ -513,3 +514,39 @@ def test_a_low_rank_change_is_added_before_quantization(home, plain, tmp_path, q
 def test_errors_of_this_room_are_for_users(plain):
     with pytest.raises(EpError):
         QwenOmni.load(plain.parent / "nowhere")
+
+
+# Loading.
+
+
+def test_what_will_be_quantized_is_read_without_a_map_and_byte_for_byte(plain):
+    mapped, own = (thinker_tensors(plain, mapped=mapped) for mapped in (True, False))
+    assert set(mapped) == set(own)
+    for name, part in own.items():
+        assert isinstance(part, Unmapped)
+        assert part.get_shape() == mapped[name].get_shape()
+        assert torch.equal(part[...], mapped[name][...]), name
+
+
+@pytest.mark.parametrize(("quantize", "maps"), [("none", True), ("nf4", False), ("int8", False)])
+def test_loading_tells_how_far_it_is_and_maps_only_what_stays_as_it_is(plain, monkeypatch, quantize, maps):
+    asked, shares = [], []
+
+    def tensors(folder: Path, *, mapped: bool = True) -> dict[str, Any]:
+        asked.append(mapped)
+        return thinker_tensors(folder, mapped=mapped)
+
+    monkeypatch.setattr("epcli.models.qwen_omni.model.thinker_tensors", tensors)
+    QwenOmni.load(plain, dtype=torch.bfloat16, quantization=quantize, on_progress=shares.append)
+    assert asked == [maps]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1.0)
+
+
+def test_a_file_that_ends_early_while_it_is_read_is_one_line(plain, tmp_path):
+    folder = tiny_omni.copy(plain, tmp_path / "cut")
+    parts = thinker_tensors(folder, mapped=False)
+    os.truncate(folder / "model.safetensors", 100_000)
+    last = max(parts.values(), key=lambda part: part.start)
+    with pytest.raises(WeightsError, match="is cut off"):
+        last[...]

@@ -65,6 +65,7 @@ def ask(
         from epcli.session.session import Session  # the model libraries load here
 
         session = Session(resolved.profile, screen.stage)
+        session.on_progress = screen.progress
         looked = session.look(media, start_s, end_s)
         report = session.ask(looked, question, screen.text, evidence=evidence)
     finally:
@@ -72,6 +73,7 @@ def ask(
     screen.report(replace(report, profile=resolved.chosen()))
 
 
+BAR = 30  # columns of the bar while weights load
 _STAGES = {
     "cache": "looking into the cache",
     "media": "reading the file",
@@ -92,6 +94,7 @@ class Screen:
         plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
         self._shows_stages = sys.stderr.isatty() and not plain and not quiet
         self._stage_shown = False
+        self._bar = -1  # cells of the bar that is shown
         self._line_open = False  # the answer has begun, and its last line has no end yet
 
     def say_where_settings_come_from(self, resolved: Resolved) -> None:
@@ -104,6 +107,13 @@ class Screen:
         if self._shows_stages and not self._line_open:
             self._stage_shown = True
             sys.stderr.write(f"\r\x1b[2K{_STAGES.get(name, name)} …")
+            sys.stderr.flush()
+
+    def progress(self, share: float) -> None:
+        """How much of a model's weights is loaded, 0 to 1: a bar behind the stage's name."""
+        if self._stage_shown and (now := int(share * BAR)) != self._bar:
+            self._bar = now
+            sys.stderr.write(f"\r\x1b[2K{_STAGES['load']} {'█' * now}{'░' * (BAR - now)} {share:.0%}")
             sys.stderr.flush()
 
     def text(self, piece: str) -> None:

@@ -118,6 +118,7 @@ def inspect(
             start_s=start_s,
             end_s=end_s,
             on_stage=screen.stage,
+            on_progress=screen.progress,
             chosen=resolved.chosen(),
         )
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -172,8 +172,17 @@ def checkpoint(entry: ModelCard) -> Path:
     return folder.sieve_base(entry.path, str((folder.trained_metadata(entry.path) or {}).get("base", "")))
 
 
-def load(name: str, device: torch.device, dtype: torch.dtype, quantize: str = "none") -> AVModel:
-    """The model on its device, its weights fetched if they are not cached. Raises UsageError or WeightsError."""
+def load(
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantize: str = "none",
+    on_progress: Callable[[float], None] | None = None,
+) -> AVModel:
+    """The model on its device, its weights fetched if they are not cached. Raises UsageError or WeightsError.
+
+    `on_progress`: called with the share of a large model's weights that was read, 0 to 1.
+    """
     entry = card(name)
     if entry.family == "qwen2.5-omni":
         if entry.notice:
@@ -181,7 +190,7 @@ def load(name: str, device: torch.device, dtype: torch.dtype, quantize: str = "n
         place = entry.path or hub.folder(entry.name)
         from epcli.models.qwen_omni.model import QwenOmni
 
-        return QwenOmni.open(place, entry.name, device, dtype, quantize)
+        return QwenOmni.open(place, entry.name, device, dtype, quantize, on_progress)
     if quantize != "none":
         raise UsageError(f"--quantize {quantize}: {name} is too small to be worth it; leave the flag out")
     from epcli.models.smol.model import ADAPTER, EpSmol

@@ -36,6 +36,7 @@ def inspect(
     start_s: float | None = None,
     end_s: float | None = None,
     on_stage: Callable[[str], None] | None = None,
+    on_progress: Callable[[float], None] | None = None,
     chosen: ProfileChoice | None = None,
 ) -> Inspection:
     """Ask each question on what each selector keeps. The file is decoded and encoded once, the model loaded once.
@@ -53,6 +54,7 @@ def inspect(
     profiles = [_with_selector(profile, name) for name in selectors] or [profile]
     planned = plan(media, profile, start_s=start_s, end_s=end_s)
     session = Session(profile, on_stage)
+    session.on_progress = on_progress
     opened = session.open(media, start_s, end_s)
     looked = session.encode(opened)
     asked: list[Answered] = []

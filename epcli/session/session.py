@@ -37,12 +37,12 @@ from epcli.session.selection import choose_selector
 from epcli.sieve.selectors import Tools, select
 
 
-def open_model(profile: Profile) -> AVModel:
-    """The profile's model, loaded on its device."""
+def open_model(profile: Profile, on_progress: Callable[[float], None] | None = None) -> AVModel:
+    """The profile's model, loaded on its device. `on_progress`: called with the share of the weights read, 0 to 1."""
     if profile.threads:
         torch.set_num_threads(profile.threads)
     device = choose_device(profile)
-    return catalog.load(profile.model, device, choose_dtype(profile, device), profile.quantize)
+    return catalog.load(profile.model, device, choose_dtype(profile, device), profile.quantize, on_progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +61,8 @@ class Session:
         looked = session.look("movie.mp4", start=60, end="1:30")
         print(session.ask(looked, "What plays?").answer)
     """
+
+    on_progress: Callable[[float], None] | None = None  # called while a model loads, with the share read, 0 to 1
 
     def __init__(
         self,
@@ -113,7 +115,7 @@ class Session:
         """The model; the first call loads it, and `meter` times that. Raises WeightsError."""
         if self._model is None:
             with (meter or Meter(self.device, self.on_stage)).stage("load"):
-                self._model = open_model(self.profile)
+                self._model = open_model(self.profile, self.on_progress)
         return self._model
 
     def using(self, profile: Profile) -> Session:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from epcli.errors import UsageError, WeightsError
 from epcli.models.costs import Omni
@@ -51,6 +51,14 @@ SPOKEN = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")  # chat markup
 _NEW_NAMES = (("model.language_model.", "model."), ("model.audio_tower.", "audio_tower."), ("model.visual.", "visual."))
 
 
+class Stored(NamedTuple):
+    """One tensor of a safetensors file, as its header has it."""
+
+    shape: tuple[int, ...]
+    dtype: str  # "BF16", "F32", ...
+    start: int  # its first byte in the file
+
+
 @dataclass(frozen=True)
 class Folder:
     """A checkpoint folder that passed every check."""
@@ -66,7 +74,7 @@ def look(path: Path) -> Folder:
     config = thinker_config(path)
     shape = _shape(path, config)
     files = weight_files(path)
-    tensors: dict[str, tuple[tuple[int, ...], str]] = {}
+    tensors: dict[str, Stored] = {}
     holders = []
     for file in files:
         about, found = read_header(file)
@@ -315,8 +323,8 @@ def weight_files(path: Path) -> list[Path]:
 _ONLY_SPEECH = "holds only the speech output (talker) of a Qwen2.5-Omni; fetch the files with the thinker too"
 
 
-def read_header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], str]]]:
-    """Metadata, and shape and number format by tensor name, of a safetensors file.
+def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
+    """Metadata, and tensors by name, of a safetensors file.
 
     Raises WeightsError for a file that is empty, cut off, or something else.
     """
@@ -336,7 +344,10 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, 
     try:
         header = json.loads(text)
         about = header.pop("__metadata__", {})
-        tensors = {key: (tuple(facts["shape"]), str(facts["dtype"])) for key, facts in header.items()}
+        tensors = {
+            key: Stored(tuple(facts["shape"]), str(facts["dtype"]), 8 + length + int(facts["data_offsets"][0]))
+            for key, facts in header.items()
+        }
         end = 8 + length + max((facts["data_offsets"][1] for facts in header.values()), default=0)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise WeightsError(f"{path}: is damaged, or no safetensors file; fetch it again") from error
@@ -448,17 +459,15 @@ _STACKS = {
 }
 
 
-def _check_tensors(
-    path: Path, config: Mapping[str, Any], found: dict[str, tuple[tuple[int, ...], str]], *, any_file: bool
-) -> None:
+def _check_tensors(path: Path, config: Mapping[str, Any], found: dict[str, Stored], *, any_file: bool) -> None:
     """Raises WeightsError unless the files hold exactly the tensors that config.json makes."""
     if not found:
         raise WeightsError(f"{path}: {_ONLY_SPEECH if any_file else 'holds no weights'}")
     wanted = expected(config)
-    strange = [key for key, (_, form) in found.items() if key.endswith(QUANTIZED) or form not in FLOATS]
+    strange = [key for key, facts in found.items() if key.endswith(QUANTIZED) or facts.dtype not in FLOATS]
     if strange and not strange[0].endswith(BUFFERS):
         raise WeightsError(
-            f"{path}: is already quantized ({strange[0]}, {found[strange[0]][1]}); "
+            f"{path}: is already quantized ({strange[0]}, {found[strange[0]].dtype}); "
             "use the original with --quantize nf4, which quantizes by itself"
         )
     missing = [key for key in wanted if key not in found]
@@ -474,9 +483,9 @@ def _check_tensors(
     if missing:
         raise WeightsError(f"{path}: the weights lack {missing[0]}; fetch the checkpoint again")
     for key, shape in wanted.items():
-        if found[key][0] != shape:
+        if found[key].shape != shape:
             raise WeightsError(
-                f"{path}: {key} is {_times(found[key][0])}, and config.json makes it {_times(shape)}; "
+                f"{path}: {key} is {_times(found[key].shape)}, and config.json makes it {_times(shape)}; "
                 "they are of different models: fetch the checkpoint again"
             )
     extra = next((key for key in found if key not in wanted and not key.endswith(BUFFERS)), None)

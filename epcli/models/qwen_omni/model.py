@@ -8,7 +8,7 @@ a base. Without a sieve the model is the plain one, with its own three-axis rota
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from epcli.config import Profile
 from epcli.errors import CapacityError, WeightsError
 from epcli.models import costs
 from epcli.models.layout import CHUNK_STEPS, AudioTokens, VideoTokens, interleave, join, text
-from epcli.models.qwen_omni import quantize
+from epcli.models.qwen_omni import quantize, reading
 from epcli.models.qwen_omni.folder import SIEVE, look, weight_files
 from epcli.models.qwen_omni.hub import UNUSED
 from epcli.models.qwen_omni.inputs import Inputs
+from epcli.models.qwen_omni.reading import watched
 from epcli.models.sieve_file import SieveFile
 from epcli.models.sieve_weights import build_sieve
 from epcli.records import (
@@ -68,7 +69,13 @@ class QwenOmni:
 
     @classmethod
     def open(
-        cls, folder: Path, name: str, device: torch.device, dtype: torch.dtype, quantization: str = "none"
+        cls,
+        folder: Path,
+        name: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        quantization: str = "none",
+        on_progress: Callable[[float], None] | None = None,
     ) -> QwenOmni:
         """A model that answers questions about clips: weights, tokenizer and preprocessors.
 
@@ -76,6 +83,7 @@ class QwenOmni:
             folder: a checkpoint folder, or a sieve file (sieve_file.py), whose base is then loaded too.
             name: for the report.
             quantization: "none", "nf4" or "int8", of the decoder's linear layers.
+            on_progress: called with the share of the weights that was read, 0 to 1.
 
         Raises:
             WeightsError: files missing, damaged or not fitting each other.
@@ -87,7 +95,14 @@ class QwenOmni:
             folder = file.base_folder()
         look(folder)
         inputs = Inputs(folder)  # before the weights, which take long
-        model = cls.load(folder, dtype=dtype, device=device, quantization=quantization, sieve_file=file)
+        model = cls.load(
+            folder,
+            dtype=dtype,
+            device=device,
+            quantization=quantization,
+            sieve_file=file,
+            on_progress=on_progress,
+        )
         model.name, model.inputs = name, inputs
         model.tokenizer, model.stop_ids = inputs.tokenizer, inputs.stop_ids
         return model
@@ -103,6 +118,7 @@ class QwenOmni:
         sieve: bool = True,
         quantization: str = "none",
         sieve_file: SieveFile | None = None,
+        on_progress: Callable[[float], None] | None = None,
     ) -> QwenOmni:
         """The weights of a checkpoint folder: `config.json` and safetensors files.
 
@@ -114,6 +130,7 @@ class QwenOmni:
             sieve: False leaves the checkpoint's sieve out, which gives the plain model.
             quantization: "none", "nf4" or "int8", of the decoder's linear layers.
             sieve_file: trained on top of this folder's model; takes the place of the checkpoint's sieve.
+            on_progress: called with the share of the weights that was read, 0 to 1.
 
         Raises:
             WeightsError: files missing or unreadable, or weights that do not fit the config.
@@ -124,7 +141,9 @@ class QwenOmni:
         placed = quantize.placement(config, torch.device(device), dtype, quantization)
         if sieve_file is not None:
             sieve_file.check_base(folder)
-        state = thinker_tensors(folder)
+        state = watched(
+            thinker_tensors(folder, mapped=quantization == "none"), on_progress, trims=quantization != "none"
+        )
         weights: dict[str, Tensor] = {}
         if sieve_file is not None:
             weights = sieve_file.whole_sieve(state)  # before the change: the refiner sits on the plain layers
@@ -155,6 +174,8 @@ class QwenOmni:
                 f"{folder}: the weights lack {wrong}, or it has another shape; fetch the checkpoint again"
             )
         thinker.eval()
+        if quantization != "none":
+            reading.trim()
         decoder = thinker.model.language_model
         if not weights:
             install(decoder, decoder.config.rope_parameters["mrope_section"])
@@ -337,13 +358,18 @@ def grid_chunks(steps: Tensor, cells: int) -> Tensor:
     return torch.cat(chunks)
 
 
-def thinker_tensors(folder: Path) -> dict[str, Any]:
+def thinker_tensors(folder: Path, *, mapped: bool = True) -> dict[str, Any]:
     """The thinker's tensors of a checkpoint by their published names, each read when it is needed.
+
+    `mapped`: through a memory map, whose pages stay with the process; else each into memory of its own.
 
     Whatever else the files hold (talker, token2wav, a sieve) is left out, and files without the thinker may be missing.
     Raises WeightsError.
     """
     found: dict[str, Any] = {}
+    if not mapped:
+        found = dict(reading.unmapped(list(look(folder).shards)))
+        return {key: part for key, part in found.items() if not key.startswith((*UNUSED, *SIEVE))}
     for path in weight_files(folder):
         try:
             file: Any = safe_open(path, "pt")  # stays open as long as a slice of it is held
