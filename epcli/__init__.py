@@ -101,9 +101,10 @@ def ask(
         WeightsError: the model's weights are missing or damaged.
         CapacityError: memory or the model's context is too small.
     """
-    from epcli.session.session import Session, check_question
+    from epcli.session.session import Session
+    from epcli.text import as_question
 
-    check_question(question)
+    question = as_question(question)
     with Session(profile, **settings) as session:
         return session.ask(session.look(media, start, end), question, on_text, evidence=evidence)
 

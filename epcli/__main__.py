@@ -14,11 +14,16 @@ from epcli.errors import EXIT_INTERRUPT
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
+        from epcli import streams
+
+        streams.prepare()
+
         from epcli.cli import main as run
 
         run()
     except KeyboardInterrupt:  # before the command line could say so, or after it had ended
-        print("ep: interrupted", file=sys.stderr)
+        if sys.stderr is not None:  # closed; print() would write to standard output
+            print("ep: interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPT)
     finally:
         # All is said and written: from here on Ctrl-C ends Python at once, with no traceback out of its closing down.

@@ -21,6 +21,7 @@ from epcli import hardware
 from epcli.errors import UsageError
 from epcli.records import ProfileChoice
 from epcli.sieve.selectors import SELECTORS, TRAINED, TRAINING_FREE
+from epcli.text import read_text, well_formed
 
 DEFAULT_PROFILE = "default"
 ENV_PREFIX = "EP_"
@@ -63,7 +64,7 @@ class Setting:
         elif isinstance(value, int | float):
             right = type(value) in self.types or float in self.types
             inside = self.low < value if self.over else self.low <= value
-            right = right and math.isfinite(value) and inside and value <= self.high
+            right = right and abs(value) <= _LARGEST and inside and value <= self.high
         else:
             right = isinstance(value, str) and str in self.types and bool(value.strip())
             right = right and (not self.choices or value in self.choices)
@@ -93,6 +94,7 @@ class Setting:
         return str in self.types and not self.choices
 
 
+_LARGEST = 2**53  # whole numbers up to here are exact as floats too, and in JSON
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -240,6 +242,9 @@ class Profile:
     def __post_init__(self) -> None:
         for name, setting in SETTINGS.items():
             object.__setattr__(self, name, setting.check(getattr(self, name), name))
+        if self.system is not None:
+            object.__setattr__(self, "system", well_formed(self.system))
+        hardware.check_threads(self.threads, "threads")
         _check_together(vars(self), {name: name for name in SETTINGS})
 
 
@@ -320,6 +325,7 @@ def resolve(
             if rival and value is not None and values[rival] is not None and rival not in layer:
                 values[rival], sources[rival] = DEFAULTS[rival], source
     _check_together(values, sources)
+    hardware.check_threads(values["threads"], sources["threads"])
     return Resolved(Profile(**values), sources, name, path, why, automatic=named is None)
 
 
@@ -415,18 +421,18 @@ def _from_file(path: Path, nested: bool = True) -> _Layer:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"{path}: cannot be read: {reason}") from error
+    except (OSError, ValueError):
+        pass  # reading it says what is wrong
+    text = read_text(path)
 
     import yaml  # 30 ms, and most runs have no file to read
 
     try:
         table = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2001-99-99
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2001-99-99
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or "it cannot be parsed"

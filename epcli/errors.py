@@ -42,3 +42,9 @@ class CapacityError(EpError):
     """The request needs more memory, or a longer context, than there is."""
 
     exit_code = 6
+
+
+def unexpected(error: Exception, debug: bool = False) -> str:
+    """The words for an error that nobody foresaw."""
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"unexpected {what}" + ("" if debug else " (run again with --debug for the traceback)")

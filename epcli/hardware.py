@@ -6,6 +6,7 @@ first question must not start a download of 18 GB. Otherwise the answer comes fr
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +14,20 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from epcli.errors import UsageError
+
 CPU, NEUTRAL = "cpu", "default"
+THREADS_PER_CPU = 4  # more than a CPU has; beyond that threads only wait for each other
 USABLE = 0.9  # of its nominal GB that a card must show; error correction takes some (a 16 GB T4 shows 15)
 ASK_S = 10  # a driver that has to wake up first takes seconds
+
+
+def check_threads(count: int | None, where: str) -> None:
+    """Raises UsageError, which `where` opens, for more threads than this machine could make use of."""
+    cpus = os.cpu_count() or 1
+    if count is not None and count > (most := THREADS_PER_CPU * cpus):
+        has = f"this machine has {cpus} CPU{'s' * (cpus != 1)}"
+        raise UsageError(f"{where}: {count} threads are too many; {has}, and {most} threads are the most")
 
 
 @dataclass(frozen=True)

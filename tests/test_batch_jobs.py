@@ -87,7 +87,7 @@ def test_questions_come_as_text_json_lines_or_tables(
     ("name", "content", "message"),
     [
         ("q.txt", b"# nothing\n", "there are no questions in it"),
-        ("q.txt", b"\xff\xfe", "it is not UTF-8 text"),
+        ("q.txt", b"\xff\xfeq\0", "is UTF-16 text; save it as UTF-8"),
         ("q.jsonl", b'{"question": "What?"}\n{"media": 1}\n', "line 2: .*question"),
         ("q.jsonl", b'{"question": "What?", "media": 1}\n', "line 1: media is not a path"),
         ("q.jsonl", b"What?\n", "line 1 is not JSON"),

@@ -16,12 +16,13 @@ from typing import Annotated, Any
 
 import typer
 
-from epcli import __version__
+from epcli import __version__, streams
 from epcli.cli import ask, batch, bench, cache, chat, doctor, eval, inspect, models, plan, profiles, train
 from epcli.cli.help import Command, Group
 from epcli.cli.options import DebugFlag
 from epcli.config import did_you_mean
-from epcli.errors import EXIT_INTERRUPT, EpError
+from epcli.errors import EXIT_INTERRUPT, EpError, unexpected
+from epcli.text import one_line
 
 # Every mistake of a command line that Typer finds: unknown flag or command, missing or surplus argument.
 _TyperUsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -125,9 +126,6 @@ def main() -> None:
     """The `ep` program: run the command line and exit with its code."""
     arguments = sys.argv[1:] or ["--help"]
     debug = "--debug" in arguments
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a file name that is not UTF-8 must not break the answer about it
-            stream.reconfigure(errors="backslashreplace")
     if not debug:
         _silence_libraries()
     try:
@@ -139,40 +137,38 @@ def main() -> None:
         code = _fail("interrupted", EXIT_INTERRUPT, debug)
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does. Nothing is wrong, and there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.drop_output()
         code = 1
     except EpError as error:
         code = _fail(f"error: {error}", error.exit_code, debug)
     except _TyperUsageError as error:
         code = _fail(f"error: {_sentence(error)}", 2, debug)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            code = _unexpected(error, debug)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = f"{error.filename or 'the output'}: no space left to write it"
+        elif error.errno == errno.EBADF and streams.without_output():
+            message = streams.CLOSED
         else:
-            code = _fail(f"error: {error.filename or 'the output'}: no space left to write it", 1, debug)
+            message = unexpected(error, debug)
+        if not error.filename:  # it was standard output
+            streams.drop_output()
+        code = _fail(f"error: {message}", 1, debug)
     except Exception as error:
-        code = _unexpected(error, debug)
+        code = _fail(f"error: {unexpected(error, debug)}", 1, debug)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _unexpected(error: Exception, debug: bool) -> int:
-    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    hint = "" if debug else " (run again with --debug for the traceback)"
-    return _fail(f"error: unexpected {what}{hint}", 1, debug)
 
 
 def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    line = "".join(letter if letter.isprintable() else " " for letter in message)  # a file may be named anything
-    print(f"ep: {line}", file=sys.stderr)
+    print(f"ep: {one_line(message)}", file=sys.stderr)  # a file may be named anything
     return code
 
 
 def _sentence(error: Any) -> str:
     """Typer's own message as one line, with where to read on."""
     if possible := getattr(error, "possibilities", None):
-        message = error.message + did_you_mean(error.option_name, possible)
+        message = error.message.rstrip(".") + did_you_mean(error.option_name, possible)
     else:
         message = error.format_message().rstrip(".")
     page = error.ctx.command_path if error.ctx else "ep"

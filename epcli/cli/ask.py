@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
+from epcli import streams
 from epcli.cli.options import (
     OUTPUT,
     DebugFlag,
@@ -20,7 +21,7 @@ from epcli.cli.options import (
     time_range,
 )
 from epcli.config import PROJECT_FILE, Resolved
-from epcli.errors import UsageError
+from epcli.text import as_question, visible
 
 if TYPE_CHECKING:
     from epcli.records import Report
@@ -45,13 +46,10 @@ def ask(
 
     The answer goes to standard output as it grows; what it took follows on standard error.
     """
-    if question == "-":
-        question = sys.stdin.read()
-    question = question.strip()
-    if not question:
-        raise UsageError("the question is empty: say what you want to know about the file")
+    question = as_question(streams.read_input() if question == "-" else question)
     start_s, end_s = time_range(start, end)
 
+    streams.check_output()
     # What would be refused anyway is refused before the model libraries take their seconds to load.
     from epcli.media.probe import check_file
     from epcli.models import catalog
@@ -121,7 +119,7 @@ class Screen:
             return
         self._clear_stage()
         self._line_open = True
-        sys.stdout.write(piece)
+        sys.stdout.write(visible(piece))
         sys.stdout.flush()
 
     def close(self) -> None:

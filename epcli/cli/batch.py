@@ -18,6 +18,7 @@ from epcli.cli.options import (
     DebugFlag,
     EndFlag,
     StartFlag,
+    a_path,
     argument,
     option,
     settings,
@@ -25,6 +26,7 @@ from epcli.cli.options import (
 )
 from epcli.config import Profile, Resolved
 from epcli.errors import EXIT_PARTIAL, EpError, UsageError
+from epcli.text import as_question, one_line, visible, visible_json
 
 if TYPE_CHECKING:
     from epcli.batch.jobs import FileJobs
@@ -113,7 +115,8 @@ class Machines:
 @settings("look", "answer", "tokens", "machine")
 def batch(
     media: Annotated[
-        list[Path] | None, argument("Folders to search, or files; none if the questions name them.", "FOLDER...")
+        list[Path] | None,
+        argument("Folders to search, or files; none if the questions name them.", "FOLDER...", parser=a_path),
     ] = None,
     *,
     question: Annotated[
@@ -122,7 +125,9 @@ def batch(
     ] = None,
     questions: Annotated[
         Path | None,
-        option("A file of questions: a line each, or JSONL or CSV with question and media.", "FILE", ASKING),
+        option(
+            "A file of questions: a line each, or JSONL or CSV with question and media.", "FILE", ASKING, parser=a_path
+        ),
     ] = None,
     files: Files,
     start: StartFlag = None,
@@ -130,9 +135,9 @@ def batch(
     resolved: Resolved,
     running: Running,
     machines: Machines,
-    out: Annotated[Path, option("Rows go here: .jsonl, .csv or .parquet.", "FILE", OUTPUT, "--out", "-o")] = Path(
-        "results.jsonl"
-    ),
+    out: Annotated[
+        Path, option("Rows go here: .jsonl, .csv or .parquet.", "FILE", OUTPUT, "--out", "-o", parser=a_path)
+    ] = Path("results.jsonl"),
     json: Annotated[bool, option("Print what was done as one JSON object.", "", OUTPUT, "--json")] = False,
     quiet: Annotated[bool, option("Say nothing but errors.", "", OUTPUT, "--quiet", "-q")] = False,
     debug: DebugFlag = False,
@@ -155,9 +160,7 @@ def batch(
 
     catalog.card(profile.model)
     places = media or []
-    asked = [Question(each.strip()) for each in question or []]
-    if not all(each.text for each in asked):
-        raise UsageError("-Q: the question is empty: say what you want to know about the files")
+    asked = [Question(as_question(each, "-Q: the question")) for each in question or []]
     base = places[0] if places and places[0].is_dir() else None
     asked += read_questions(questions, media=base, search=False).questions if questions else []
     if not asked:
@@ -353,7 +356,7 @@ class _Screen:
         )
 
     def _say(self, line: str) -> None:
-        line = "".join(letter if letter.isprintable() else " " for letter in line)  # a file may be named anything
+        line = one_line(line)  # a file may be named anything
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -376,7 +379,7 @@ class _Screen:
         if tally.pending:
             parts.append(f"{tally.pending} left")
         speed = f" in {format_time(tally.seconds)}" + (f", {_rate(now, tally.seconds)}" if now > 1 else "")
-        print(f"ep: {', '.join(parts)}{speed}: {work.output.path}", file=sys.stderr)
+        print(f"ep: {', '.join(parts)}{speed}: {one_line(str(work.output.path))}", file=sys.stderr)
         if tally.failed:
             print(f"ep: {tally.failed} failed in all; --retry-failed asks them again", file=sys.stderr)
 
@@ -397,9 +400,9 @@ class _Screen:
         if self._json:
             from json import dumps
 
-            print(dumps(made.to_dict(), indent=2, ensure_ascii=False))
+            print(visible_json(dumps(made.to_dict(), indent=2, ensure_ascii=False)))
             return
-        print("\n".join(_describe(made)))
+        print(visible("\n".join(_describe(made))))
 
 
 def _describe(made: Any) -> Iterator[str]:

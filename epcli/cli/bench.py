@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from epcli.cli.options import DebugFlag, JsonFlag, argument, given, option, settings
+from epcli.cli.options import DebugFlag, JsonFlag, a_path, argument, given, option, settings
 from epcli.config import Resolved
 from epcli.errors import UsageError
 
@@ -18,7 +18,9 @@ AV_TOKENS = 2048  # of a shape: 13 seconds of film
 
 @settings("look", "model", "device", "dtype", "quantize", "threads")
 def bench(
-    media: Annotated[list[Path] | None, argument("Files to ask a model about; none with --shape.", "MEDIA...")] = None,
+    media: Annotated[
+        list[Path] | None, argument("Files to ask a model about; none with --shape.", "MEDIA...", parser=a_path)
+    ] = None,
     *,
     keeps: Annotated[
         str,

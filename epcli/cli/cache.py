@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from epcli.cli.help import Command, Group
-from epcli.cli.options import DebugFlag, argument, option
+from epcli.cli.options import DebugFlag, a_path, argument, option
 from epcli.config import resolve
 from epcli.errors import UsageError
 from epcli.report.units import ago, parse_age, parse_size, size
+from epcli.text import one_line
 
 if TYPE_CHECKING:
     from epcli.session.cache import Entry, FeatureCache
@@ -38,7 +39,7 @@ def ls(json: JsonFlag = False, debug: DebugFlag = False) -> None:
     for entry in entries:
         start, end = entry.range_s
         part = f"{format_time(start)}–{format_time(end)}" if end > start else "picture"
-        rows.append((size(entry.size_bytes), ago(entry.used), entry.model, part, _printable(Path(entry.media).name)))
+        rows.append((size(entry.size_bytes), ago(entry.used), entry.model, part, one_line(Path(entry.media).name)))
     if len(rows) > 1:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for first, *others in rows:
@@ -109,7 +110,7 @@ def prune(
 def clear(
     media: Annotated[
         list[Path] | None,
-        argument("Only what was made of these files.", "MEDIA..."),
+        argument("Only what was made of these files.", "MEDIA...", parser=a_path),
     ] = None,
     dry_run: DryRun = False,
     debug: DebugFlag = False,
@@ -129,9 +130,7 @@ def clear(
 
     gone = store.prune(limit_bytes=2**63, chosen=of_them, dry_run=dry_run)
     if not gone:
-        raise UsageError(
-            f"nothing is stored of {', '.join(_printable(path.name) for path in media)}; see `ep cache ls`"
-        )
+        raise UsageError(f"nothing is stored of {', '.join(one_line(path.name) for path in media)}; see `ep cache ls`")
     _tell(gone, dry_run)
 
 
@@ -155,17 +154,13 @@ def _parsed(flag: str, parse: Any, text: str) -> Any:
 
 def _tell(gone: list[Entry], dry_run: bool) -> None:
     for entry in gone:
-        typer.echo(f"{_printable(Path(entry.media).name)}  {size(entry.size_bytes)}")
+        typer.echo(f"{one_line(Path(entry.media).name)}  {size(entry.size_bytes)}")
     typer.echo(f"{_count(gone)} {'would be ' if dry_run else ''}removed", err=True)
 
 
 def _count(entries: list[Entry]) -> str:
     total = size(sum(entry.size_bytes for entry in entries))
     return f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, {total}"
-
-
-def _printable(name: str) -> str:
-    return name if name.isprintable() else repr(name)
 
 
 def _print_json(body: Any) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from epcli import streams
 from epcli.cli.ask import Screen
 from epcli.cli.options import (
     ANSWER,
@@ -23,7 +25,8 @@ from epcli.cli.options import (
     time_range,
 )
 from epcli.config import Resolved, state_home
-from epcli.errors import EXIT_PARTIAL, EpError
+from epcli.errors import EXIT_PARTIAL, EpError, unexpected
+from epcli.text import as_question, one_line, visible, visible_json, well_formed
 
 if TYPE_CHECKING:
     from epcli.records import Report
@@ -47,6 +50,7 @@ def chat(
     On a terminal, /help lists what else can be typed. From a pipe or file, each line is a question.
     """
     start_s, end_s = time_range(start, end)
+    streams.check_output()
 
     from epcli.media.probe import check_file
     from epcli.models import catalog
@@ -68,8 +72,8 @@ def chat(
         screen.close()
     typed = sys.stdin.isatty() and sys.stderr.isatty()
     if not quiet and typed:
-        print(f" {talk.about()} · {resolved.profile.model} · /help for more", file=sys.stderr)
-    failed = _Talk(talk, screen, quiet=quiet, json=json, typed=typed).run()
+        print(f" {one_line(talk.about())} · {resolved.profile.model} · /help for more", file=sys.stderr)
+    failed = _Talk(talk, screen, quiet=quiet, json=json, typed=typed, debug=debug).run()
     if failed and not typed:
         raise typer.Exit(EXIT_PARTIAL)
 
@@ -77,9 +81,11 @@ def chat(
 class _Talk:
     """The loop of lines and answers."""
 
-    def __init__(self, talk: Chat, screen: Screen, *, quiet: bool, json: bool, typed: bool) -> None:
+    def __init__(
+        self, talk: Chat, screen: Screen, *, quiet: bool, json: bool, typed: bool, debug: bool = False
+    ) -> None:
         self._talk, self._screen = talk, screen
-        self._quiet, self._json, self._typed = quiet, json, typed
+        self._quiet, self._json, self._typed, self._debug = quiet, json, typed, debug
         self._told: set[str] = set()  # warnings, once each
 
     def run(self) -> int:
@@ -90,21 +96,31 @@ class _Talk:
         for line in _typed_lines() if self._typed else _piped_lines():
             try:
                 if line.startswith("/"):
-                    self._note(self._talk.command(line))
+                    self._note(self._talk.command(as_question(line, "the line")))
                 else:
                     self._answer(line)
             except Quit:
                 break
             except EpError as error:
                 failed += 1
-                self._screen.close()
-                print(f"ep: error: {error}", file=sys.stderr)
+                self._fail(str(error))
+            except OSError:  # standard output is gone
+                raise
+            except Exception as error:  # one question must not end the conversation
+                if self._debug:
+                    traceback.print_exc()
+                failed += 1
+                self._fail(unexpected(error, self._debug))
             except KeyboardInterrupt:
                 self._screen.close()
                 if not self._typed:
                     raise
                 self._note("stopped")
         return failed
+
+    def _fail(self, message: str) -> None:
+        self._screen.close()
+        print(f"ep: error: {one_line(message)}", file=sys.stderr)
 
     def _answer(self, question: str) -> None:
         try:
@@ -114,20 +130,20 @@ class _Talk:
         if self._json:
             from json import dumps
 
-            print(dumps(report.to_dict(), ensure_ascii=False, allow_nan=False), flush=True)
+            print(visible_json(dumps(report.to_dict(), ensure_ascii=False, allow_nan=False)), flush=True)
         if self._quiet or self._json:
             return
         for text in (*report.warnings, *notes):
             if text not in self._told:
                 self._told.add(text)
-                print(f"ep: warning: {' '.join(text.splitlines())}", file=sys.stderr)
+                print(f"ep: warning: {one_line(text)}", file=sys.stderr)
         if self._typed:
             self._note(_figures(report))
 
     def _note(self, text: str) -> None:
         if text and not self._quiet:
             dim = self._typed and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-            for line in text.splitlines():
+            for line in visible(text).split("\n"):
                 print(f"\x1b[2m {line}\x1b[0m" if dim else f" {line}", file=sys.stderr)
 
 
@@ -140,8 +156,8 @@ def _figures(report: Report) -> str:
 
 
 def _piped_lines() -> Iterator[str]:
-    for line in sys.stdin:
-        if text := line.strip():
+    for line in streams.input_lines():
+        if text := line.lstrip("\ufeff").strip():
             yield text
 
 
@@ -152,6 +168,10 @@ def _typed_lines() -> Iterator[str]:
     from prompt_toolkit.history import FileHistory, InMemoryHistory
     from prompt_toolkit.output import create_output
 
+    class _History(FileHistory):
+        def store_string(self, string: str) -> None:
+            super().store_string(well_formed(string))  # it is written as UTF-8
+
     from epcli.session.chat import ASKED
 
     kept = state_home() / "chat_history"
@@ -159,7 +179,7 @@ def _typed_lines() -> Iterator[str]:
     with suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(kept, os.O_CREAT | os.O_RDWR, 0o600))  # what was asked is nobody else's business
-        history = FileHistory(str(kept))
+        history = _History(str(kept))
     words = ("range", "history", "evidence", "inspect", "help", "quit", *(name.replace("_", "-") for name in ASKED))
     prompt: PromptSession[str] = PromptSession(
         history=history,
@@ -169,7 +189,7 @@ def _typed_lines() -> Iterator[str]:
     )
     while True:
         try:
-            line = prompt.prompt("> ").strip()
+            line = well_formed(prompt.prompt("> ")).strip()
         except EOFError:
             return
         except KeyboardInterrupt:  # throws the line away, as shells do

@@ -17,6 +17,7 @@ from epcli import config
 from epcli.cli.options import DebugFlag
 from epcli.errors import EpError
 from epcli.report.units import size
+from epcli.text import one_line
 
 if TYPE_CHECKING:
     from epcli.models.catalog import ModelCard
@@ -48,7 +49,7 @@ def doctor(debug: DebugFlag = False) -> None:
         for finding in _examine(check):
             problems += not finding.fine
             mark = "ok     " if finding.fine else "problem"
-            typer.echo(f"{mark}  {finding.what}" + (f"; {finding.advice}" if finding.advice else ""))
+            typer.echo(one_line(f"{mark}  {finding.what}" + (f"; {finding.advice}" if finding.advice else "")))
     if problems:
         raise typer.Exit(1)
 

@@ -8,14 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from epcli.cli.options import OUTPUT, DebugFlag, JsonFlag, argument, option, settings
+from epcli.cli.options import OUTPUT, DebugFlag, JsonFlag, a_path, argument, option, settings
 from epcli.config import Resolved
 from epcli.errors import EXIT_PARTIAL
+from epcli.text import one_line, visible
 
 
 @settings("look", "answer", "tokens", "machine")
 def evaluate(
-    questions: Annotated[Path, argument("File of questions, or the folder of a published set.", "SET")],
+    questions: Annotated[Path, argument("File of questions, or the folder of a published set.", "SET", parser=a_path)],
     *,
     limit: Annotated[int | None, option("Ask only the first so many.", "COUNT", min=1, show_default="all")] = None,
     format: Annotated[
@@ -26,16 +27,21 @@ def evaluate(
             show_default="found out",
         ),
     ] = None,
-    media: Annotated[Path | None, option("Where the media of a benchmark are, if not in SET.", "FOLDER")] = None,
+    media: Annotated[
+        Path | None, option("Where the media of a benchmark are, if not in SET.", "FOLDER", parser=a_path)
+    ] = None,
     out: Annotated[
         Path | None,
         option(
             "Write a line of JSONL for each question here; run again to go on where it stopped.",
             "FILE",
             OUTPUT,
+            parser=a_path,
         ),
     ] = None,
-    summary: Annotated[Path | None, option("Write the table here, as Markdown (.md) or .csv.", "FILE", OUTPUT)] = None,
+    summary: Annotated[
+        Path | None, option("Write the table here, as Markdown (.md) or .csv.", "FILE", OUTPUT, parser=a_path)
+    ] = None,
     blind: Annotated[
         bool, option("Ask about another file each: what can be guessed without the clip.", "", "", "--blind")
     ] = False,
@@ -65,7 +71,8 @@ def evaluate(
     def progress(row: dict[str, Any], done: int) -> None:
         clear = "\r\x1b[2K" if live else ""
         if "error" in row:
-            print(f"{clear}ep: question {row['key']}: {row['error']}", file=sys.stderr)
+            message = one_line(f"ep: question {row['key']}: {row['error']}")
+            print(clear + message, file=sys.stderr)
         if live:
             print(f"{clear}{done} of {total}", end="", file=sys.stderr, flush=True)
 
@@ -109,6 +116,6 @@ def _print(title: str, result: dict[str, Any], constant: float) -> None:
     shares = ", ".join(
         f"{percent(share)} of {kind}" for kind, share in result["kept_share"].items() if share is not None
     )
-    print(f"{title} · kept: {shares or '-'}")
+    print(f"{visible(title)} · kept: {shares or '-'}")
     if result["failed"]:
         print(f"{result['failed']} failed and are in no figure above", file=sys.stderr)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from epcli import streams
 from epcli.cli.ask import Screen
 from epcli.cli.options import (
     OUTPUT,
@@ -16,6 +17,7 @@ from epcli.cli.options import (
     MediaArgument,
     Shown,
     StartFlag,
+    a_path,
     argument,
     given,
     option,
@@ -26,6 +28,7 @@ from epcli.config import Resolved
 from epcli.errors import UsageError
 from epcli.files import check_output, whole
 from epcli.report.units import size
+from epcli.text import as_question, one_line
 
 if TYPE_CHECKING:
     from epcli.records import Inspection
@@ -59,14 +62,17 @@ def inspect(
     ] = False,
     html: Annotated[
         Path | None,
-        option("Write one self-contained page here: frames, sound and every keep share.", "FILE", OUTPUT),
+        option(
+            "Write one self-contained page here: frames, sound and every keep share.", "FILE", OUTPUT, parser=a_path
+        ),
     ] = None,
     no_media: Annotated[bool, option("Leave pictures and sound out of the page.", "", OUTPUT, "--no-media")] = False,
     png: Annotated[
-        Path | None, option("Write a contact sheet of the frames with what was kept.", "FILE", OUTPUT)
+        Path | None, option("Write a contact sheet of the frames with what was kept.", "FILE", OUTPUT, parser=a_path)
     ] = None,
     film: Annotated[
-        Path | None, option("Write the clip with what was dropped dimmed, as MP4.", "FILE", OUTPUT, "--video")
+        Path | None,
+        option("Write the clip with what was dropped dimmed, as MP4.", "FILE", OUTPUT, "--video", parser=a_path),
     ] = None,
     json: Annotated[bool, option("Print one JSON object with each kept token.", "", OUTPUT, "--json")] = False,
     quiet: Annotated[bool, option("Print nothing; for --html, --png, --video.", "", OUTPUT, "--quiet", "-q")] = False,
@@ -77,9 +83,7 @@ def inspect(
     Asks the question as `ep ask` does: without --keep, a model with a trained sieve reads a fifth of the tokens, 160
     at least, and any other reads all.
     """
-    questions = [question.strip() for question in questions or []]
-    if not all(questions):
-        raise UsageError("a question is empty: say what you want to know about the file")
+    questions = [as_question(question) for question in questions or []]
     start_s, end_s = time_range(start, end)
     if compare is not None and "--selector" in given(resolved):
         raise UsageError("--compare and --selector both name selectors: give one of them")
@@ -105,6 +109,8 @@ def inspect(
     if film is not None and probe(media).is_image:
         raise UsageError(f"--video: {media.name} is a still picture; --png shows what was kept of it")
 
+    if not quiet:
+        streams.check_output()
     screen = Screen(quiet=quiet, json=json)
     screen.say_where_settings_come_from(resolved)
     try:
@@ -176,4 +182,4 @@ def _write_film(found: Inspection, path: Path, screen: Screen, video_track: int 
 
 
 def _wrote(path: Path) -> None:
-    print(f"ep: wrote {path} ({size(path.stat().st_size)})", file=sys.stderr)
+    print(f"ep: wrote {one_line(str(path))} ({size(path.stat().st_size)})", file=sys.stderr)

@@ -11,6 +11,7 @@ import typer
 from epcli.cli.help import Command, Group
 from epcli.cli.options import DebugFlag, argument
 from epcli.report.units import size
+from epcli.text import one_line
 
 app = typer.Typer(cls=Group, rich_markup_mode=None, help="Models: what there is, and their weights on this machine.")
 
@@ -51,7 +52,7 @@ def show(name: ModelName, debug: DebugFlag = False) -> None:
     }
     width = max(map(len, facts))
     for key, value in facts.items():
-        typer.echo(f"{key:{width}}  {value}")
+        typer.echo(one_line(f"{key:{width}}  {value}"))
 
 
 @app.command(cls=Command)
@@ -61,7 +62,7 @@ def pull(name: ModelName, debug: DebugFlag = False) -> None:
 
     catalog.card(name)
     catalog.pull(name)
-    typer.echo(f"{name} is {catalog.status(name)}: {catalog.location(name)}", err=True)
+    typer.echo(one_line(f"{name} is {catalog.status(name)}: {catalog.location(name)}"), err=True)
 
 
 @app.command(cls=Command)

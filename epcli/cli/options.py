@@ -25,12 +25,19 @@ def option(help: str, metavar: str = "", panel: str = "", *names: str, **more: A
     return typer.Option(*names, help=help, metavar=metavar or None, rich_help_panel=panel or None, **more)
 
 
-def argument(help: str, metavar: str, show_default: str | bool = True) -> Any:
+def argument(help: str, metavar: str, show_default: str | bool = True, **more: Any) -> Any:
     """A word of the command line that is no flag; `show_default` as of `option`."""
-    return typer.Argument(help=help, metavar=metavar, show_default=show_default)
+    return typer.Argument(help=help, metavar=metavar, show_default=show_default, **more)
 
 
-MediaArgument = Annotated[Path, argument("Video, sound or picture file.", "MEDIA")]
+def a_path(text: str) -> Path:
+    """The `parser` of every path. An empty one, as of a shell variable that is not set, is not the working folder."""
+    if not text:
+        raise typer.BadParameter("the path is empty")
+    return Path(text)
+
+
+MediaArgument = Annotated[Path, argument("Video, sound or picture file.", "MEDIA", parser=a_path)]
 # main() looks for --debug among the arguments itself: an error can come before any command has run.
 DebugFlag = Annotated[bool, option("Show the traceback of an error, and what libraries warn about.", "", "", "--debug")]
 JsonFlag = Annotated[bool, option("Print one JSON object and nothing else.", "", OUTPUT, "--json")]

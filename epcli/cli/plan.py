@@ -19,6 +19,7 @@ from epcli.cli.options import (
     time_range,
 )
 from epcli.config import Resolved
+from epcli.text import visible
 
 if TYPE_CHECKING:
     from epcli.session.plan import Plan
@@ -62,7 +63,7 @@ def plan(
         end_s=end_s,
         memory_bytes=None if memory is None else round(memory * 1e9),
     )
-    typer.echo(to_json(made) if json else describe(made))
+    typer.echo(to_json(made) if json else visible(describe(made)))
 
 
 def describe(made: Plan) -> str:

@@ -16,6 +16,7 @@ from epcli import config
 from epcli.cli.help import Command, Group
 from epcli.cli.options import DebugFlag, argument
 from epcli.errors import UsageError
+from epcli.text import one_line, visible_json
 
 app = typer.Typer(cls=Group, rich_markup_mode=None, help="Settings: what there is, and where each comes from.")
 
@@ -95,7 +96,7 @@ def _source(source: str, resolved: config.Resolved) -> str:
 
 
 def _short(path: Path) -> str:
-    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
+    return one_line(f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path))
 
 
 def _yaml(value: Any) -> str:
@@ -103,4 +104,4 @@ def _yaml(value: Any) -> str:
     import yaml
 
     plain = isinstance(value, str) and value.replace("-", "").replace(".", "").isalnum()
-    return value if plain and yaml.safe_load(value) == value else json.dumps(value, ensure_ascii=False)
+    return value if plain and yaml.safe_load(value) == value else visible_json(json.dumps(value, ensure_ascii=False))

@@ -21,6 +21,7 @@ from epcli.config import Profile
 from epcli.errors import EpError, UsageError
 from epcli.questions.record import Question, by_files
 from epcli.questions.sets import QuestionSet
+from epcli.text import visible_json
 
 SCHEMA = 1
 # What an answer depends on, of the settings. Where and how fast it is computed (device, threads) is left out.
@@ -114,7 +115,7 @@ def _check(path: Path, row: Any, run: Run) -> None:
 
 
 def _line(row: Row) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return visible_json(json.dumps(row, ensure_ascii=False)) + "\n"
 
 
 def score(

@@ -81,7 +81,8 @@ class Deadline:
 
 def name(path: Path) -> str:
     """The file's name for a one-line message, whatever characters it holds."""
-    return path.name if path.name.isprintable() else repr(path.name)
+    label = path.name or str(path)  # "." and "/" have no name
+    return label if label.isprintable() else repr(label)
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import csv
+import io
 import json
+import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from epcli.errors import UsageError
+from epcli.text import read_text
 
 MEDIA_ENDINGS = (".mp4", ".MP4", ".mkv", ".webm", ".mov", ".avi", ".m4a", ".mp3", ".wav", ".flac", ".png", ".jpg")
 
@@ -35,29 +38,21 @@ def read_rows(path: Path) -> list[Row]:
     kind = path.suffix.lower()
     if kind == ".parquet":
         return [Row(row, f"row {number}") for number, row in enumerate(_read_parquet(path), 1)]
-    text = _read_text(path)
+    text = read_text(path)
     if kind in (".jsonl", ".ndjson"):
         return [_record(path, line, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if kind == ".json":
         return _read_json(path, text)
     if kind in (".csv", ".tsv"):
         return _read_table(path, text, "\t" if kind == ".tsv" else ",")
-    lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1))
+    lines = ((number, line.strip()) for number, line in enumerate(re.split("\r\n|\r|\n", text), 1))
     return [Row({"question": line}, f"line {number}") for number, line in lines if line and not line.startswith("#")]
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UsageError(f"{path}: cannot be read: {reason}") from None
 
 
 def _read_json(path: Path, text: str) -> list[Row]:
     try:
         whole = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path.name}: is not JSON: {error}") from None
     if isinstance(whole, dict):
         whole = [{"_id": key, **value} for key, value in whole.items() if isinstance(value, dict)]
@@ -67,16 +62,19 @@ def _read_json(path: Path, text: str) -> list[Row]:
 
 
 def _read_table(path: Path, text: str, delimiter: str) -> list[Row]:
-    table = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
-    if "question" not in (table.fieldnames or ()):
-        raise UsageError(f"{path.name}: the first line must name the columns, and one of them is question")
-    return [Row({key: cell for key, cell in row.items() if cell}, f"line {table.line_num}") for row in table]
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        if "question" not in (table.fieldnames or ()):
+            raise UsageError(f"{path.name}: the first line must name the columns, and one of them is question")
+        return [Row({key: cell for key, cell in row.items() if cell}, f"line {table.line_num}") for row in table]
+    except csv.Error as error:
+        raise UsageError(f"{path.name}: line {table.line_num + 1} is not CSV: {error}") from None
 
 
 def _record(path: Path, line: str, number: int) -> Row:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path.name}: line {number} is not JSON: {error}") from None
     if not isinstance(row, dict):
         raise UsageError(f'{path.name}: line {number} is not an object; write {{"media": …, "question": …}}')

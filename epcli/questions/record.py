@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from epcli.records import Modality
+from epcli.text import well_formed
 
 if TYPE_CHECKING:
     from epcli.session.clips import EncodedClip
@@ -126,6 +127,10 @@ class Question:
     needs: str = ""  # "sound", "picture" or "both", where the set says it
     evidence: tuple[Evidence, ...] | None = None  # None: not known
     problem: str = ""  # why it cannot be asked; it then counts as failed
+
+    def __post_init__(self) -> None:
+        for name in ("text", "key", "answer", "type", "cluster"):  # JSON may hold half a character
+            object.__setattr__(self, name, well_formed(getattr(self, name)))
 
     @property
     def files(self) -> tuple[Path, Path | None]:

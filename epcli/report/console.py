@@ -14,6 +14,7 @@ from rich.text import Text
 from epcli.media.timecode import format_time
 from epcli.records import Report
 from epcli.report.units import size
+from epcli.text import visible
 
 STYLES = {"video": "cyan", "audio": "yellow"}
 
@@ -26,11 +27,6 @@ def print_report(report: Report, console: Console | None = None) -> None:
         line = visible(" ".join(warning.splitlines()))
         console.print(Text.assemble(("ep: warning: ", "yellow"), line), soft_wrap=True)
     console.print(render(report))
-
-
-def visible(text: str) -> str:
-    """Text without what could steer a terminal: a file may be called anything, and a model may say anything."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
 
 
 def _stderr() -> Console:

@@ -14,9 +14,10 @@ from rich.text import Text
 from epcli.media.timecode import format_time
 from epcli.records import Inspection, InspectionRun
 from epcli.report import figures
-from epcli.report.console import STYLES, evidence_lines, visible
+from epcli.report.console import STYLES, evidence_lines
 from epcli.report.console import render as render_report
 from epcli.report.units import size
+from epcli.text import visible
 
 BARS = " ▁▂▃▄▅▆▇█"
 ASCII_BARS = " .:-=+*%#"

@@ -7,6 +7,7 @@ from typing import Any
 
 from epcli.records import Inspection, InspectionRun, MediaTokens, Modality
 from epcli.report.figures import streams
+from epcli.text import visible_json
 
 SCHEMA = 1
 
@@ -21,7 +22,7 @@ def to_json(inspection: Inspection) -> str:
     for number, tokens in enumerate(rows):
         lines = ",\n".join(" " * 8 + json.dumps(token, ensure_ascii=False, allow_nan=False) for token in tokens)
         text = text.replace(f'"\\u0000{number}"', f"[\n{lines}\n      ]" if tokens else "[]", 1)
-    return text
+    return visible_json(text)
 
 
 def to_dict(inspection: Inspection) -> dict[str, Any]:

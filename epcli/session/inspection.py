@@ -17,8 +17,9 @@ from epcli.records import SAMPLE_RATE, Clip, Inspection, InspectionRun, MediaTok
 from epcli.session.clips import EncodedClip
 from epcli.session.moments import media_tokens
 from epcli.session.plan import Plan, plan
-from epcli.session.session import Answered, Session, check_question
+from epcli.session.session import Answered, Session
 from epcli.sieve.selectors import SELECTORS
+from epcli.text import as_question
 
 QUESTION = "What happens in this clip?"  # asked where none is given: what is kept depends on a question
 COLUMNS = 1600  # of the waveform and the spectrogram at most
@@ -45,9 +46,7 @@ def inspect(
 
     Raises EpError: UsageError, MediaError, WeightsError, CapacityError.
     """
-    questions = list(questions) or [QUESTION]
-    for question in questions:
-        check_question(question)
+    questions = [as_question(each) for each in questions] or [QUESTION]
     for name in selectors:
         if name not in SELECTORS:
             raise UsageError(f"no selector named {name!r}; there are: {', '.join(SELECTORS)}")

@@ -24,6 +24,7 @@ from epcli.models import catalog, costs
 from epcli.models.costs import Omni
 from epcli.models.qwen_omni.folder import look
 from epcli.records import REFINER_DEPTH, SAMPLE_RATE, MediaInfo
+from epcli.text import visible_json
 
 PLAN_SCHEMA = 1
 TEXT_TOKENS = 64  # chat markup and a question of a line or two
@@ -314,4 +315,4 @@ def _free(device: str, memory_bytes: int | None) -> tuple[int | None, str]:
 
 def to_json(made: Plan) -> str:
     """One JSON object, indented."""
-    return json.dumps(made.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+    return visible_json(json.dumps(made.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))

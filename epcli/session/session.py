@@ -25,7 +25,7 @@ from epcli.media.read import read
 from epcli.media.timecode import parse_time
 from epcli.models import catalog
 from epcli.models.family import AVModel
-from epcli.records import STAGES, Clip, Features, KeptStream, Report, Sampling, Turn
+from epcli.records import STAGES, Clip, Features, KeptStream, Modality, Report, Sampling, Turn
 from epcli.session import generate
 from epcli.session.cache import FeatureCache, FeatureKey
 from epcli.session.clips import EncodedClip, OpenedClip, pair
@@ -35,6 +35,7 @@ from epcli.session.meter import Meter
 from epcli.session.reporting import Measured, build_report
 from epcli.session.selection import choose_selector
 from epcli.sieve.selectors import Tools, select
+from epcli.text import as_question
 
 
 def open_model(profile: Profile, on_progress: Callable[[float], None] | None = None) -> AVModel:
@@ -245,7 +246,7 @@ class Session:
         self, looked: EncodedClip, question: str, history: Sequence[Turn] = (), *, evidence: bool = False
     ) -> AnswerStream:
         """`ask`, with the answer as an iterator over its pieces. Errors are raised while it is read."""
-        check_question(question)
+        question = as_question(question)
         return AnswerStream(self._steps(looked, question, history, evidence))
 
     def run(
@@ -258,7 +259,7 @@ class Session:
         with_evidence: bool = True,
     ) -> Answered:
         """`ask`, and what was kept. `with_evidence`: also find what carried the answer, in a stage of its own."""
-        check_question(question)
+        question = as_question(question)
         return generate.finish(self._steps(looked, question, history, with_evidence), on_text)
 
     def _steps(
@@ -271,6 +272,12 @@ class Session:
             selector, budget, notes = choose_selector(profile, model)
             with meter.stage("prefill"):
                 stream = model.stream(looked.features, question, profile.system, history)
+            words = int((stream.modality == Modality.TEXT).sum())
+            if words + profile.max_new_tokens > model.context_tokens:  # before the sieve reads it all
+                raise CapacityError(
+                    f"the question, with the system prompt and earlier turns, takes {words:,} tokens; "
+                    f"{model.name} reads {model.context_tokens:,}, the answer included; ask something shorter"
+                )
             with meter.stage("sieve"):
                 tools = Tools(decoder=model.decoder, sieve=model.sieve, seed=profile.seed)
                 kept = select(selector, stream, budget, tools)
@@ -320,12 +327,6 @@ class AnswerStream(Iterator[str]):
     def close(self) -> None:
         """Stop answering."""
         self._steps.close()
-
-
-def check_question(question: str) -> None:
-    """Raises UsageError for a question without words."""
-    if not question.strip():
-        raise UsageError("the question is empty; ask something, or give - to read it from standard input")
 
 
 def _range(start: float | str | None, end: float | str | None) -> tuple[float | None, float | None]:

@@ -14,6 +14,7 @@ from epcli.questions.record import Question, by_files
 from epcli.questions.sets import read_questions
 from epcli.records import AudioFeatures, Features, VideoFeatures
 from epcli.session.session import Session
+from epcli.text import one_line
 from epcli.train.examples import Example
 
 REMEMBERED = 24  # clips whose features stay in memory
@@ -49,7 +50,7 @@ class OwnClips:
         session: Session,
         make: Callable[[Features, Sequence[Question]], Sequence[Example]],
         questions: int = 4,
-        say: Callable[[str], None] = lambda line: print(f"ep: {line}", file=sys.stderr),
+        say: Callable[[str], None] = lambda line: print(f"ep: {one_line(line)}", file=sys.stderr),
     ) -> None:
         """`clips`: the questions about each. `make`: a clip's features and questions -> examples. `questions`: at most
         so many of a clip at a time."""

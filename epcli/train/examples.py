@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from epcli.models import layout
+from epcli.models.chatml import END, plain_ids
 from epcli.models.layout import Segment
 from epcli.models.smol.model import embed_ids, prompt_ids
 from epcli.questions.evidence import evidence_tokens
@@ -60,7 +61,7 @@ def smol_items(
         tail = layout.text(embed_ids(table, after), media.next_position)
         parts = [head, media, tail]
         stream = layout.join(parts, model.dtype, table.device)
-        said = model.tokenizer(answer.strip() + "<|im_end|>", add_special_tokens=False).input_ids
+        said = [*plain_ids(model.tokenizer, answer.strip()), model.tokenizer.convert_tokens_to_ids(END)]
         marked = None if evidence is None else evidence_tokens(stream, evidence)
         items.append(Example(stream, torch.tensor(said, device=table.device), marked, kind))
     return items

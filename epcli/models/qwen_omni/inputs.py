@@ -18,6 +18,7 @@ from transformers import Qwen2Tokenizer, WhisperFeatureExtractor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from epcli.errors import WeightsError
+from epcli.models import chatml
 from epcli.models.costs import SHORTEST_MEL
 from epcli.records import SAMPLE_RATE, Turn
 
@@ -87,15 +88,8 @@ class Inputs:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text: what looks like a special token in it is letters."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return chatml.plain_ids(self.tokenizer, text)
 
     def prompt(self, question: str, system: str | None, history: Sequence[Turn] = ()) -> tuple[list[int], list[int]]:
         """Ids before and after the media, in the chat format of the model; the questions come after the media."""
-        begin, end = self.tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
-        line = self.encode("\n")
-        before = [begin, *self.encode(f"system\n{system or SYSTEM}"), end, *line, begin, *self.encode("user\n")]
-        after = []
-        for turn in history:
-            after += [*self.encode(turn.question.strip()), end, *line, begin, *self.encode(f"assistant\n{turn.answer}")]
-            after += [end, *line, begin, *self.encode("user\n")]
-        return before, [*after, *self.encode(question.strip()), end, *line, begin, *self.encode("assistant\n")]
+        return chatml.prompt_ids(self.tokenizer, question, system or SYSTEM, history)

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from epcli.config import Profile
 from epcli.errors import WeightsError
-from epcli.models import layout
+from epcli.models import chatml, layout
 from epcli.models.sieve_weights import small_sieve
 from epcli.models.smol import efficientnet_lite, yamnet
 from epcli.models.smol.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
@@ -666,14 +666,8 @@ def media_layout(adapter: Adapter, table: Tensor, features: Features, start: int
 def prompt_ids(
     tokenizer: Any, question: str, system: str | None, history: Sequence[Turn] = ()
 ) -> tuple[list[int], list[int]]:
-    """Token ids before and after the media (SmolLM2's chat format; media before the first question)."""
-    before = f"<|im_start|>system\n{system or SYSTEM}<|im_end|>\n<|im_start|>user\n"
-    earlier = "".join(
-        f"{turn.question.strip()}<|im_end|>\n<|im_start|>assistant\n{turn.answer}<|im_end|>\n<|im_start|>user\n"
-        for turn in history
-    )
-    after = f"\n{earlier}{question.strip()}<|im_end|>\n<|im_start|>assistant\n"
-    return tokenizer(before, add_special_tokens=False).input_ids, tokenizer(after, add_special_tokens=False).input_ids
+    """Token ids before and after the media, which stand before the first question."""
+    return chatml.prompt_ids(tokenizer, question, system or SYSTEM, history, after_clip="\n")
 
 
 def build_stream(

@@ -10,14 +10,17 @@ picture and its sound are separate files) are relative to the file. `ep batch` n
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from epcli.errors import UsageError
 from epcli.questions.files import Finder, Row
 from epcli.questions.record import Evidence, Exact, Pattern, Question, Rule
 from epcli.questions.sets.base import Format
 from epcli.records import Modality
+from epcli.text import as_question
 
 SENSES = {"video": Modality.VIDEO, "audio": Modality.AUDIO}
 
@@ -26,6 +29,10 @@ def load(row: Row, number: int, finder: Finder, annotation: Path) -> Iterator[Qu
     text = row.get("question")
     if not isinstance(text, str) or not text.strip():
         raise ValueError("it has no question")
+    try:
+        text = as_question(text)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
     media, sound = (_path(row, key, finder, annotation) for key in ("media", "sound"))
     answer = row.get("answer")
     if answer is not None and not isinstance(answer, str | int | float):
@@ -33,7 +40,7 @@ def load(row: Row, number: int, finder: Finder, annotation: Path) -> Iterator[Qu
     answer = "" if answer is None else str(answer).strip()
     name = row.get("id")
     yield Question(
-        text.strip(),
+        text,
         media,
         "" if name is None else str(name),
         sound,
@@ -53,6 +60,8 @@ def _path(row: Row, key: str, finder: Finder, annotation: Path) -> Path | None:
         return None
     if not isinstance(place, str):
         raise ValueError(f"{key} is not a path")
+    if b"\0" in os.fsencode(place):  # ValueError for half a character
+        raise ValueError(f"{key} holds a zero byte")
     place = str(Path(place).expanduser())
     return finder.find(place) if finder.given else annotation.parent / place
 
