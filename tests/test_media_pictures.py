@@ -10,7 +10,7 @@ import media_samples as samples
 import numpy as np
 import pytest
 from media_samples import SMALL, X264, number_of
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, features
 
 from epcli.errors import MediaError
 from epcli.media import ffmpeg, hdr, play
@@ -163,6 +163,7 @@ TRANSPARENT: dict[str, Callable[[Path], None]] = {
     "moving.gif": by_pillow(moving=True),
     "moving.png": by_pillow(moving=True),
     "moving.webp": by_pillow(moving=True, lossless=True),
+    "moving.avif": by_pillow(moving=True, quality=90),
     "prores.mov": by_ffmpeg("prores_ks", "-profile:v", "4444", "-pix_fmt", "yuva444p10le"),
     "animation.mov": by_ffmpeg("qtrle"),
     "png.mov": by_ffmpeg("png"),
@@ -380,11 +381,14 @@ def test_a_raw_stream_is_played_from_the_time_asked_for(tmp_path: Path) -> None:
     assert len(shown) == 25
 
 
-def test_an_animated_webp_shows_its_frames_in_time(tmp_path: Path) -> None:
-    path = tmp_path / "moving.webp"
+@pytest.mark.parametrize("suffix", ["webp", "avif"])
+def test_an_animated_picture_shows_its_frames_in_time(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"moving.{suffix}"
+    if not features.check(suffix):
+        pytest.skip(f"this Pillow cannot write {suffix}")
     frames = [Image.new("RGB", (64, 48), (20 * n, 20 * n, 20 * n)) for n in range(10)]
     lengths = [100, 300, *[200] * 8]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=lengths, loop=0, lossless=True)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=lengths, lossless=True)
     info = probe(path)
     assert (info.is_image, info.width, info.height, info.frame_rate) == (False, 64, 48, pytest.approx(5.0))
     assert info.duration_s == pytest.approx(2.0)

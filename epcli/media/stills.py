@@ -1,6 +1,6 @@
-"""Pictures that Pillow reads better than the ffmpegs at hand: animated WebP, Targa, and AVIF with transparency.
+"""Pictures that Pillow reads better than the ffmpegs at hand: animated WebP and AVIF, Targa, transparent AVIF.
 
-Only these three, told by their content: Pillow is given the one format that the first bytes show. A Targa file of the
+Only these, told by their content: Pillow is given the one format that the first bytes show. A Targa file of the
 old kind has no mark in it, so its name must say so too.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from epcli.errors import MediaError
 from epcli.media.ffmpeg import Deadline, name
@@ -37,14 +37,14 @@ def describe(path: Path) -> Layout | None:
     if kind is None:
         return None
     with _opened(path, kind) as picture:
-        if kind == "AVIF" and (picture.mode not in ("RGBA", "LA") or getattr(picture, "n_frames", 1) > 1):
+        if kind == "AVIF" and picture.mode not in ("RGBA", "LA") and getattr(picture, "n_frames", 1) < 2:
             return None
         width, height = ImageOps.exif_transpose(picture).size
         starts, length = _times(picture)
     info = MediaInfo(path, kind.lower(), 0.0, True, width, height, None, kind.lower(), ())
     layout = Layout(info, PILLOW, 0.0, 0, (), Pixels(width / height), video_tracks=(f"{width}x{height}",))
     if len(starts) > 1:
-        info = replace(info, duration_s=length, is_image=False, frame_rate=len(starts) / length)
+        info = replace(info, duration_s=length, is_image=False, frame_rate=round(len(starts) / length, 6))
         layout = replace(layout, info=info, times_s=np.array(starts))
     return layout
 
@@ -82,7 +82,7 @@ def _kind(path: Path) -> str | None:
         tail = file.read()
     if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) > 20 and head[20] & 2:  # the flag of animation
         return "WEBP"
-    if head[4:12] == b"ftypavif":
+    if head[4:12] in (b"ftypavif", b"ftypavis") and features.check("avif"):
         return "AVIF"
     if tail == _TARGA_MARK or (path.suffix.lower() in _TARGA_ENDINGS and _may_be_targa(head)):
         return "TGA"
@@ -120,6 +120,6 @@ def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
     except Image.DecompressionBombError:
         raise MediaError(f"{name(path)}: the picture is too large; scale it down") from None
     except UnidentifiedImageError:
-        raise MediaError(f"{name(path)}: not a {kind} picture, or damaged; does it open elsewhere?") from None
+        raise MediaError(f"{name(path)}: is no {kind} picture that can be read; is it complete?") from None
     except (OSError, ValueError, EOFError, SyntaxError) as problem:
         raise MediaError(f"{name(path)}: the picture is damaged ({problem})") from None
