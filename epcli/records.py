@@ -82,6 +82,7 @@ class Sampling:
     audio: bool = True
     audio_track: int | None = None  # None: the file's default
     video_track: int | None = None  # None: a film before a still, the longest, then the largest
+    few_pixels: int = 0  # a still, or few frames together, may have so many though that is over `max_pixels` each
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import media_samples as samples
@@ -12,8 +13,9 @@ import pytest
 from epcli.errors import UsageError
 from epcli.media import plan as planning
 from epcli.media.ffmpeg import Deadline
-from epcli.media.plan import fit_size, frame_count, plan, shown_at
+from epcli.media.plan import fit_size, frame_count, plan, shown_at, with_room
 from epcli.media.probe import inspect
+from epcli.records import MediaInfo, Sampling
 
 
 @pytest.mark.parametrize(
@@ -120,3 +122,23 @@ def test_wide_intervals_of_a_format_without_index_are_planned_without_reading_it
     monkeypatch.setattr(planning, "WINDOW_STEP_S", 0.0)
     picks = plan(layout, 0.0, 3.0, 3, Deadline(60))
     assert [(pick.at_s, pick.is_known) for pick in picks] == [(0.5, False), (1.5, False), (2.5, False)]
+
+
+@pytest.mark.parametrize(
+    ("size", "seconds", "cells"),
+    [
+        ((640, 360), None, 23 * 13),  # a still: as it is, in whole cells
+        ((4000, 3000), None, 1280),  # no more than all that few frames may have
+        ((100, 100), None, 128),  # a small one has what a frame has
+        ((1920, 1080), 1.0, 640),  # two frames
+        ((1920, 1080), 3.0, 213),
+        ((1920, 1080), 5.0, 128),  # ten frames: as any film's
+        ((1920, 1080), 3600.0, 128),
+    ],
+)
+def test_a_still_and_few_frames_may_have_more_pixels(size, seconds, cells):
+    info = MediaInfo(Path("clip.mp4"), "mp4", seconds or 0.0, seconds is None, *size, 25.0, "h264", ())
+    given = Sampling(2.0, 256, 128 * 28**2, 28, few_pixels=1280 * 28**2)
+    made = with_room(given, info, seconds or 0.0)
+    assert made.max_pixels // 28**2 == cells
+    assert with_room(replace(given, few_pixels=0), info, seconds or 0.0).max_pixels == given.max_pixels

@@ -18,6 +18,7 @@ from epcli.cli import app
 from epcli.compat import caching
 from epcli.config import Profile, find_profile, profile_names, resolve
 from epcli.media import ffmpeg
+from epcli.media.read import read
 from epcli.models import costs
 from epcli.models.costs import Decoder, Omni
 from epcli.models.qwen_omni.folder import thinker_config
@@ -286,3 +287,15 @@ def test_the_sieves_peak_does_not_grow_with_the_film():
     activations = 8192 * 3 * 4096 * 4  # gate, up and product of 8192 tokens: 403 MB
     assert eight - one < 0.2 * activations  # 7 MB were seen
     assert unwindowed - one > 0.5 * activations  # 377 MB were seen
+
+
+def test_plan_and_read_give_a_still_the_same_size(tmp_path):
+    path = tmp_path / "screen.png"
+    arguments = ["-f", "lavfi", "-i", "testsrc=size=640x360", "-frames:v", "1", str(path)]
+    subprocess.run([ffmpeg.find().path, "-nostdin", "-y", "-v", "error", *arguments], check=True)
+    for profile in (Profile(model="qwen2.5-omni-7b"), Profile(model="qwen2.5-omni-7b", max_pixels=100_352)):
+        made = planning.plan(path, profile, memory_bytes=10**12)
+        frames = read(path, costs.sampling(profile)).frames
+        assert frames is not None
+        assert made.media["frame_size"] == [frames.shape[2], frames.shape[1]]
+        assert made.tokens["video"]["total"] == (112 if profile.max_pixels else 299)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import av.error
@@ -19,6 +19,7 @@ import numpy as np
 from epcli.errors import UsageError
 from epcli.media.ffmpeg import Deadline
 from epcli.media.probe import TICK_S, Layout, opened
+from epcli.records import MediaInfo, Sampling
 
 INDEXED = frozenset(
     ("mov", "matroska", "avi", "mxf", "yuv4mpegpipe")
@@ -61,6 +62,13 @@ def fit_size(width: int, height: int, max_pixels: int, multiple: int) -> tuple[i
         sizes, key=lambda size: 4 * abs(math.log(size[0] / size[1] / aspect)) - math.log(size[0] * size[1])
     )
     return columns * multiple, rows * multiple
+
+
+def with_room(sampling: Sampling, info: MediaInfo, duration_s: float) -> Sampling:
+    """The sampling of a still or a clip of `duration_s`: few frames share `few_pixels`, up to their own size."""
+    frames = 1 if info.is_image else frame_count(duration_s, sampling.fps, sampling.max_frames)
+    own = math.ceil(info.width / sampling.multiple) * math.ceil(info.height / sampling.multiple) * sampling.multiple**2
+    return replace(sampling, max_pixels=max(sampling.max_pixels, min(sampling.few_pixels // frames, own)), few_pixels=0)
 
 
 def frame_count(duration_s: float, fps: float, max_frames: int) -> int:

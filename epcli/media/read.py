@@ -10,7 +10,7 @@ import numpy as np
 from epcli.errors import MediaError, UsageError
 from epcli.media import decode
 from epcli.media.ffmpeg import Deadline, name
-from epcli.media.plan import FramePick, fit_size, frame_count, plan
+from epcli.media.plan import FramePick, fit_size, frame_count, plan, with_room
 from epcli.media.probe import DEFAULT_DEADLINE_S, Layout, inspect
 from epcli.media.timecode import format_time
 from epcli.records import SAMPLE_RATE, Clip, MediaInfo, Sampling
@@ -75,6 +75,7 @@ def read(
             f"{name(path)}: has {tracks} audio tracks; listening to track {_named(info, track)}, "
             "--audio-track chooses another"
         )
+    sampling = with_room(sampling, info, end - start)
     seen: list[tuple[np.ndarray, np.ndarray]] = []
     heard: list[tuple[float, np.ndarray]] = []
     done = 0.0

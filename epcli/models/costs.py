@@ -16,16 +16,21 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "float32": 4, "bfloat16": 2, "float16"
 NF4_BLOCK = 64  # weights that share one float32 scale
 CELL = 28  # pixels a side of one video token: 2 x 2 patches of 14
 FRAME_PIXELS = 128 * CELL**2  # 128 tokens for two frames
+STILL_PIXELS = 1280 * CELL**2  # 1.0 megapixels for a still, or for the few frames of a short clip together
 FPS, MAX_FRAMES = 2.0, 256
 SHORTEST_MEL = 3  # mel frames that give one token; fewer give none
 
 
 def sampling(profile: Profile) -> Sampling:
-    """How Qwen2.5-Omni wants a file decoded: two frames a second, at most 256, of about 100,000 pixels."""
+    """How Qwen2.5-Omni wants a file decoded: two frames a second, at most 256, of about 100,000 pixels.
+
+    A still, and the frames of a clip of less than five seconds, may have more: 1.0 megapixels together.
+    """
     return Sampling(
         fps=profile.fps or FPS,
         max_frames=profile.max_frames or MAX_FRAMES,
         max_pixels=profile.max_pixels or FRAME_PIXELS,
+        few_pixels=0 if profile.max_pixels else STILL_PIXELS,
         multiple=CELL,
         video=profile.video,
         audio=profile.audio,

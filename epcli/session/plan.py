@@ -17,7 +17,7 @@ import psutil
 
 from epcli.config import Profile
 from epcli.errors import MediaError, UsageError, WeightsError
-from epcli.media.plan import fit_size, frame_count
+from epcli.media.plan import fit_size, frame_count, with_room
 from epcli.media.probe import probe
 from epcli.media.timecode import format_time
 from epcli.models import catalog, costs
@@ -98,6 +98,7 @@ def _cost(info: MediaInfo, duration_s: float, profile: Profile, memory_bytes: in
     sees, hears = profile.video and info.has_video, profile.audio and info.has_audio
     width = height = frames = 0
     if sees:
+        sampling = with_room(sampling, info, duration_s)
         width, height = fit_size(info.width, info.height, sampling.max_pixels, sampling.multiple)
         frames = 1 if info.is_image else frame_count(duration_s, sampling.fps, sampling.max_frames)
     if card.family == "qwen2.5-omni":
