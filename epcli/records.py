@@ -132,6 +132,7 @@ class VideoFeatures:
     grid: Tensor  # (N, rows, cols, Dv) one vector a cell of each sampled frame (or temporal group of frames)
     times_s: Tensor  # (N,) float64 presentation times, seconds from the start of the range
     step_s: float  # seconds from one grid to the next
+    attention: Tensor | None = None  # (N, rows, cols) float32 that each cell receives in its tower; None: not known
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +142,7 @@ class AudioFeatures:
     tokens: Tensor  # (A, Da), token a begins at a * step_s
     step_s: float  # seconds a token covers
     words: Tensor | None = None  # (A,) int64 word piece spoken in the token, -1 for none; None if the model has none
+    attention: Tensor | None = None  # (A,) float32 that each token receives in its tower; None: not known
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +165,7 @@ class TokenStream:
     cells: Tensor  # (L, 3) int16: frame index, grid row, grid column; -1 where not a video token
     grid: tuple[int, int]  # rows and columns of a frame's token grid; (0, 0) without video
     next_position: int  # position of the first generated token on all axes: largest prompt position + 1
-    attention: Tensor | None = None  # (L,) float32 that the towers paid each media token; None: they tell none
+    attention: Tensor | None = None  # (L,) float32 that each media token receives in its tower; None: not known
 
 
 @dataclass(frozen=True, eq=False)

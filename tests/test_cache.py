@@ -30,9 +30,9 @@ def features(seed: int = 0, dtype: torch.dtype = torch.bfloat16, frames: int = 3
     grid = torch.randn(frames, 2, 3, 8, generator=draw).to(dtype)
     tokens = torch.randn(20, 6, generator=draw).to(dtype)
     words = torch.tensor([-1] * 19 + [7])
-    return Features(
-        2.4, VideoFeatures(grid, torch.arange(frames).double() / 3, 1 / 3), AudioFeatures(tokens, 0.12, words)
-    )
+    seen, heard = torch.rand(frames, 2, 3, generator=draw), torch.rand(20, generator=draw)
+    video = VideoFeatures(grid, torch.arange(frames).double() / 3, 1 / 3, seen)
+    return Features(2.4, video, AudioFeatures(tokens, 0.12, words, heard))
 
 
 def summary(media: Path) -> ClipSummary:
@@ -45,6 +45,7 @@ def same(found: Features | None, wanted: Features) -> bool:
     assert found is not None
     pairs = [(found.video.grid, wanted.video.grid), (found.video.times_s, wanted.video.times_s)]  # type: ignore[union-attr]
     pairs += [(found.audio.tokens, wanted.audio.tokens), (found.audio.words, wanted.audio.words)]  # type: ignore
+    pairs += [(found.video.attention, wanted.video.attention), (found.audio.attention, wanted.audio.attention)]  # type: ignore
     assert all(a.dtype == b.dtype for a, b in pairs)
     steps = (found.video.step_s, found.audio.step_s, found.duration_s)  # type: ignore[union-attr]
     return all(torch.equal(a, b) for a, b in pairs) and steps == (1 / 3, 0.12, 2.4)

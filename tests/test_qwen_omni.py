@@ -293,9 +293,30 @@ def test_patches_of_two_frames_are_a_convolution_over_the_film(model):
 def test_batches_of_grids_give_what_the_whole_film_gives(model, monkeypatch):
     made = clip(10, 5, 0)
     whole = model.encode_video(made)
-    monkeypatch.setattr("epcli.models.qwen_omni.model.BATCH_PATCHES", 30)  # of 24 a grid: one at a time
+    monkeypatch.setattr(
+        "epcli.models.qwen_omni.model.BATCH_PATCHES", 30
+    )  # of 24 a grid: a window, two grids, at a time
     parts = model.encode_video(made)
     torch.testing.assert_close(parts.grid, whole.grid, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(parts.attention, whole.attention, atol=1e-5, rtol=1e-5)
+
+
+def test_the_towers_tell_the_attention_of_each_token_and_the_stream_carries_it(model):
+    found = features(model, clip(10, 5, 5))
+    assert found.video.attention.shape == found.video.grid.shape[:3]
+    assert found.audio.attention.shape == found.audio.tokens.shape[:1]
+    for paid in (found.video.attention, found.audio.attention):
+        assert paid.min() > 0
+        assert paid.std() > 0
+    # Each query pays 1 in all, so that a window's patches receive as many as they are.
+    assert found.video.attention.mean().item() == pytest.approx(1, abs=1e-4)
+    stream = model.stream(found, QUESTION, None)
+    sound = stream.modality == Modality.AUDIO
+    assert torch.equal(stream.attention[sound], found.audio.attention)
+    picture = stream.modality == Modality.VIDEO
+    frame, row, column = stream.cells[picture].long().unbind(-1)
+    assert torch.equal(stream.attention[picture], found.video.attention[frame, row, column])
+    assert (stream.attention[stream.modality == Modality.TEXT] == 1).all()
 
 
 def test_long_sound_is_heard_in_windows_25_tokens_a_second(model, monkeypatch):

@@ -28,6 +28,7 @@ class VideoTokens:
     step_s: float
     steps: Tensor | None = None  # (N,) int64 position steps from the clip's start; None: those of `times_s`
     chunks: Tensor | None = None  # (N * rows * cols,) int64 chunk in which each token stands; None: that of its time
+    attention: Tensor | None = None  # (N, rows, cols) float32 that each token receives in its tower; None: 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,7 @@ class AudioTokens:
 
     embeds: Tensor  # (A, D)
     steps: int  # position steps a token
+    attention: Tensor | None = None  # (A,) float32 that each token receives in its tower; None: 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,7 @@ class Segment:
     modality: Tensor  # (L,)
     spans_s: Tensor  # (L, 2)
     cells: Tensor  # (L, 3)
+    attention: Tensor  # (L,) float32
     grid: tuple[int, int]
     next_position: int
 
@@ -60,6 +63,7 @@ class _Placed:
     chunks: Tensor  # (n,) int64
     spans_s: Tensor  # (n, 2) float32
     cells: Tensor  # (n, 3) int16
+    attention: Tensor  # (n,) float32
     modality: Modality
 
 
@@ -77,6 +81,7 @@ def _text(embeds: Tensor, positions: Tensor, next_position: int) -> Segment:
         torch.full((length,), int(Modality.TEXT), dtype=torch.uint8),
         torch.full((length, 2), float("nan")),
         torch.full((length, 3), -1, dtype=torch.int16),
+        torch.ones(length),
         (0, 0),
         next_position,
     )
@@ -107,6 +112,7 @@ def interleave(video: VideoTokens | None, audio: AudioTokens | None, markers: Te
         modality[order],
         torch.cat([p.spans_s for p in placed])[order],
         torch.cat([p.cells for p in placed])[order],
+        torch.cat([p.attention for p in placed])[order],
         (0, 0) if video is None else (video.embeds.shape[1], video.embeds.shape[2]),
         end,
     )
@@ -128,6 +134,7 @@ def _place_video(video: VideoTokens) -> _Placed:
         t // CHUNK_STEPS if video.chunks is None else video.chunks,
         torch.stack([begin, begin + video.step_s], 1).float(),
         torch.stack([frame, y, x], 1).to(torch.int16),
+        torch.ones(len(frame)) if video.attention is None else video.attention.flatten().float(),
         Modality.VIDEO,
     )
 
@@ -141,6 +148,7 @@ def _place_audio(audio: AudioTokens) -> _Placed:
         t // CHUNK_STEPS,
         torch.stack([token, token + 1], 1) * audio.steps * POSITION_STEP_S,
         torch.full((len(token), 3), -1, dtype=torch.int16),
+        torch.ones(len(token)) if audio.attention is None else audio.attention.float(),
         Modality.AUDIO,
     )
 
@@ -153,6 +161,7 @@ def _concatenate(parts: Sequence[Segment]) -> Segment:
         torch.cat([p.modality for p in parts]),
         torch.cat([p.spans_s for p in parts]),
         torch.cat([p.cells for p in parts]),
+        torch.cat([p.attention for p in parts]),
         next((p.grid for p in parts if p.grid != (0, 0)), (0, 0)),
         parts[-1].next_position,
     )
@@ -169,4 +178,5 @@ def join(parts: Sequence[Segment], dtype: torch.dtype, device: torch.device) -> 
         whole.cells,
         whole.grid,
         int(whole.positions.max()) + 1,
+        whole.attention.to(device),
     )

@@ -36,7 +36,7 @@ from epcli.records import AudioFeatures, AudioTrack, ClipSummary, Features, Medi
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1  # of an entry; raise it when `_tensors` or `_about` change
+FORMAT = 2  # of an entry; raise it when `_tensors` or `_about` change
 NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{40}\.safetensors")
 LEFTOVER_S = 3600.0  # a temporary file older than this has lost its process
 LOCK_S = 10.0  # making room waits no longer for another process that does the same
@@ -304,10 +304,14 @@ def _tensors(features: Features) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     if features.video is not None:
         found |= {"video.grid": features.video.grid, "video.times_s": features.video.times_s}
+        if features.video.attention is not None:
+            found["video.attention"] = features.video.attention
     if features.audio is not None:
         found["audio.tokens"] = features.audio.tokens
         if features.audio.words is not None:
             found["audio.words"] = features.audio.words
+        if features.audio.attention is not None:
+            found["audio.attention"] = features.audio.attention
     return {name: _plain(tensor) for name, tensor in found.items()}
 
 
@@ -348,9 +352,13 @@ def _clip(facts: dict[str, Any]) -> ClipSummary:
 def _features(about: dict[str, Any], tensors: dict[str, Tensor]) -> Features:
     video = audio = None
     if "video.grid" in tensors:
-        video = VideoFeatures(tensors["video.grid"], tensors["video.times_s"], about["video_step_s"])
+        video = VideoFeatures(
+            tensors["video.grid"], tensors["video.times_s"], about["video_step_s"], tensors.get("video.attention")
+        )
     if "audio.tokens" in tensors:
-        audio = AudioFeatures(tensors["audio.tokens"], about["audio_step_s"], tensors.get("audio.words"))
+        audio = AudioFeatures(
+            tensors["audio.tokens"], about["audio_step_s"], tensors.get("audio.words"), tensors.get("audio.attention")
+        )
     return Features(about["duration_s"], video, audio)
 
 

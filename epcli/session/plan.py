@@ -109,7 +109,7 @@ def _cost(info: MediaInfo, duration_s: float, profile: Profile, memory_bytes: in
         layers, tables = decoder.layers_bytes(e, profile.quantize), decoder.tables * e
         towers = shape.tower_parameters * e
         patches = (width // 14) * (height // 14)
-        batch = min(math.ceil(frames / 2) * patches, max(VISION_BATCH_PATCHES, patches))
+        batch = min(math.ceil(frames / 2) * patches, max(VISION_BATCH_PATCHES, 2 * patches))
         looking = shape.vision_activation_bytes(batch, e)
         window = min(duration_s, AUDIO_WINDOW_S) if hears else 0
         listening = shape.audio_activation_bytes(math.ceil(window * 100), e)

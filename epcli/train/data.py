@@ -112,6 +112,10 @@ def _for_training(features: Features) -> Features:
     video, audio = features.video, features.audio
     return Features(
         features.duration_s,
-        None if video is None else VideoFeatures(plain(video.grid), plain(video.times_s), video.step_s),
-        None if audio is None else AudioFeatures(plain(audio.tokens), audio.step_s, plain(audio.words)),
+        None
+        if video is None
+        else VideoFeatures(plain(video.grid), plain(video.times_s), video.step_s, video.attention),
+        None
+        if audio is None
+        else AudioFeatures(plain(audio.tokens), audio.step_s, plain(audio.words), audio.attention),
     )

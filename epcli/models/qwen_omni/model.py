@@ -23,6 +23,7 @@ from epcli.config import Profile
 from epcli.errors import CapacityError, WeightsError
 from epcli.models import costs
 from epcli.models.layout import CHUNK_STEPS, AudioTokens, VideoTokens, interleave, join, text
+from epcli.models.qwen_omni import attention as tower_attention
 from epcli.models.qwen_omni import quantize, reading
 from epcli.models.qwen_omni.folder import SIEVE, look, weight_files
 from epcli.models.qwen_omni.hub import UNUSED
@@ -198,27 +199,32 @@ class QwenOmni:
             return None
         inputs, frames = self.inputs, clip.frames
         cells = (frames.shape[1] // inputs.patch) * (frames.shape[2] // inputs.patch)
-        batch = max(BATCH_PATCHES // cells, 1) * inputs.pair
-        grids = []
+        window = tower_attention.WINDOW_GRIDS  # a batch is cut at whole windows of the attention that is told
+        batch = max(BATCH_PATCHES // cells // window, 1) * window * inputs.pair
+        grids, paid = [], []
         for start in range(0, len(frames), batch):
             pixels, (t, rows, cols) = inputs.patches(frames[start : start + batch])
             grid = torch.tensor([[t, rows, cols]], device=self.device)
-            found = self.thinker.model.get_video_features(pixels.to(self.device), grid).pooler_output[0]
-            grids.append(found.view(t, rows // inputs.merge, cols // inputs.merge, -1).cpu())
+            found, attention = tower_attention.video_features(self.thinker.model, pixels.to(self.device), grid)
+            size = (t, rows // inputs.merge, cols // inputs.merge)
+            grids.append(found.view(*size, -1).cpu())
+            paid.append(attention.view(size).cpu())
         times = torch.from_numpy(clip.frame_times_s).double()
-        return VideoFeatures(torch.cat(grids), times[:: inputs.pair].clone(), inputs.pair * frame_step(times, clip))
+        step = inputs.pair * frame_step(times, clip)
+        return VideoFeatures(torch.cat(grids), times[:: inputs.pair].clone(), step, torch.cat(paid))
 
     @torch.inference_mode()
     def encode_audio(self, clip: Clip) -> AudioFeatures | None:
         """(S,) samples -> (A, D), 25 a second, on the CPU; in windows of 300 s, which changes nothing."""
         if clip.samples is None:
             return None
-        tokens = []
+        tokens, paid = [], []
         for mel in self.inputs.mel(clip.samples):
             mask = torch.ones(1, mel.shape[2], dtype=torch.int64, device=self.device)
-            found = self.thinker.model.get_audio_features(mel.to(self.device), feature_attention_mask=mask)
-            tokens.append(found.last_hidden_state.cpu())
-        return AudioFeatures(torch.cat(tokens), POSITION_STEP_S) if tokens else None
+            found, attention = tower_attention.audio_features(self.thinker.model, mel.to(self.device), mask)
+            tokens.append(found.cpu())
+            paid.append(attention.cpu())
+        return AudioFeatures(torch.cat(tokens), POSITION_STEP_S, None, torch.cat(paid)) if tokens else None
 
     @torch.inference_mode()
     def stream(
@@ -236,7 +242,7 @@ class QwenOmni:
         written = table(torch.tensor([*before, *around, *after], device=self.device)).to(self.dtype)
         head, markers, tail = written.split([len(before), len(around), len(after)])
         video = None if features.video is None else video_tokens(features.video)
-        audio = None if features.audio is None else AudioTokens(features.audio.tokens, steps=1)
+        audio = None if features.audio is None else AudioTokens(features.audio.tokens, 1, features.audio.attention)
         media = interleave(video, audio, markers, len(before))
         return join([text(head, 0), media, text(tail, media.next_position)], self.dtype, self.device)
 
@@ -326,9 +332,8 @@ def frame_step(times_s: Tensor, clip: Clip) -> float:
 def video_tokens(video: VideoFeatures) -> VideoTokens:
     """The grids at the positions and in the chunks that transformers' processor and `get_rope_index` give them."""
     steps = grid_steps(video)
-    return VideoTokens(
-        video.grid, video.times_s, video.step_s, steps, grid_chunks(steps, video.grid.shape[1] * video.grid.shape[2])
-    )
+    chunks = grid_chunks(steps, video.grid.shape[1] * video.grid.shape[2])
+    return VideoTokens(video.grid, video.times_s, video.step_s, steps, chunks, video.attention)
 
 
 def grid_steps(video: VideoFeatures) -> Tensor:
