@@ -26,7 +26,7 @@ from epcli.media.timecode import parse_time
 from epcli.models import catalog
 from epcli.models.family import AVModel
 from epcli.records import STAGES, Clip, Features, KeptStream, Modality, Report, Sampling, Turn
-from epcli.session import generate
+from epcli.session import generate, silence
 from epcli.session.cache import FeatureCache, FeatureKey
 from epcli.session.clips import EncodedClip, OpenedClip, pair
 from epcli.session.device import choose_device, choose_dtype
@@ -271,7 +271,7 @@ class Session:
             model = self.load(meter)
             selector, budget, notes = choose_selector(profile, model)
             with meter.stage("prefill"):
-                stream = model.stream(looked.features, question, profile.system, history)
+                stream = model.stream(silence.audible(looked.clip, looked.features), question, profile.system, history)
             words = int((stream.modality == Modality.TEXT).sum())
             if words + profile.max_new_tokens > model.context_tokens:  # before the sieve reads it all
                 raise CapacityError(
@@ -282,7 +282,7 @@ class Session:
                 tools = Tools(decoder=model.decoder, sieve=model.sieve, seed=profile.seed)
                 kept = select(selector, stream, budget, tools)
             cache = DynamicCache(config=model.decoder.config)
-            answer, prefill_s, depths = yield from generate.stream(
+            saying = generate.stream(
                 model,
                 kept,
                 max_new_tokens=profile.max_new_tokens,
@@ -290,6 +290,7 @@ class Session:
                 seed=profile.seed,
                 cache=cache,
             )
+            answer, prefill_s, depths = yield from silence.checked(saying, looked.clip)
             meter.seconds["prefill"] += prefill_s
             meter.seconds["decode"] = answer.first_token_s - prefill_s + answer.decode_s
             carried = None

@@ -1,0 +1,63 @@
+"""Answers about silent sound. What a model says that it hears there is made up, and is not told.
+
+Whether sound is silent is known by its level (`media.read.SILENCE_PEAK`); here only answers are looked at, never
+questions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from dataclasses import replace
+
+from epcli.records import ClipSummary, Features
+from epcli.session import generate
+from epcli.session.generate import Generated
+
+SILENT = "The sound is silent."
+_CLAUSE = re.compile(r'(?:"[^"]*"|[^.;!?"])+[.;!?]*|"')  # a quotation stays in one piece
+_HEARD = re.compile(
+    r"\b(hear|hears|heard|hearing|voices?|speech|sings?|singing|sung|music|sounds? like|noises?|melody)\b"
+    r"|\b(man|woman|person|people|someone|somebody|he|she|they|girl|boy|child|speaker|narrator|announcer)\b"
+    r".*\b(says?|said|speaks?|spoke|spoken|speaking|talks?|talking|shouts?|whispers?)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_DENIED = re.compile(
+    r"\b(no(?!,)|nothing|nobody|none|not|never|zero|silent|silence|without|inaudible)\b|n't\b", re.IGNORECASE
+)
+_QUOTED = re.compile(r'"[^"]*"')
+_CHOICE = re.compile(r"\(?\w\)?[.:)]?")  # of an answer among several, "B"
+
+
+def audible(clip: ClipSummary, features: Features) -> Features:
+    """The features without those of silent sound, where there are pictures besides."""
+    return replace(features, audio=None) if clip.silent and features.video is not None else features
+
+
+def checked(saying: Generator[str, None, Generated], clip: ClipSummary) -> Generator[str, None, Generated]:
+    """An answer's pieces, and what comes with the last.
+
+    If the sound is silent, the whole answer is one piece, without what it claims to hear.
+    """
+    if not clip.silent:
+        return (yield from saying)
+    made = generate.finish(saying)
+    answer = replace(made.answer, text=_corrected(made.answer.text, bool(clip.frame_times_s)))
+    yield answer.text
+    return made._replace(answer=answer)
+
+
+def _corrected(text: str, has_pictures: bool) -> str:
+    """The clauses that claim nothing about sound, or deny that there is any, and SILENT for the others.
+
+    Without pictures there is nothing else to tell, so that only a denial or the letter of a choice stays.
+    """
+    clauses = [clause.strip() for clause in _CLAUSE.findall(text.replace(", but ", "; "))]
+    kept = [clause for clause in clauses if _is_true(_QUOTED.sub('""', clause), has_pictures)]
+    if len(kept) == len(clauses) or _CHOICE.fullmatch(text.strip()):
+        return text
+    return " ".join([*(clause.rstrip(";,") + ("" if clause[-1] in ".!?" else ".") for clause in kept), SILENT])
+
+
+def _is_true(clause: str, has_pictures: bool) -> bool:
+    return bool(_DENIED.search(clause)) or (has_pictures and not _HEARD.search(clause))
