@@ -26,6 +26,8 @@ from epcli.text import read_text, well_formed
 DEFAULT_PROFILE = "default"
 ENV_PREFIX = "EP_"
 PROJECT_FILE = "ep.yaml"
+DEFAULT_KEEP = 0.2  # of a selector, where no share and no budget is given
+DEFAULT_LEAST = 160  # tokens, nor fewer than these: a fifth of five seconds is 40
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Setting:
     over: bool = False  # `low` itself is not accepted
     null: str = ""  # what null, leaving it open, means; "" where null is not accepted
     metavar: str = ""  # what stands for the value in the flag's help; the choices where it is empty
+    decides: bool = True  # the answer depends on it; not only where and how fast it is computed
 
     def describe(self) -> str:
         """The accepted values in words, e.g. "a number over 0 up to 1, or auto"."""
@@ -122,7 +125,7 @@ class Profile:
         choices=("auto",),
         over=True,
         high=1,
-        null="0.2, but 160 tokens at least, with a trained sieve or a selector; else all",
+        null=f"{DEFAULT_KEEP}, but {DEFAULT_LEAST} tokens at least, with a trained sieve or a selector; else all",
         metavar="SHARE|auto",
     )
     budget: int | None = _setting(
@@ -195,6 +198,7 @@ class Profile:
         "Where to compute; `auto` takes the GPU if there is one",
         str,
         choices=("auto", "cpu", "cuda", "mps"),
+        decides=False,
     )
     dtype: str = _setting(
         "auto",
@@ -224,19 +228,31 @@ class Profile:
         metavar="NUMBER",
     )
     threads: int | None = _setting(
-        None, "machine", "CPU threads to compute with", int, low=1, null="all cores", metavar="COUNT"
+        None, "machine", "CPU threads to compute with", int, low=1, null="all cores", metavar="COUNT", decides=False
     )
     cache: bool = _setting(
         True,
         "machine",
         "Store what the towers made of a file, so that the next question about it needs no decoding",
         bool,
+        decides=False,
     )
     cache_gb: float = _setting(
-        10.0, "machine", "Most disk space for stored features, in GB; the least used go first", float, metavar="GB"
+        10.0,
+        "machine",
+        "Most disk space for stored features, in GB; the least used go first",
+        float,
+        metavar="GB",
+        decides=False,
     )
     cache_dir: str | None = _setting(
-        None, "machine", "Folder for stored features", str, null="`features` in ep's cache folder", metavar="FOLDER"
+        None,
+        "machine",
+        "Folder for stored features",
+        str,
+        null="`features` in ep's cache folder",
+        metavar="FOLDER",
+        decides=False,
     )
 
     def __post_init__(self) -> None:
@@ -250,6 +266,7 @@ class Profile:
 
 SETTINGS: dict[str, Setting] = {item.name: item.metadata["setting"] for item in fields(Profile)}
 DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(Profile)}
+DECIDING = tuple(name for name, setting in SETTINGS.items() if setting.decides)  # what an answer depends on
 
 
 def _check_together(values: Mapping[str, Any], said_by: Mapping[str, str]) -> None:

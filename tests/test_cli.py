@@ -417,7 +417,7 @@ def test_a_full_disk_under_the_output_is_one_line(tmp_path, environment):
 
 
 def test_a_bar_shows_loading_on_a_terminal_only(capsys, monkeypatch):
-    from epcli.cli.ask import Screen
+    from epcli.cli.screen import Screen
 
     for terminal, quiet, shown in ((True, False, True), (False, False, False), (True, True, False)):
         monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)

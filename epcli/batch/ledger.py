@@ -25,11 +25,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from epcli.batch.jobs import FileJobs
+from epcli.config import DECIDING, SETTINGS
 from epcli.errors import EpError, UsageError
 from epcli.questions.record import Question
 
 FORMAT = 1
-NO_MATTER = ("threads", "device", "cache", "cache_gb", "cache_dir")  # settings that may differ from run to run
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -117,7 +117,7 @@ class Ledger:
         about = dict(self._base.execute("SELECT key, value FROM about"))
         if about and about.get("format") != str(FORMAT):
             raise UsageError(f"{self.path}: was made by another version of ep; name another --out")
-        relevant = {key: value for key, value in settings.items() if key not in NO_MATTER}
+        relevant = {key: value for key, value in settings.items() if key in DECIDING or key not in SETTINGS}
         if "settings" in about:
             before = json.loads(about["settings"])
             for key in sorted(before.keys() | relevant.keys()):

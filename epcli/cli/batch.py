@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from epcli.cli.options import (
     settings,
     time_range,
 )
+from epcli.cli.screen import redraws
 from epcli.config import Profile, Resolved
 from epcli.errors import EXIT_PARTIAL, EpError, UsageError
 from epcli.text import as_question, one_line, visible, visible_json
@@ -31,8 +31,39 @@ from epcli.text import as_question, one_line, visible, visible_json
 if TYPE_CHECKING:
     from epcli.batch.jobs import FileJobs
     from epcli.batch.run import Batch, Engine, RangeS
+    from epcli.questions.record import Question
 
 FILES, ASKING, RUN, MACHINES = "Which files", "What to ask", "The run", "More machines"
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What is asked."""
+
+    question: Annotated[
+        list[str] | None,
+        option("A question about every file; may be given several times.", "TEXT", ASKING, "--question", "-Q"),
+    ] = None
+    questions: Annotated[
+        Path | None,
+        option(
+            "A file of questions: a line each, or JSONL or CSV with question and media.", "FILE", ASKING, parser=a_path
+        ),
+    ] = None
+
+    def read(self, places: list[Path]) -> list[Question]:
+        """The questions of both. Raises UsageError for none, an empty one, or one without a file to ask about."""
+        from epcli.questions.record import Question
+        from epcli.questions.sets import read_questions
+
+        asked = [Question(as_question(each, "-Q: the question")) for each in self.question or []]
+        base = places[0] if places and places[0].is_dir() else None
+        asked += read_questions(self.questions, media=base, search=False).questions if self.questions else []
+        if not asked:
+            raise UsageError("nothing is asked: give -Q QUESTION or --questions FILE")
+        if not places and any(each.media is None for each in asked):
+            raise UsageError("no files: give a folder, or questions that name their media")
+        return asked
 
 
 @dataclass(frozen=True)
@@ -119,16 +150,7 @@ def batch(
         argument("Folders to search, or files; none if the questions name them.", "FOLDER...", parser=a_path),
     ] = None,
     *,
-    question: Annotated[
-        list[str] | None,
-        option("A question about every file; may be given several times.", "TEXT", ASKING, "--question", "-Q"),
-    ] = None,
-    questions: Annotated[
-        Path | None,
-        option(
-            "A file of questions: a line each, or JSONL or CSV with question and media.", "FILE", ASKING, parser=a_path
-        ),
-    ] = None,
+    asking: Asking,
     files: Files,
     start: StartFlag = None,
     end: EndFlag = None,
@@ -155,18 +177,10 @@ def batch(
     from epcli.batch.ledger import Ledger
     from epcli.batch.output import Output
     from epcli.models import catalog
-    from epcli.questions.record import Question
-    from epcli.questions.sets import read_questions
 
     catalog.card(profile.model)
     places = media or []
-    asked = [Question(as_question(each, "-Q: the question")) for each in question or []]
-    base = places[0] if places and places[0].is_dir() else None
-    asked += read_questions(questions, media=base, search=False).questions if questions else []
-    if not asked:
-        raise UsageError("nothing is asked: give -Q QUESTION or --questions FILE")
-    if not places and any(each.media is None for each in asked):
-        raise UsageError("no files: give a folder, or questions that name their media")
+    asked = asking.read(places)
     search = Search(tuple(files.include or ()), tuple(files.exclude or ()), files.follow_links)
 
     def plan(found: list[Path]) -> list[FileJobs]:
@@ -299,8 +313,7 @@ class _Screen:
 
     def __init__(self, quiet: bool, json: bool) -> None:
         self._quiet, self._json = quiet, json
-        plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-        self._moves = sys.stderr.isatty() and not plain and not quiet
+        self._moves = redraws() and not quiet
         self._bar: Any = None
         self._row: Any = None
         self._last_failure: tuple[str, str] | None = None

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from epcli.cli.options import DebugFlag, JsonFlag, a_path, argument, given, option, settings
+from epcli.cli.screen import StatusLine
 from epcli.config import Resolved
 from epcli.errors import UsageError
 
 SHAPE = "Random weights instead of a model"
 AV_TOKENS = 2048  # of a shape: 13 seconds of film
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Random weights of a model's shape."""
+
+    shape: Annotated[
+        str | None, option("The text decoder of this model: qwen2.5-omni-3b or qwen2.5-omni-7b.", "NAME", SHAPE)
+    ] = None
+    av_tokens: Annotated[
+        int | None, option("Sound and picture tokens.", "COUNT", SHAPE, min=1, show_default=str(AV_TOKENS))
+    ] = None
+    layers: Annotated[
+        int | None, option("Only so many decoder layers, for a quick look.", "COUNT", SHAPE, min=1, show_default="all")
+    ] = None
 
 
 @settings("look", "model", "device", "dtype", "quantize", "threads")
@@ -24,26 +40,13 @@ def bench(
     *,
     keeps: Annotated[
         str,
-        option(
-            "Shares of the tokens to compare; none: no sieve .",
-            "LIST",
-            "",
-            "--keep",
-        ),
+        option("Shares of the tokens to compare; none: no sieve.", "LIST", "", "--keep"),
     ] = "none,1.0,0.2,0.1,0.05",
     repeat: Annotated[int, option("Rounds that count; one before does not.", "COUNT", min=1)] = 3,
     again: Annotated[
         bool, option("Compare asking again, from the feature cache, with asking first.", "", "", "--again")
     ] = False,
-    shape: Annotated[
-        str | None, option("The text decoder of this model: qwen2.5-omni-3b or qwen2.5-omni-7b.", "NAME", SHAPE)
-    ] = None,
-    av_tokens: Annotated[
-        int | None, option("Sound and picture tokens.", "COUNT", SHAPE, min=1, show_default=str(AV_TOKENS))
-    ] = None,
-    layers: Annotated[
-        int | None, option("Only so many decoder layers, for a quick look.", "COUNT", SHAPE, min=1, show_default="all")
-    ] = None,
+    weights: Weights,
     resolved: Resolved,
     json: JsonFlag = False,
     debug: DebugFlag = False,
@@ -55,46 +58,35 @@ def bench(
     CPU cores with bfloat16 instructions; on others it takes longer. --layers 4
     is a quick look.
     """
-    if again and not media:
-        raise UsageError("--again needs files to ask about; --shape names the towers, without it --model answers")
-    if again and av_tokens:
-        raise UsageError("--av-tokens goes with --shape alone; --again looks at the files given")
-    if bool(media) == bool(shape) and not again:
-        raise UsageError("give either files to ask about, or --shape")
-    if shape is None and (av_tokens or layers):
-        raise UsageError("--av-tokens and --layers go with --shape")
-    if shape is not None:
-        _check_shape_flags(given(resolved), again)
-    profile = resolved.profile
+    media, shape, layers, profile = media or [], weights.shape, weights.layers, resolved.profile
+    _check(media, weights, again, given(resolved))
 
     from epcli.media.probe import check_file
     from epcli.models import catalog
 
-    for path in media or ():
+    for path in media:
         check_file(path)
     if shape is None:
         catalog.check_present(profile.model)
     from epcli.evals import bench as measure  # the model libraries load here
 
     chosen = measure.read_keeps(keeps)
-    live = sys.stderr.isatty()
+    status = StatusLine()
 
     def progress(done: int, total: int) -> None:
-        if live:
-            print(f"\rpass {done} of {total}", end="", file=sys.stderr, flush=True)
+        status.show(f"pass {done} of {total}")
 
     if again:
         from epcli.evals.again import bench_again
 
-        result = bench_again(media or [], repeat, profile, shape=shape, layers=layers, on_pass=progress)
+        result = bench_again(media, repeat, profile, shape=shape, layers=layers, on_pass=progress)
     elif shape is not None:
         result = measure.bench_shape(
-            shape, chosen, repeat, profile, av_tokens=av_tokens or AV_TOKENS, layers=layers, on_pass=progress
+            shape, chosen, repeat, profile, av_tokens=weights.av_tokens or AV_TOKENS, layers=layers, on_pass=progress
         )
     else:
-        result = measure.bench_clips(media or [], chosen, repeat, profile, progress)
-    if live:
-        print("\r\x1b[2K", end="", file=sys.stderr)
+        result = measure.bench_clips(media, chosen, repeat, profile, progress)
+    status.clear()
     if json:
         from json import dumps
 
@@ -106,9 +98,19 @@ def bench(
         _print(result)
 
 
-def _check_shape_flags(flags: list[str], again: bool) -> None:
-    """With --shape no model is asked, and without --again no file is looked at: refuse what would do nothing."""
-    for flag in flags:
+def _check(media: list[Path], weights: Weights, again: bool, flags: list[str]) -> None:
+    """Raises UsageError for flags that do not go together. `flags`: the settings among them."""
+    if again and not media:
+        raise UsageError("--again needs files to ask about; --shape names the towers, without it --model answers")
+    if again and weights.av_tokens:
+        raise UsageError("--av-tokens goes with --shape alone; --again looks at the files given")
+    if bool(media) == bool(weights.shape) and not again:
+        raise UsageError("give either files to ask about, or --shape")
+    if weights.shape is None:
+        if weights != Weights():
+            raise UsageError("--av-tokens and --layers go with --shape")
+        return
+    for flag in flags:  # no model is asked, and without --again no file is looked at
         if flag in ("--model", "--quantize"):
             raise UsageError(f"{flag} goes with files, and --shape is in its place")
         if not again and flag not in ("--device", "--threads"):

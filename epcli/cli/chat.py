@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from epcli import streams
-from epcli.cli.ask import Screen
 from epcli.cli.options import (
     ANSWER,
     OUTPUT,
@@ -24,6 +23,7 @@ from epcli.cli.options import (
     settings,
     time_range,
 )
+from epcli.cli.screen import Screen, redraws
 from epcli.config import Resolved, state_home
 from epcli.errors import EXIT_PARTIAL, EpError, unexpected
 from epcli.text import as_question, one_line, visible, visible_json, well_formed
@@ -142,7 +142,7 @@ class _Talk:
 
     def _note(self, text: str) -> None:
         if text and not self._quiet:
-            dim = self._typed and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+            dim = self._typed and redraws()
             for line in visible(text).split("\n"):
                 print(f"\x1b[2m {line}\x1b[0m" if dim else f" {line}", file=sys.stderr)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from epcli.cli.options import OUTPUT, DebugFlag, JsonFlag, a_path, argument, option, settings
+from epcli.cli.screen import StatusLine
 from epcli.config import Resolved
 from epcli.errors import EXIT_PARTIAL
 from epcli.text import one_line, visible
@@ -21,11 +22,7 @@ def evaluate(
     limit: Annotated[int | None, option("Ask only the first so many.", "COUNT", min=1, show_default="all")] = None,
     format: Annotated[
         str | None,
-        option(
-            "Layout of SET, by a name in docs/questions.md.",
-            "NAME",
-            show_default="found out",
-        ),
+        option("Layout of SET, by a name in docs/questions.md.", "NAME", show_default="found out"),
     ] = None,
     media: Annotated[
         Path | None, option("Where the media of a benchmark are, if not in SET.", "FOLDER", parser=a_path)
@@ -65,20 +62,17 @@ def evaluate(
     if summary is not None:
         tables.check_summary_path(summary)
     found = sets.read_set(questions, format, media)
-    live = sys.stderr.isatty()
+    status = StatusLine()
     total = min(len(found.questions), limit or len(found.questions))
 
     def progress(row: dict[str, Any], done: int) -> None:
-        clear = "\r\x1b[2K" if live else ""
         if "error" in row:
-            message = one_line(f"ep: question {row['key']}: {row['error']}")
-            print(clear + message, file=sys.stderr)
-        if live:
-            print(f"{clear}{done} of {total}", end="", file=sys.stderr, flush=True)
+            status.clear()
+            print(one_line(f"ep: question {row['key']}: {row['error']}"), file=sys.stderr)
+        status.show(f"{done} of {total}")
 
     rows = score.score(found, profile, out, limit=limit, blind=blind, on_row=progress)
-    if live:
-        print("\r\x1b[2K", end="", file=sys.stderr)
+    status.clear()
     constant = score.majority(found.questions[:limit])
     result = score.summary(rows, constant)
     if summary is not None:

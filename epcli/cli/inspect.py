@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from epcli import streams
-from epcli.cli.ask import Screen
 from epcli.cli.options import (
     OUTPUT,
     TOKENS,
@@ -24,6 +24,7 @@ from epcli.cli.options import (
     settings,
     time_range,
 )
+from epcli.cli.screen import Screen
 from epcli.config import Resolved
 from epcli.errors import UsageError
 from epcli.files import check_output, whole
@@ -32,6 +33,61 @@ from epcli.text import as_question, one_line
 
 if TYPE_CHECKING:
     from epcli.records import Inspection
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written, where, and how much of it."""
+
+    show_kept_tokens: Annotated[
+        bool, option("Also draw the kept cells of the frames that matter most.", "", OUTPUT, "--show-kept-tokens")
+    ] = False
+    html: Annotated[
+        Path | None,
+        option(
+            "Write one self-contained page here: frames, sound and every keep share.", "FILE", OUTPUT, parser=a_path
+        ),
+    ] = None
+    no_media: Annotated[bool, option("Leave pictures and sound out of the page.", "", OUTPUT, "--no-media")] = False
+    png: Annotated[
+        Path | None, option("Write a contact sheet of the frames with what was kept.", "FILE", OUTPUT, parser=a_path)
+    ] = None
+    film: Annotated[
+        Path | None,
+        option("Write the clip with what was dropped dimmed, as MP4.", "FILE", OUTPUT, "--video", parser=a_path),
+    ] = None
+
+    def check(self, media: Path) -> None:
+        """Raises UsageError for a file that cannot be written, is the clip itself, or is named twice."""
+        from epcli.media.probe import probe
+
+        taken: dict[str, str] = {}
+        files = ((self.html, "--html", ""), (self.png, "--png", ".png"), (self.film, "--video", ".mp4"))
+        for path, flag, suffix in files:
+            if path is not None:
+                check_output(path, flag, suffix=suffix, source=media)
+                if (other := taken.setdefault(os.path.realpath(path), flag)) != flag:
+                    raise UsageError(f"{flag} {path}: {other} is written there; name another file")
+        if self.film is not None and probe(media).is_image:
+            raise UsageError(f"--video: {media.name} is a still picture; --png shows what was kept of it")
+
+    def write(self, found: Inspection, screen: Screen, video_track: int | None) -> None:
+        """The files that are asked for, each whole or not at all."""
+        if self.png is not None:
+            from epcli.report.draw import contact_sheet
+
+            with whole(self.png) as partial:
+                partial.write_bytes(contact_sheet(found))
+            _wrote(self.png)
+        if self.film is not None:
+            _write_film(found, self.film, screen, video_track)
+            _wrote(self.film)
+        if self.html is not None:
+            from epcli.report.html import to_html
+
+            with whole(self.html) as partial:
+                partial.write_text(to_html(found, media=not self.no_media), encoding="utf-8")
+            _wrote(self.html)
 
 
 # --video is where the film goes.
@@ -56,58 +112,29 @@ def inspect(
     compare: Annotated[
         str | None, option("Selectors to put side by side, as in cs2,uniform,random.", "NAME,NAME...", TOKENS)
     ] = None,
-    show_kept_tokens: Annotated[
-        bool,
-        option("Also draw the kept cells of the frames that matter most.", "", OUTPUT, "--show-kept-tokens"),
-    ] = False,
-    html: Annotated[
-        Path | None,
-        option(
-            "Write one self-contained page here: frames, sound and every keep share.", "FILE", OUTPUT, parser=a_path
-        ),
-    ] = None,
-    no_media: Annotated[bool, option("Leave pictures and sound out of the page.", "", OUTPUT, "--no-media")] = False,
-    png: Annotated[
-        Path | None, option("Write a contact sheet of the frames with what was kept.", "FILE", OUTPUT, parser=a_path)
-    ] = None,
-    film: Annotated[
-        Path | None,
-        option("Write the clip with what was dropped dimmed, as MP4.", "FILE", OUTPUT, "--video", parser=a_path),
-    ] = None,
+    outputs: Outputs,
     json: Annotated[bool, option("Print one JSON object with each kept token.", "", OUTPUT, "--json")] = False,
     quiet: Annotated[bool, option("Print nothing; for --html, --png, --video.", "", OUTPUT, "--quiet", "-q")] = False,
     debug: DebugFlag = False,
 ) -> None:
     """Show which sound and picture tokens were kept of a file, and what carried the answer.
 
-    Asks the question as `ep ask` does: without --keep, a model with a trained sieve reads a fifth of the tokens, 160
-    at least, and any other reads all.
+    Asks the question as `ep ask` does, and keeps as many tokens unless --keep or --budget says otherwise.
     """
     questions = [as_question(question) for question in questions or []]
     start_s, end_s = time_range(start, end)
-    if compare is not None and "--selector" in given(resolved):
-        raise UsageError("--compare and --selector both name selectors: give one of them")
-    selectors = [name.strip() for name in compare.split(",")] if compare is not None else []
-    if compare is not None and not all(selectors):
-        raise UsageError(f"--compare {compare!r}: name selectors with commas between them, as in cs2,uniform,random")
-    if film is not None and max(len(selectors), 1) * max(len(questions), 1) > 1:
+    selectors = _selectors(compare, resolved)
+    if outputs.film is not None and max(len(selectors), 1) * max(len(questions), 1) > 1:
         raise UsageError("--video shows one question and one selector: leave out the others or --compare")
-    if no_media and html is None:
+    if outputs.no_media and outputs.html is None:
         raise UsageError("--no-media is about the page that --html writes: give --html too")
 
-    from epcli.media.probe import check_file, probe
+    from epcli.media.probe import check_file
     from epcli.models import catalog
 
     catalog.check_present(resolved.profile.model)
     check_file(media)
-    taken: dict[str, str] = {}
-    for path, flag, suffix in ((html, "--html", ""), (png, "--png", ".png"), (film, "--video", ".mp4")):
-        if path is not None:
-            check_output(path, flag, suffix=suffix, source=media)
-            if (other := taken.setdefault(os.path.realpath(path), flag)) != flag:
-                raise UsageError(f"{flag} {path}: {other} is written there; name another file")
-    if film is not None and probe(media).is_image:
-        raise UsageError(f"--video: {media.name} is a still picture; --png shows what was kept of it")
+    outputs.check(media)
 
     if not quiet:
         streams.check_output()
@@ -129,27 +156,25 @@ def inspect(
         )
     finally:
         screen.close()
-    if png is not None:
-        from epcli.report.draw import contact_sheet
-
-        with whole(png) as partial:
-            partial.write_bytes(contact_sheet(found))
-        _wrote(png)
-    if film is not None:
-        _write_film(found, film, screen, resolved.profile.video_track)
-        _wrote(film)
-    if html is not None:
-        from epcli.report.html import to_html
-
-        with whole(html) as partial:
-            partial.write_text(to_html(found, media=not no_media), encoding="utf-8")
-        _wrote(html)
+    outputs.write(found, screen, resolved.profile.video_track)
     if json:
         from epcli.report.inspect_json import to_json
 
         print(to_json(found))
     elif not quiet:
-        _show(found, show_kept_tokens)
+        _show(found, outputs.show_kept_tokens)
+
+
+def _selectors(compare: str | None, resolved: Resolved) -> list[str]:
+    """The names in --compare, none without it. Raises UsageError."""
+    if compare is None:
+        return []
+    if "--selector" in given(resolved):
+        raise UsageError("--compare and --selector both name selectors: give one of them")
+    names = [name.strip() for name in compare.split(",")]
+    if not all(names):
+        raise UsageError(f"--compare {compare!r}: name selectors with commas between them, as in cs2,uniform,random")
+    return names
 
 
 def _show(found: Inspection, grids: bool) -> None:

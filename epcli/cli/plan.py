@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # The settings that change what a question costs.
 SHAPING = (
-    *("fps", "max_frames", "max_pixels", "video", "audio", "model", "max_new_tokens"),
+    *("fps", "max_frames", "max_pixels", "video", "audio", "video_track", "model", "max_new_tokens"),
     *("tokens", "device", "dtype", "quantize"),
 )
 

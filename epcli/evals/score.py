@@ -17,19 +17,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from epcli.config import Profile
+from epcli.config import DECIDING, Profile
 from epcli.errors import EpError, UsageError
 from epcli.questions.record import Question, by_files
 from epcli.questions.sets import QuestionSet
 from epcli.text import visible_json
 
 SCHEMA = 1
-# What an answer depends on, of the settings. Where and how fast it is computed (device, threads) is left out.
-SETTINGS = (
-    "model", "selector", "keep", "budget", "fps", "max_frames", "video", "audio", "audio_track", "dtype", "quantize",
-    "system", "max_new_tokens", "temperature", "seed",
-)  # fmt: skip
-
 Row = dict[str, Any]
 
 
@@ -46,7 +40,7 @@ class Run:
     @classmethod
     def of(cls, questions: QuestionSet, profile: Profile, *, blind: bool = False, **more: Any) -> Run:
         """`more`: whatever else tells this run from others."""
-        settings = {name: getattr(profile, name) for name in SETTINGS}
+        settings = {name: getattr(profile, name) for name in DECIDING}
         about = {"set": questions.name, "model": profile.model, "selector": profile.selector, "keep": profile.keep}
         about |= {"blind": True} if blind else {}
         items = [[i.key, i.files[0].name, i.text, asdict(i.rule), i.type] for i in questions.questions]  # type: ignore[call-overload]

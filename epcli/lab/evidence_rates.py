@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from epcli.config import Profile
+from epcli.config import DEFAULT_KEEP, Profile
 from epcli.evals.score import ci95
 from epcli.lab.benchmark import SIZES
 from epcli.lab.film import write_film
@@ -32,7 +32,6 @@ from epcli.lab.scenes import Library, Script, render, write_script
 from epcli.records import MediaTokens, Modality, Moment
 from epcli.session.clips import EncodedClip
 from epcli.session.moments import media_tokens, moments
-from epcli.session.selection import DEFAULT_KEEP
 from epcli.session.session import Answered, Session
 
 SCHEMA = 1

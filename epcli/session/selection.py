@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from epcli.config import Profile
+from epcli.config import DEFAULT_KEEP, DEFAULT_LEAST, Profile
 from epcli.errors import UsageError
 from epcli.models.family import AVModel
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import TRAINED, TRAINING_FREE
-
-DEFAULT_KEEP = 0.2  # of a selector named without a budget
-DEFAULT_LEAST = 160  # tokens, nor fewer than these: a fifth of five seconds is 40
 
 
 def default_selector(profile: Profile, trained: bool) -> str:
@@ -41,7 +38,7 @@ def choose_selector(profile: Profile, model: AVModel) -> tuple[str, Budget, list
 
 
 def budget_of(profile: Profile) -> Budget:
-    """What a selector other than none keeps; with no word on it a fifth, but DEFAULT_LEAST tokens of a short clip."""
+    """What a selector other than none keeps; with no word on it DEFAULT_KEEP, but at least DEFAULT_LEAST tokens."""
     if profile.keep is None and profile.budget is None:
         return Budget(ratio=DEFAULT_KEEP, least=DEFAULT_LEAST)
     return Budget.of(profile.keep or DEFAULT_KEEP, profile.budget)

@@ -1,0 +1,106 @@
+"""What commands show on a terminal: a line that changes while they work, the answer as it grows, then the figures."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from epcli.config import PROJECT_FILE, Resolved
+from epcli.text import visible
+
+if TYPE_CHECKING:
+    from epcli.records import Report
+
+
+def redraws() -> bool:
+    """Whether standard error is a terminal on which a line may change, in colour."""
+    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    return sys.stderr.isatty() and not plain
+
+
+class StatusLine:
+    """A line on standard error that changes, where that is a terminal; elsewhere nothing."""
+
+    def __init__(self, wanted: bool = True) -> None:
+        self._redraws = wanted and redraws()
+        self._shown = False
+
+    def show(self, text: str) -> None:
+        """Text in place of what the line said."""
+        if self._redraws:
+            self._shown = True
+            sys.stderr.write(f"\r\x1b[2K{text}")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """An empty line, for others to write on."""
+        if self._shown:
+            self._shown = False
+            sys.stderr.write("\r\x1b[2K")
+            sys.stderr.flush()
+
+
+BAR = 30  # columns of the bar while weights load
+_STAGES = {
+    "cache": "looking into the cache",
+    "media": "reading the file",
+    "load": "loading the model",
+    "vision": "looking",
+    "audio": "listening",
+    "sieve": "choosing tokens",
+    "prefill": "thinking",
+    "evidence": "looking for evidence",
+}
+
+
+class Screen:
+    """What a person sees: a line on stderr that names the stage, the answer on stdout as it grows, then the figures."""
+
+    def __init__(self, quiet: bool, json: bool) -> None:
+        self._quiet, self._json = quiet, json
+        self._status = StatusLine(not quiet)
+        self._bar = -1  # cells of the bar that is shown
+        self._line_open = False  # the answer has begun, and its last line has no end yet
+
+    def say_where_settings_come_from(self, resolved: Resolved) -> None:
+        """A settings file in the working folder acts without being named on the command line: say so."""
+        keys = [key for key, source in resolved.sources.items() if source.startswith(f"{PROJECT_FILE}: ")]
+        if keys and not (self._quiet or self._json):
+            print(f"ep: {', '.join(keys)} set by {PROJECT_FILE} in this folder", file=sys.stderr)
+
+    def stage(self, name: str) -> None:
+        if not self._line_open:
+            self._status.show(f"{_STAGES.get(name, name)} …")
+
+    def progress(self, share: float) -> None:
+        """How much of a model's weights is loaded, 0 to 1: a bar behind the stage's name."""
+        if not self._line_open and (now := int(share * BAR)) != self._bar:
+            self._bar = now
+            self._status.show(f"{_STAGES['load']} {'█' * now}{'░' * (BAR - now)} {share:.0%}")
+
+    def text(self, piece: str) -> None:
+        if self._json or not piece:
+            return
+        self._status.clear()
+        self._line_open = True
+        sys.stdout.write(visible(piece))
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Leave the cursor at the start of a line, whatever happened."""
+        self._status.clear()
+        if self._line_open:
+            self._line_open = False
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+
+    def report(self, report: Report) -> None:
+        if self._json:
+            from epcli.report.json import to_json
+
+            print(to_json(report))
+        elif not self._quiet:
+            from epcli.report.console import print_report
+
+            print_report(report)
