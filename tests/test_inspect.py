@@ -64,6 +64,16 @@ def test_the_terminal_view_fits_80_columns_with_and_without_colour(looked):
     assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
 
 
+@pytest.mark.parametrize(
+    ("frames", "line"), [(8, "looked at 8 frames, 4 x 7 cells each"), (15, "15 frames in 8 pairs, 4 x 7 cells a pair")]
+)
+def test_pairs_of_frames_are_called_pairs(looked, frames, line):
+    runs = tuple(
+        replace(run, report=replace(run.report, media=replace(run.report.media, frames=frames))) for run in looked.runs
+    )
+    assert line in shown(replace(looked, runs=runs))
+
+
 def test_all_views_show_the_same_numbers(looked):
     terminal, body, page = shown(looked), json.loads(to_json(looked)), page_data(looked)
     for run, listed, row in zip(looked.runs, body["runs"], page["runs"], strict=True):

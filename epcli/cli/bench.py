@@ -85,7 +85,7 @@ def bench(
             shape, chosen, repeat, profile, av_tokens=weights.av_tokens or AV_TOKENS, layers=layers, on_pass=progress
         )
     else:
-        result = measure.bench_clips(media, chosen, repeat, profile, progress)
+        result = measure.bench_clips(media, chosen, repeat, profile, progress, status.loading)
     status.clear()
     if json:
         from json import dumps

@@ -71,7 +71,7 @@ def evaluate(
             print(one_line(f"ep: question {row['key']}: {row['error']}"), file=sys.stderr)
         status.show(f"{done} of {total}")
 
-    rows = score.score(found, profile, out, limit=limit, blind=blind, on_row=progress)
+    rows = score.score(found, profile, out, limit=limit, blind=blind, on_row=progress, on_progress=status.loading)
     status.clear()
     constant = score.majority(found.questions[:limit])
     result = score.summary(rows, constant)

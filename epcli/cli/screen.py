@@ -13,34 +13,6 @@ if TYPE_CHECKING:
     from epcli.records import Report
 
 
-def redraws() -> bool:
-    """Whether standard error is a terminal on which a line may change, in colour."""
-    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-    return sys.stderr.isatty() and not plain
-
-
-class StatusLine:
-    """A line on standard error that changes, where that is a terminal; elsewhere nothing."""
-
-    def __init__(self, wanted: bool = True) -> None:
-        self._redraws = wanted and redraws()
-        self._shown = False
-
-    def show(self, text: str) -> None:
-        """Text in place of what the line said."""
-        if self._redraws:
-            self._shown = True
-            sys.stderr.write(f"\r\x1b[2K{text}")
-            sys.stderr.flush()
-
-    def clear(self) -> None:
-        """An empty line, for others to write on."""
-        if self._shown:
-            self._shown = False
-            sys.stderr.write("\r\x1b[2K")
-            sys.stderr.flush()
-
-
 BAR = 30  # columns of the bar while weights load
 _STAGES = {
     "cache": "looking into the cache",
@@ -54,13 +26,47 @@ _STAGES = {
 }
 
 
+def redraws() -> bool:
+    """Whether standard error is a terminal on which a line may change, in colour."""
+    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    return sys.stderr.isatty() and not plain
+
+
+class StatusLine:
+    """A line on standard error that changes, where that is a terminal; elsewhere nothing."""
+
+    def __init__(self, wanted: bool = True) -> None:
+        self._redraws = wanted and redraws()
+        self._shown = False
+        self._bar = -1  # cells of the bar that was drawn last
+
+    def show(self, text: str) -> None:
+        """Text in place of what the line said."""
+        if self._redraws:
+            self._shown = True
+            sys.stderr.write(f"\r\x1b[2K{text}")
+            sys.stderr.flush()
+
+    def loading(self, share: float) -> None:
+        """How much of a model's weights is loaded, 0 to 1, as a bar."""
+        if (full := int(share * BAR)) != self._bar:
+            self._bar = full
+            self.show(f"{_STAGES['load']} {'█' * full}{'░' * (BAR - full)} {share:.0%}")
+
+    def clear(self) -> None:
+        """An empty line, for others to write on."""
+        if self._shown:
+            self._shown = False
+            sys.stderr.write("\r\x1b[2K")
+            sys.stderr.flush()
+
+
 class Screen:
     """What a person sees: a line on stderr that names the stage, the answer on stdout as it grows, then the figures."""
 
     def __init__(self, quiet: bool, json: bool) -> None:
         self._quiet, self._json = quiet, json
         self._status = StatusLine(not quiet)
-        self._bar = -1  # cells of the bar that is shown
         self._line_open = False  # the answer has begun, and its last line has no end yet
 
     def say_where_settings_come_from(self, resolved: Resolved) -> None:
@@ -74,10 +80,9 @@ class Screen:
             self._status.show(f"{_STAGES.get(name, name)} …")
 
     def progress(self, share: float) -> None:
-        """How much of a model's weights is loaded, 0 to 1: a bar behind the stage's name."""
-        if not self._line_open and (now := int(share * BAR)) != self._bar:
-            self._bar = now
-            self._status.show(f"{_STAGES['load']} {'█' * now}{'░' * (BAR - now)} {share:.0%}")
+        """How much of a model's weights is loaded, 0 to 1."""
+        if not self._line_open:
+            self._status.loading(share)
 
     def text(self, piece: str) -> None:
         if self._json or not piece:

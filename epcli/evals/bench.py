@@ -352,6 +352,7 @@ def bench_clips(
     repeat: int,
     profile: Profile,
     on_pass: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
     """The JSON of `ep bench MEDIA…`: every stage of asking about each file; a pass is all files, its seconds their sum.
 
@@ -359,6 +360,7 @@ def bench_clips(
     """
     profile = replace(profile, cache=False)  # every pass looks at its files anew
     session = Session(profile)
+    session.on_progress = on_progress
     loading = Meter(session.device)
     model = session.load(loading)
     shape, depth = decoder_shape(model.decoder.config), len(model.sieve.refiner.layers) if model.sieve else 0

@@ -120,6 +120,7 @@ def score(
     limit: int | None = None,
     blind: bool = False,
     on_row: Callable[[Row, int], None] = lambda row, done: None,
+    on_progress: Callable[[float], None] | None = None,
 ) -> list[Row]:
     """Ask every question, or the first `limit`; those answered in `out` are not asked again. Returns all lines.
 
@@ -131,6 +132,7 @@ def score(
     ledger = Ledger(out, Run.of(questions, profile, blind=blind))
     items = [*(exchanged(questions.questions) if blind else questions.questions)][:limit]
     session = Session(profile)
+    session.on_progress = on_progress
     todo = [item for item in items if item.key not in ledger.rows]
     if any(not item.problem for item in todo):
         session.load()  # weights that are missing are no question's fault

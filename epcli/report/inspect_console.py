@@ -63,8 +63,13 @@ def _file(inspection: Inspection) -> Iterator[RenderableType]:
     yield table
     rows, columns = inspection.tokens.grid
     if inspection.preview.times_s is not None and rows:
-        count = len(inspection.preview.times_s)
-        yield Text(f" looked at {count} frame{'s' * (count > 1)}, {rows} x {columns} cells each", style="dim")
+        grids, frames = len(inspection.preview.times_s), inspection.runs[0].report.media.frames
+        said = f"{frames} frame{'s' * (frames > 1)}"
+        if frames > grids:  # two frames make one grid of cells
+            said, each = f"{said} in {grids} pair{'s' * (grids > 1)}", "a pair"
+        else:
+            each = "each"
+        yield Text(f" looked at {said}, {rows} x {columns} cells {each}", style="dim")
 
 
 def _memory(inspection: Inspection, run: InspectionRun) -> RenderableType:
