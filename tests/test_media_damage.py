@@ -352,3 +352,46 @@ def test_damage_in_a_recording_that_begins_between_keyframes_is_told(tmp_path: P
     data = ten_seconds("ts")
     path.write_bytes(garbled(data[len(data) // 188 // 8 * 188 :], 0.4, 0.6))
     assert any("damaged" in warning for warning in read(path, SMALL).warnings)
+
+
+# ---- what cannot be read, and what is not as it should be
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "m4a"])
+def test_an_encrypted_file_is_refused_saying_so(suffix: str, tmp_path: Path) -> None:
+    path, key = tmp_path / f"locked.{suffix}", "0123456789abcdef0123456789abcdef"
+    lock = ("-encryption_scheme", "cenc-aes-ctr", "-encryption_key", key, "-encryption_kid", key)
+    picture = ("-vn",) if suffix == "m4a" else ()
+    samples.run("-i", samples.shared_film("plain.mp4"), "-c", "copy", *picture, *lock, "-f", "mp4", path)
+    with pytest.raises(MediaError, match=rf"locked\.{suffix}: encrypted, cannot be read"):
+        read(path, SMALL)
+
+
+def test_a_scrambled_recording_of_television_is_refused_saying_so(tmp_path: Path) -> None:
+    path = tmp_path / "pay.ts"
+    data = bytearray(ten_seconds("ts"))
+    for at in range(0, len(data), 188):
+        if (data[at + 1] & 0x1F) and not data[at + 1] & 0x40:
+            data[at + 3] |= 0x80
+            data[at + 4 : at + 188] = random.Random(at).randbytes(184)
+    path.write_bytes(data)
+    with pytest.raises(MediaError, match=r"pay\.ts: encrypted, cannot be read"):
+        read(path, SMALL)
+
+
+def test_an_avi_that_is_cut_off_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "cut.avi"
+    samples.film(tmp_path / "whole.avi", ("mpeg4",), ("libmp3lame",), 6.0)
+    data = (tmp_path / "whole.avi").read_bytes()
+    assert read(tmp_path / "whole.avi", SMALL).warnings == ()
+    path.write_bytes(data[: len(data) // 2])
+    (warning,) = read(path, SMALL).warnings
+    assert "its header says 6.0 s; it seems cut off" in warning
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "flv"])
+def test_time_stamps_that_stand_still_are_told(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"stuck.{suffix}"
+    still = ("-bsf:v", "setts=ts=0", "-bsf:a", "setts=ts=0")
+    samples.run("-i", samples.shared_film("plain.mp4"), "-c", "copy", *still, path)
+    assert any("all its time stamps are the same" in warning for warning in read(path, SMALL).warnings)

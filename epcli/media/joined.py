@@ -43,6 +43,14 @@ def spans(path: Path, demuxer: str) -> list[Span]:
     return [(low, high) for low, high in pairwise(edges) if high - low >= _LEAST_BYTES]
 
 
+def is_scrambled(path: Path) -> bool:
+    """Whether the first packets of a transport stream say that most of them are encrypted (pay TV). Raises OSError."""
+    with open(path, "rb") as file:
+        packets = _packets(np.frombuffer(file.read(_BLOCK), np.uint8))[0]
+    streams = packets[((packets[:, 1] & 0x1F) > 0) & (packets[:, 3] & 0x10 > 0)]  # no tables, but with something in it
+    return len(streams) > 0 and bool((streams[:, 3] & 0xC0 > 0).mean() > 0.5)
+
+
 def _chains(file: BinaryIO, size: int) -> list[int]:
     """Where an Ogg begins anew (RFC 3533): pages that begin streams, behind pages that do not."""
     cuts, at, beginning = [], 0, True
@@ -118,8 +126,8 @@ def _of_program(data: bytes, begin: int) -> list[tuple[int, _Clock]]:
 def _of_transport(data: bytes, begin: int) -> list[tuple[int, _Clock]]:
     """Stamps of adaptation fields (ISO 13818-1, 2.4.3.5), with the streams that carry them."""
     raw = np.frombuffer(data, np.uint8)
-    size, first = max(((size, _phase(raw, size)) for size in (188, 192, 204)), key=lambda found: found[1][1])
-    packets = raw[first[0] : first[0] + (len(raw) - first[0]) // size * size].reshape(-1, size)
+    packets, first = _packets(raw)
+    size = packets.shape[1]
     numbers = (packets[:, 1].astype(int) & 0x1F) << 8 | packets[:, 2]
     good = packets[:, 0] == 0x47
     stamped = good & (packets[:, 3] & 0x20 > 0) & (packets[:, 4] >= 7) & (packets[:, 5] & 0x10 > 0)
@@ -128,11 +136,17 @@ def _of_transport(data: bytes, begin: int) -> list[tuple[int, _Clock]]:
     for row in np.flatnonzero(stamped):
         a, b, c, d, e = (int(value) for value in packets[row, 6:11])
         table = tables[(tables > before) & (tables < row)]
-        restart = begin + first[0] + int(table[-1] if len(table) else row) * size
+        restart = begin + first + int(table[-1] if len(table) else row) * size
         ticks = a << 25 | b << 17 | c << 9 | d << 1 | e >> 7
-        found.append((int(numbers[row]), _Clock(begin + first[0] + int(row) * size, ticks, restart)))
+        found.append((int(numbers[row]), _Clock(begin + first + int(row) * size, ticks, restart)))
         before = int(row)
     return found
+
+
+def _packets(raw: np.ndarray) -> tuple[np.ndarray, int]:
+    """(P, size) bytes of whole packets, and where the first begins."""
+    size, (first, _) = max(((size, _phase(raw, size)) for size in (188, 192, 204)), key=lambda found: found[1][1])
+    return raw[first : first + (len(raw) - first) // size * size].reshape(-1, size), first
 
 
 def _phase(raw: np.ndarray, size: int) -> tuple[int, int]:

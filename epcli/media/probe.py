@@ -13,6 +13,7 @@ import math
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -59,6 +60,11 @@ _ADTS_RATES = dict(enumerate((96000, 88200, 64000, 48000, 44100, 32000, 24000, 2
 _JOINABLE = frozenset(("mpegts", "mpeg", "ogg"))  # may hold several recordings, each with a clock of its own
 _MOST_PARTS = 300
 _LONG_S, _LEAST_BYTES_A_SECOND = 6 * 3600.0, 20  # the leanest speech codecs need 80
+_COUNT_ANEW = "count them anew, then ask again: ffmpeg -i OLD -vf setpts=N/FRAME_RATE/TB -af asetpts=N/SR/TB NEW.mp4"
+_MANY_PACKETS = 10
+_NO_COUNT = 1 << 30  # frames: an AVI that was written to a pipe claims these
+_ENCRYPTED = "encrypted, cannot be read; ask for a copy without protection"
+_ENCRYPTED_TAGS = frozenset(("encv", "enca", "drmi", "drms", "aavd"))  # of MP4: common encryption, Apple's, Audible's
 _PLACE_HOLDER = 0x7FFF_0000  # bytes: writers to a pipe claim about 2 or 4 GB, or all that the field can say
 _MOST_CHUNKS = 64  # looked at before that of the sound
 _WRAPPING = frozenset(("mpegts", "mpeg"))  # clock of 33 bits, 26.5 hours
@@ -174,6 +180,8 @@ def inspect(path: Path, deadline: Deadline, video_track: int | None = None) -> L
         return layout
     with opened(path, deadline) as container:
         demuxer = _demuxer(container)
+    if demuxer == "mpegts" and joined.is_scrambled(path):
+        raise MediaError(f"{name(path)}: {_ENCRYPTED}")
     spans = joined.spans(path, demuxer) if demuxer in _JOINABLE else []
     if len(spans) < 2:
         return _plausible(_inspect_part(path, None, video_track, deadline))
@@ -184,7 +192,7 @@ def _inspect_part(path: Path, span: Span | None, video_track: int | None, deadli
     with opened(path, deadline, span) as container:
         layout = replace(_describe(path, container, video_track, deadline), span=span)
         _check_track(layout, video_track)
-        declared = container.duration / av.time_base if container.duration else None
+        declared = _declared(container)
         untimed = layout.raw_rate is not None or _lacks_times(container, layout)
     if untimed and not layout.info.is_image:
         layout = _with_times(layout, deadline)
@@ -233,8 +241,7 @@ def _plausible(layout: Layout) -> Layout:
     if length > _LONG_S and size < length * _LEAST_BYTES_A_SECOND:
         raise MediaError(
             f"{name(layout.info.path)}: its time stamps tell {length / 3600:.0f} hours, far too much for {size} bytes; "
-            "count them anew, then ask again: "
-            "ffmpeg -i OLD -vf setpts=N/FRAME_RATE/TB -af asetpts=N/SR/TB NEW.mp4"
+            + _COUNT_ANEW
         )
     return layout
 
@@ -268,6 +275,8 @@ def _describe(path: Path, container: InputContainer, video_track: int | None, de
         raise MediaError(f"{name(path)}: HEIC pictures are not read here; convert it to jpg")
     if video is None and not sounds:
         raise MediaError(f"{name(path)}: no picture and no sound found; is it a media file, and complete?")
+    if any(_is_encrypted(container, stream) for stream in ([video] if video else []) + sounds):
+        raise MediaError(f"{name(path)}: {_ENCRYPTED}")
     starts = [
         float(stream.start_time * stream.time_base)
         for stream in ([video] if video else []) + sounds
@@ -306,6 +315,22 @@ def _describe(path: Path, container: InputContainer, video_track: int | None, de
         decoder=decoder,
         raw_rate=(info.frame_rate or 25.0) if demuxer in _RAW else None,
     )
+
+
+def _is_encrypted(container: InputContainer, stream: Any) -> bool:
+    """Whether the header says so (MP4, WebM), or the packets do (common encryption)."""
+    with suppress(UnicodeDecodeError):  # a damaged tag
+        if stream.codec_context.codec_tag in _ENCRYPTED_TAGS:
+            return True
+    if "enc_key_id" in stream.metadata:
+        return True
+    if container.format.name.split(",")[0] != "mov":
+        return False
+    with suppress(av.error.FFmpegError):
+        _rewind(container, stream)
+        first = next((packet for packet in container.demux(stream) if packet.size), None)
+        return first is not None and first.has_sidedata("encryption_info")
+    return False
 
 
 def _is_open_ended(path: Path, demuxer: str) -> bool:
@@ -643,6 +668,30 @@ def _printable(text: str | None) -> str | None:
     return "".join(letter for letter in text or "" if letter.isprintable()).strip() or None
 
 
+def _declared(container: InputContainer) -> float | None:
+    """The length that the header tells, seconds; None if it tells none."""
+    told = [container.duration / av.time_base] if container.duration else []
+    if container.format.name == "avi":  # libavformat believes the index, and without one the size of the file
+        told += [
+            float(stream.frames * stream.time_base)
+            for stream in container.streams
+            if stream.time_base and stream.frames < _NO_COUNT
+        ]
+    return max(told, default=None)
+
+
+def _stands_still(layout: Layout, deadline: Deadline) -> bool:
+    """Whether many packets of a stream have one and the same time stamp."""
+    counts: Counter[int] = Counter()
+    stamps: dict[int, set[int | None]] = {}
+    with opened(layout.info.path, deadline, layout.span) as container, suppress(av.error.FFmpegError):
+        for packet in container.demux():
+            if packet.size:
+                counts[packet.stream_index] += 1
+                stamps.setdefault(packet.stream_index, set()).add(packet.dts if packet.pts is None else packet.pts)
+    return any(counts[index] >= _MANY_PACKETS and len(stamps[index]) == 1 for index in counts)
+
+
 def _measure(layout: Layout, declared: float | None, deadline: Deadline) -> Layout:
     """Fill in the length: what the header declares if the last packets bear it out, else what they say.
 
@@ -662,6 +711,10 @@ def _measure(layout: Layout, declared: float | None, deadline: Deadline) -> Layo
             duration = declared
         elif max(ends.values()) < declared - slack and layout.demuxer not in _ESTIMATED:
             warnings += (f"{label}: ends after {duration:.1f} s, its header says {declared:.1f} s; it seems cut off",)
+    if duration < 1 and layout.times_s is None and _stands_still(layout, deadline):
+        warnings += (
+            f"{label}: all its time stamps are the same, so that it seems to last {duration:.2f} s; {_COUNT_ANEW}",
+        )
     return replace(layout, info=replace(layout.info, duration_s=duration), warnings=warnings)
 
 
