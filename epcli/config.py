@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from epcli import hardware
 from epcli.errors import UsageError
 from epcli.records import ProfileChoice
 from epcli.sieve.selectors import SELECTORS, TRAINED, TRAINING_FREE
-from epcli.text import read_text, well_formed
+from epcli.text import did_you_mean, read_text, well_formed
 
 DEFAULT_PROFILE = "default"
 ENV_PREFIX = "EP_"
@@ -459,12 +458,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise UsageError(f"{path}: no settings: write one `key: value` a line")
     return table
-
-
-def did_you_mean(word: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """ ", did you mean keep?" for the end of a message; nothing if nothing is close."""
-    close = get_close_matches(str(word), list(known), n=1, cutoff=cutoff)
-    return f", did you mean {close[0]}?" if close else ""
 
 
 def user_file(environment: Mapping[str, str] | None = None) -> Path:

@@ -12,8 +12,8 @@ from test_cache import KEY, put
 from typer.testing import CliRunner
 
 from epcli.cli import app
-from epcli.report.units import ago, parse_age, parse_size
 from epcli.session.cache import FeatureCache
+from epcli.text import ago, parse_age, parse_size
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_the_page_the_json_and_the_command_that_repeats_it_agree(ep: Ep, place: 
 
 
 def wrote(path: Path) -> str:
-    from epcli.report.units import size
+    from epcli.text import size
 
     return f"ep: wrote {path} ({size(path.stat().st_size)})\n"
 

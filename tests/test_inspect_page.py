@@ -14,11 +14,11 @@ import pytest
 import torch
 from inspections import KINDS, inspection
 
-from epcli.media.timecode import format_time
 from epcli.records import KeptStream, Modality, TokenStream
 from epcli.report import figures
 from epcli.report.html import to_html
 from epcli.sieve.select import Budget, keep_count, narrow
+from epcli.text import format_time
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install 'epcli[dev]')")
 CHROMIUM = next(

@@ -27,7 +27,7 @@ from epcli.records import (
 )
 from epcli.report.console import print_report
 from epcli.report.json import to_json
-from epcli.report.units import size
+from epcli.text import size
 
 REPORT = Report(
     question="What do you hear?",

@@ -20,9 +20,8 @@ from epcli import __version__, streams
 from epcli.cli import ask, batch, bench, cache, chat, doctor, eval, inspect, models, plan, profiles, train
 from epcli.cli.help import Command, Group
 from epcli.cli.options import DebugFlag
-from epcli.config import did_you_mean
 from epcli.errors import EXIT_INTERRUPT, EpError, unexpected
-from epcli.text import one_line
+from epcli.text import did_you_mean, one_line
 
 # Every mistake of a command line that Typer finds: unknown flag or command, missing or surplus argument.
 _TyperUsageError: type[Exception] = typer.BadParameter.__mro__[1]

@@ -383,7 +383,7 @@ class _Screen:
             print(dumps({**tally.to_dict(), "out": str(work.output.path)}, indent=2))
         if self._quiet:
             return
-        from epcli.media.timecode import format_time
+        from epcli.text import format_time
 
         now = tally.answered_now + tally.failed_now
         parts = [f"{tally.answered_now} answered", f"{tally.failed_now} failed"]
@@ -419,8 +419,7 @@ class _Screen:
 
 
 def _describe(made: Any) -> Iterator[str]:
-    from epcli.media.timecode import format_time
-    from epcli.report.units import size
+    from epcli.text import format_time, size
 
     before = f"{made.done} done, {made.failed} failed before"
     yield f"{made.files} files, {made.jobs} questions: {before}, {made.to_ask} to ask"

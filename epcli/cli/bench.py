@@ -122,7 +122,7 @@ def _print_again(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from epcli.report.units import size
+    from epcli.text import size
 
     setup, rows = result["setup"], result["rows"]
     print(f"{setup['model']} · {setup['chip'] or setup['device']} {setup['dtype']} · median of {setup['repeat']}")
@@ -147,7 +147,7 @@ def _print(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from epcli.report.units import size
+    from epcli.text import size
 
     def table(*headings: str) -> Table:
         made = Table(box=box.SIMPLE, pad_edge=False)

@@ -12,8 +12,7 @@ from epcli.cli.help import Command, Group
 from epcli.cli.options import DebugFlag, a_path, argument, option
 from epcli.config import resolve
 from epcli.errors import UsageError
-from epcli.report.units import ago, parse_age, parse_size, size
-from epcli.text import one_line
+from epcli.text import ago, format_range, one_line, parse_age, parse_size, size
 
 if TYPE_CHECKING:
     from epcli.session.cache import Entry, FeatureCache
@@ -33,12 +32,11 @@ def ls(json: JsonFlag = False, debug: DebugFlag = False) -> None:
     if json:
         _print_json([entry.to_dict() for entry in entries])
         return
-    from epcli.media.timecode import format_time
 
     rows = [("SIZE", "USED", "MODEL", "RANGE", "FILE")]
     for entry in entries:
         start, end = entry.range_s
-        part = f"{format_time(start)}–{format_time(end)}" if end > start else "picture"
+        part = format_range(start, end) if end > start else "picture"
         rows.append((size(entry.size_bytes), ago(entry.used), entry.model, part, one_line(Path(entry.media).name)))
     if len(rows) > 1:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

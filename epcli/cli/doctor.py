@@ -16,8 +16,7 @@ import typer
 from epcli import config
 from epcli.cli.options import DebugFlag
 from epcli.errors import EpError
-from epcli.report.units import size
-from epcli.text import one_line
+from epcli.text import one_line, size
 
 if TYPE_CHECKING:
     from epcli.models.catalog import ModelCard

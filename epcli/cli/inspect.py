@@ -28,8 +28,7 @@ from epcli.cli.screen import Screen
 from epcli.config import Resolved
 from epcli.errors import UsageError
 from epcli.files import check_output, whole
-from epcli.report.units import size
-from epcli.text import as_question, one_line
+from epcli.text import as_question, one_line, size
 
 if TYPE_CHECKING:
     from epcli.records import Inspection

@@ -10,8 +10,7 @@ import typer
 
 from epcli.cli.help import Command, Group
 from epcli.cli.options import DebugFlag, argument
-from epcli.report.units import size
-from epcli.text import one_line
+from epcli.text import one_line, size
 
 app = typer.Typer(cls=Group, rich_markup_mode=None, help="Models: what there is, and their weights on this machine.")
 

@@ -148,7 +148,7 @@ def seconds(flag: str, time: str | None) -> float | None:
     """A time given on the command line. Raises UsageError naming the flag."""
     if time is None:
         return None
-    from epcli.media.timecode import parse_time
+    from epcli.text import parse_time
 
     try:
         return parse_time(time)

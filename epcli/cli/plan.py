@@ -68,8 +68,7 @@ def plan(
 
 def describe(made: Plan) -> str:
     """The plan for people, 80 columns wide."""
-    from epcli.media.timecode import format_time
-    from epcli.report.units import size
+    from epcli.text import format_time, size
 
     head = [Path(made.media["path"]).name, format_time(made.media["duration_s"])]
     if made.media["frames"]:

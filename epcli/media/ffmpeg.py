@@ -26,6 +26,7 @@ from typing import IO, Any
 import ffmpeg
 
 from epcli.errors import EpError, MediaError
+from epcli.text import printable
 
 _NAME_GOES_HERE = "file:"
 MAX_MESSAGES = 200  # lines of ffmpeg's messages kept of one run
@@ -276,7 +277,7 @@ class Process(AbstractContextManager["Process"]):
     def _clean(self, line: str) -> str:
         line = _PLACE.sub("", line)
         line = line.replace(_url(self.path, self._span), name(self.path))
-        line = "".join(letter if letter.isprintable() else "?" for letter in line).strip(" .")
+        line = printable(line, "?").strip(" .")
         return line if len(line) <= 160 else line[:157] + "..."
 
 

@@ -36,6 +36,7 @@ from epcli.media.joined import Span
 from epcli.media.pixels import AS_STORED, Pixels
 from epcli.media.upright import Turn
 from epcli.records import AudioTrack, MediaInfo
+from epcli.text import printable
 
 # Demuxers that read one file and follow no references. mov can (`dref`), but only with its option enable_drefs.
 _JPEG_XL = ("jpegxl_pipe", "jpegxl_anim")  # PyAV has no decoder for these
@@ -665,7 +666,7 @@ def _track(number: int, stream: Any) -> AudioTrack:
 
 def _printable(text: str | None) -> str | None:
     """Text of a file's metadata without what could steer a terminal."""
-    return "".join(letter for letter in text or "" if letter.isprintable()).strip() or None
+    return printable(text or "").strip() or None
 
 
 def _declared(container: InputContainer) -> float | None:

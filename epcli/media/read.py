@@ -12,8 +12,8 @@ from epcli.media import decode
 from epcli.media.ffmpeg import Deadline, name
 from epcli.media.plan import FramePick, fit_size, frame_count, plan, with_room
 from epcli.media.probe import DEFAULT_DEADLINE_S, Layout, inspect
-from epcli.media.timecode import format_time
 from epcli.records import SAMPLE_RATE, Clip, MediaInfo, Sampling
+from epcli.text import format_time
 
 DAY_S = 86_400.0
 END_SLACK_S = 0.1  # an end this far behind the file's needs no warning: containers round

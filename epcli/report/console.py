@@ -11,10 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from epcli.media.timecode import format_time
 from epcli.records import Report
-from epcli.report.units import size
-from epcli.text import visible
+from epcli.text import format_range, size, visible
 
 STYLES = {"video": "cyan", "audio": "yellow"}
 
@@ -59,7 +57,7 @@ def _heading(report: Report) -> RenderableType:
     start, end = media.range_s
     facts = [visible(Path(media.path).name)]
     if end > start:
-        facts.append(f"{format_time(start)}–{format_time(end)}")
+        facts.append(format_range(start, end))
     if media.frames:
         facts.append(f"{media.frames} frame{'s' * (media.frames > 1)}")
     facts += [report.model, f"{report.device} {report.dtype}"]

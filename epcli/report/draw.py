@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from epcli.media.timecode import format_time
 from epcli.records import SAMPLE_RATE, Inspection, InspectionRun, Modality
 from epcli.report import figures
+from epcli.text import format_range, format_time, printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -158,7 +158,7 @@ def _heading(inspection: Inspection) -> Image:
     picture, draw = _canvas(102)
     (start, end), info = inspection.range_s, inspection.info
     draw.text((MARGIN, MARGIN - 6), _plain(info.path.name), INK, _font(22))
-    when = [f"{format_time(start)}–{format_time(end)}"] if end > start else []
+    when = [format_range(start, end)] if end > start else []
     facts = [*when, *(f"{each['kind']} {figures.stream_words(each)}" for each in figures.streams(inspection))]
     draw.text((MARGIN, MARGIN + 26), _plain(" · ".join(facts)), QUIET, _font(15))
     there = figures.modalities(inspection.tokens)
@@ -260,7 +260,7 @@ def _sheet_timeline(picture: Image, draw: ImageDraw, inspection: Inspection, run
 def _plain(text: str) -> str:
     """Text that can be drawn: on one line, and without what is no letter."""
     line = " ".join(text.split()).replace("–", "-")  # the font has no en dash
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
+    return printable(line, "?")
 
 
 def with_progress(frames: Iterable[np.ndarray], total: int, on_share: Callable[[float], None]) -> Iterator[np.ndarray]:

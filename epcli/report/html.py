@@ -23,11 +23,11 @@ import numpy as np
 
 from epcli import __version__
 from epcli.config import DEFAULTS
-from epcli.media.timecode import format_time
 from epcli.media.write import compressed_sound
 from epcli.records import SAMPLE_RATE, Inspection, InspectionRun, Modality
 from epcli.report import figures
 from epcli.sieve.selectors import SELECTORS
+from epcli.text import format_range, format_time
 
 PAGE = Path(__file__).parent / "page"
 FRAME_BYTES = 5_500_000  # of all frames together, at most
@@ -86,7 +86,7 @@ def page_data(inspection: Inspection, *, media: bool = True) -> dict[str, Any]:
     data: dict[str, Any] = {
         "name": _text(info.path.name),
         "facts": [
-            *([f"{format_time(start)}–{format_time(end)} of {format_time(info.duration_s)}"] if end > start else []),
+            *([f"{format_range(start, end)} of {format_time(info.duration_s)}"] if end > start else []),
             *(f"{stream['kind']} {figures.stream_words(stream)}" for stream in figures.streams(inspection)),
         ],
         "range": [start, end],

@@ -11,13 +11,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from epcli.media.timecode import format_time
 from epcli.records import Inspection, InspectionRun
 from epcli.report import figures
 from epcli.report.console import STYLES, evidence_lines
 from epcli.report.console import render as render_report
-from epcli.report.units import size
-from epcli.text import visible
+from epcli.text import format_range, format_time, size, visible
 
 BARS = " ▁▂▃▄▅▆▇█"
 ASCII_BARS = " .:-=+*%#"
@@ -55,7 +53,7 @@ def _all(inspection: Inspection, console: Console, grids: bool) -> Iterator[Rend
 
 def _file(inspection: Inspection) -> Iterator[RenderableType]:
     info, (start, end) = inspection.info, inspection.range_s
-    when = f" · {format_time(start)}–{format_time(end)} of {format_time(info.duration_s)}" if end > start else ""
+    when = f" · {format_range(start, end)} of {format_time(info.duration_s)}" if end > start else ""
     yield Text(f"\n {visible(info.path.name)}{when}", style="bold")
     table = Table.grid(padding=(0, 2))
     for stream in figures.streams(inspection):

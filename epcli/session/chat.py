@@ -12,15 +12,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from epcli.config import SETTINGS, did_you_mean
+from epcli.config import SETTINGS
 from epcli.errors import CapacityError, UsageError
 from epcli.files import check_output, whole
-from epcli.media.timecode import format_time, parse_time
+from epcli.media.ffmpeg import name
 from epcli.records import ProfileChoice, Report, Turn
 from epcli.session.clips import EncodedClip
 from epcli.session.plan import plan
 from epcli.session.session import Answered, Session
 from epcli.sieve.selectors import SELECTORS
+from epcli.text import did_you_mean, format_range, parse_time
 
 ASKED = ("keep", "budget", "selector", "system", "max_new_tokens", "temperature", "seed")  # settings of a question
 
@@ -112,9 +113,9 @@ class Chat:
         """What is talked about, in one line."""
         clip = self.looked.clip
         start, end = clip.range_s
-        facts = [self.media.name if self.media.name.isprintable() else repr(self.media.name)]
+        facts = [name(self.media)]
         if end > start:
-            facts.append(f"{format_time(start)}–{format_time(end)}")
+            facts.append(format_range(start, end))
         if count := len(clip.frame_times_s):
             facts.append(f"{count} frame{'s' * (count > 1)}")
         facts.append("with sound" if clip.heard else "without sound")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from epcli.media.timecode import format_time
 from epcli.records import ClipSummary, MediaTokens, Modality, Moment, TokenStream
+from epcli.text import format_range, format_time
 
 STANDS_OUT = 0.3  # share of its modality's peak that a sound's, a frame's or a cell's evidence needs
 MOST = 5  # moments told
@@ -68,7 +68,7 @@ def _of_sound(tokens: MediaTokens, evidence: np.ndarray) -> list[Moment]:
         inside = slice(run[0], run[-1] + 1)
         peak = float(middle[inside][level[inside].argmax()])
         start, end = float(spans[run[0], 0]), float(spans[run[-1], 1])
-        label = f"{_range(start, end)} {WORDS['audio']}"
+        label = f"{format_range(start, end)} {WORDS['audio']}"
         made.append(Moment("audio", start, end, peak, None, None, float(weights[inside].sum()), label))
     return made
 
@@ -87,7 +87,7 @@ def _of_picture(tokens: MediaTokens, evidence: np.ndarray) -> list[Moment]:
         start, end = float(tokens.spans_s[inside, 0].min()), float(tokens.spans_s[inside, 1].max())
         peak = float(tokens.spans_s[inside[weights.argmax()]].mean())
         where, box = _place(tokens, inside, weights)
-        when = format_time(round(peak, 1)) if len(run) == 1 else _range(start, end)
+        when = format_time(round(peak, 1)) if len(run) == 1 else format_range(start, end)
         if end <= start:  # a still picture has no time
             when = ""
         label = f"{when} {WORDS['video']}".strip() + (f", {where}" if where else "")
@@ -121,7 +121,3 @@ def place_words(x: float, y: float) -> str:
     if across and down:
         return f"{down} {across}"
     return across or {"upper": "top", "lower": "bottom"}.get(down, "middle")
-
-
-def _range(start_s: float, end_s: float) -> str:
-    return f"{format_time(start_s)}–{format_time(end_s)}"

@@ -19,12 +19,11 @@ from epcli.config import Profile
 from epcli.errors import MediaError, UsageError, WeightsError
 from epcli.media.plan import fit_size, frame_count, with_room
 from epcli.media.probe import probe
-from epcli.media.timecode import format_time
 from epcli.models import catalog, costs
 from epcli.models.costs import Omni
 from epcli.models.qwen_omni.folder import look
 from epcli.records import REFINER_DEPTH, SAMPLE_RATE, MediaInfo
-from epcli.text import visible_json
+from epcli.text import format_time, visible_json
 
 PLAN_SCHEMA = 1
 TEXT_TOKENS = 64  # chat markup and a question of a line or two

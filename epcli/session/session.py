@@ -22,7 +22,6 @@ from epcli.config import Profile, from_python
 from epcli.errors import CapacityError, UsageError
 from epcli.media.probe import check_file
 from epcli.media.read import read
-from epcli.media.timecode import parse_time
 from epcli.models import catalog
 from epcli.models.family import AVModel
 from epcli.records import STAGES, Clip, Features, KeptStream, Modality, Report, Sampling, Turn
@@ -35,7 +34,7 @@ from epcli.session.meter import Meter
 from epcli.session.reporting import Measured, build_report
 from epcli.session.selection import choose_selector
 from epcli.sieve.selectors import Tools, select
-from epcli.text import as_question
+from epcli.text import as_question, parse_time
 
 
 def open_model(profile: Profile, on_progress: Callable[[float], None] | None = None) -> AVModel:

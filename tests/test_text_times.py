@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from epcli.errors import UsageError
-from epcli.media.timecode import format_time, parse_time
+from epcli.text import format_time, parse_time
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,6 @@ def test_times_are_written_with_colons_and_tenths_where_there_are_any(seconds: f
 
 
 def test_times_cost_no_media_library() -> None:
-    program = "import sys, epcli.media.timecode; print(*sys.modules)"
+    program = "import sys, epcli.text; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"av", "numpy", "ffmpeg"} & set(run.stdout.split())
