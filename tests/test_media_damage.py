@@ -322,6 +322,7 @@ OPEN = ("libx264", "-x264-params", "open-gop=1:keyint=25:bframes=2")
     ("codec", "suffix"),
     [
         (OPEN, "ts"),
+        (OPEN, "mpg"),
         (("libx265", "-x265-params", "keyint=25:log-level=none"), "ts"),
         (("mpeg2video", "-g", "25", "-bf", "2"), "ts"),
         (("mpeg2video", "-g", "25", "-bf", "2"), "mpg"),
