@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from epcli.cli import app
 from epcli.errors import CapacityError, UsageError
 from epcli.evals import bench
-from epcli.evals.bench import Pass
+from epcli.evals.bench import Choice, Pass
 from epcli.media import ffmpeg
 from epcli.models.costs import SHAPES, Decoder, Omni
 from epcli.records import Modality
@@ -39,14 +39,16 @@ def test_the_list_of_ratios_is_read_and_checked() -> None:
 
 def test_configurations_take_turns_and_the_first_round_does_not_count() -> None:
     order: list[bench.Keep] = []
+    choices = [Choice("none", None), Choice("cs2", 0.1)]
     seconds = iter([100.0, 100.0, 4.0, 1.0, 5.0, 9.0, 60.0, 2.0])
 
-    def run(keep: bench.Keep) -> Pass:
+    def run(choice: Choice) -> Pass:
+        keep = choice.keep
         order.append(keep)
         spent = {"sieve": 0.0 if keep is None else 0.5, "prefill": next(seconds)}
         return Pass(spent, 10, len(order), None, 8.0 if keep is None else 2.0)
 
-    whole, small = bench.alternate(run, [None, 0.1], 3)
+    whole, small = bench.alternate(run, choices, 3)
     assert order == [None, 0.1] * 4
     assert (whole["prefill_s"], small["prefill_s"], small["sieve_s"]) == (5.0, 2.5, 0.5)  # medians, sieve included
     assert (whole["speedup"], small["speedup"], small["limit"]) == (1.0, 2.0, 4.0)
@@ -128,6 +130,29 @@ def test_the_command_prints_one_object_with_a_row_for_each_ratio(capsys: pytest.
     assert made["rows"][1]["limit"] < 1
     assert (made["setup"]["layers"], made["setup"]["of_layers"]) == (2, 5)
     assert "not the whole model" in made["setup"]["note"]
+
+
+def test_selectors_and_ratios_are_crossed_and_no_selection_stands_once() -> None:
+    made = bench.read_choices("seats,cs2", "none,0.1,0.05")
+    assert made == [("none", None), ("seats", 0.1), ("cs2", 0.1), ("seats", 0.05), ("cs2", 0.05)]
+    assert bench.read_choices(None, "none,0.1") == [("none", None), (None, 0.1)]
+    for wrong in ("best", "none", "cs2,cs2", ""):
+        with pytest.raises(UsageError):
+            bench.read_choices(wrong, "0.1")
+
+
+def test_each_row_names_its_selector_and_the_mean_over_the_layers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = replace(TINY, layers=36)
+    monkeypatch.setitem(SHAPES, "qwen2.5-omni-3b", Omni(deep, {}, {}, 32768))
+    flags = ["--shape", "qwen2.5-omni-3b", "--av-tokens", "800", "--selector", "seats,cs2", "--keep", "none,0.1"]
+    made = json.loads(run(capsys, *flags, "--repeat", "1", "--device", "cpu", "--json"))
+    whole, seats, cs2 = made["rows"]
+    assert [(row["selector"], row["keep"]) for row in made["rows"]] == [("none", None), ("seats", 0.1), ("cs2", 0.1)]
+    assert (whole["mean_keep"], cs2["mean_keep"]) == (1, 0.1)
+    assert seats["mean_keep"] == pytest.approx(0.1, rel=0.05)
+    assert seats["limit"] > cs2["limit"] > 1
 
 
 @pytest.mark.usefixtures("tiny")

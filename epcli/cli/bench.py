@@ -42,6 +42,15 @@ def bench(
         str,
         option("Shares of the tokens to compare; none: no sieve.", "LIST", "", "--keep"),
     ] = "none,1.0,0.2,0.1,0.05",
+    selectors: Annotated[
+        str | None,
+        option(
+            "Selectors to compare at these shares, as seats,cs2 (default: the model's own; cs2 with --shape).",
+            "LIST",
+            "",
+            "--selector",
+        ),
+    ] = None,
     repeat: Annotated[int, option("Rounds that count; one before does not.", "COUNT", min=1)] = 3,
     again: Annotated[
         bool, option("Compare asking again, from the feature cache, with asking first.", "", "", "--again")
@@ -70,7 +79,7 @@ def bench(
         catalog.check_present(profile.model)
     from epcli.evals import bench as measure  # the model libraries load here
 
-    chosen = measure.read_keeps(keeps)
+    chosen = measure.read_choices(selectors, keeps)
     status = StatusLine()
 
     def progress(done: int, total: int) -> None:
@@ -163,11 +172,11 @@ def _print(result: dict[str, Any]) -> None:
     name = setup.get("shape") or setup["model"]
     print(f"{name} · {setup['chip'] or setup['device']} {setup['dtype']} · median of {setup['repeat']}")
     on_device = any(row["peak_device_bytes"] is not None for row in rows)
-    main = table(
-        "keep", "sieve", "sieve + prefill", "speed-up", "limit", "KV cache", "GPU peak" if on_device else "peak RSS"
-    )
+    peak = "GPU peak" if on_device else "peak RSS"
+    main = table("selector", "keep", "sieve", "sieve + prefill", "speed-up", "limit", "KV cache", peak)
     for row in rows:
         main.add_row(
+            row["selector"],
             _keep(row),
             f"{row['sieve_s']:.3f} s",
             f"{row['prefill_s']:.3f} s",
@@ -179,9 +188,9 @@ def _print(result: dict[str, Any]) -> None:
     console.print(main)
     stages = [stage for stage in rows[0]["stages_s"] if stage not in ("sieve", "prefill")]
     if stages:
-        every = table("keep", *rows[0]["stages_s"])
+        every = table("selector", "keep", *rows[0]["stages_s"])
         for row in rows:
-            every.add_row(_keep(row), *(f"{seconds:.2f} s" for seconds in row["stages_s"].values()))
+            every.add_row(row["selector"], _keep(row), *(f"{seconds:.2f} s" for seconds in row["stages_s"].values()))
         console.print(every)
     print("keep none: no sieve. limit: the speed-up by arithmetic alone (FLOP ratio).")
     if "note" in setup:

@@ -13,9 +13,10 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -28,14 +29,16 @@ from epcli.errors import CapacityError, UsageError
 from epcli.models.costs import SHAPES, Decoder
 from epcli.models.layout import AudioTokens, VideoTokens, interleave
 from epcli.models.qwen_omni.model import SYNC_SECTIONS
-from epcli.records import POSITION_STEP_S, REFINER_DEPTH, KeptStream, TokenStream
+from epcli.records import POSITION_STEP_S, REFINER_DEPTH, KeptStream, Modality, TokenStream
 from epcli.session import generate
 from epcli.session.device import choose_device
 from epcli.session.meter import Meter
 from epcli.session.session import Session
+from epcli.sieve.depths import layer_lengths, mean_keep
+from epcli.sieve.seats import window_sizes
 from epcli.sieve.select import Budget
 from epcli.sieve.selector import WINDOW_TOKENS
-from epcli.sieve.selectors import Tools, select
+from epcli.sieve.selectors import SELECTORS, TRAINED, Tools, select
 from epcli.sieve.sieve import Sieve
 from epcli.sieve.sync_rope import install
 
@@ -52,6 +55,13 @@ RSS_IS = (
 Keep = float | None  # None: no sieve
 
 
+class Choice(NamedTuple):
+    """One configuration."""
+
+    selector: str | None  # None: the model's own
+    keep: Keep
+
+
 @dataclass(frozen=True)
 class Pass:
     """One configuration, once."""
@@ -61,6 +71,8 @@ class Pass:
     peak_rss_bytes: int
     peak_device_bytes: int | None
     flops: float | None  # of sieve and prefill; None for a selector whose arithmetic is not counted
+    selector: str = "none"
+    mean_keep: float | None = None  # share of the media tokens in the decoder's layers, the mean; None without media
 
 
 def read_keeps(text: str) -> list[Keep]:
@@ -79,38 +91,59 @@ def read_keeps(text: str) -> list[Keep]:
     return keeps
 
 
+def read_choices(selectors: str | None, keeps: str) -> list[Choice]:
+    """ "seats,cs2" at "none,0.1" -> no selection once, then each selector at each share. Raises UsageError.
+
+    Without selectors the model's own chooses.
+    """
+    names: list[str | None] = [None] if selectors is None else [name.strip() for name in selectors.split(",")]
+    for name in names:
+        if name is not None and (name not in SELECTORS or name == "none"):
+            there = ", ".join(each for each in SELECTORS if each != "none")
+            raise UsageError(f"--selector: {name!r} is no selector; give a list of: {there}")
+    if len(set(names)) < len(names):
+        raise UsageError(f"--selector {selectors}: one of them is there twice")
+    found: list[Choice] = []
+    for keep in read_keeps(keeps):
+        found += [Choice("none", None)] if keep is None else [Choice(name, keep) for name in names]
+    return found
+
+
 def alternate(
-    run: Callable[[Keep], Pass],
-    keeps: Sequence[Keep],
+    run: Callable[[Choice], Pass],
+    choices: Sequence[Choice],
     repeat: int,
     on_pass: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
-    """A row for each keep ratio, from `repeat` rounds in which all take turns. One round before is not counted.
+    """A row for each configuration, from `repeat` rounds in which all take turns. One round before is not counted.
 
     `on_pass`: called with the passes done and their total, the uncounted round's included.
     """
-    passes: dict[Keep, list[Pass]] = {keep: [] for keep in keeps}
+    passes: dict[Choice, list[Pass]] = {choice: [] for choice in choices}
     for number in range(repeat + 1):
-        for keep in keeps:
+        for place, choice in enumerate(choices):
             _release()
-            done = run(keep)
+            done = run(choice)
             if number:
-                passes[keep].append(done)
-            on_pass(number * len(keeps) + list(keeps).index(keep) + 1, (repeat + 1) * len(keeps))
-    rows = [_row(keep, passes[keep]) for keep in keeps]
+                passes[choice].append(done)
+            on_pass(number * len(choices) + place + 1, (repeat + 1) * len(choices))
+    rows = [_row(choice, passes[choice]) for choice in choices]
     whole = next((row for row in rows if row["keep"] is None), None)
+    all_flops = whole["flops"] if whole else None
     for row in rows:
         flops = row.pop("flops")
         row["speedup"] = whole["prefill_s"] / row["prefill_s"] if whole else None
-        row["limit"] = passes[None][0].flops / flops if whole and flops and passes[None][0].flops else None
+        row["limit"] = all_flops / flops if flops and all_flops else None
         row["stages_s"] = row.pop("stages_s")  # last
     return rows
 
 
-def _row(keep: Keep, passes: list[Pass]) -> dict[str, Any]:
+def _row(choice: Choice, passes: list[Pass]) -> dict[str, Any]:
     on_device = [one.peak_device_bytes for one in passes if one.peak_device_bytes is not None]
     return {
-        "keep": keep,
+        "selector": passes[0].selector,
+        "keep": choice.keep,
+        "mean_keep": passes[0].mean_keep,
         "prefill_s": median(one.seconds["sieve"] + one.seconds["prefill"] for one in passes),
         "sieve_s": median(one.seconds["sieve"] for one in passes),
         "kv_cache_bytes": max(one.kv_cache_bytes for one in passes),
@@ -132,10 +165,25 @@ def _release() -> None:
 # --- Arithmetic -----------------------------------------------------------------------------------
 
 
-def prefill_flops(shape: Decoder, tokens: int) -> float:
-    """Of the decoder over `tokens`, causal, and the output head at the last. Norms and activations are left out."""
-    attention = 2 * tokens * (tokens + 1) * shape.heads * shape.head  # q k^T and its product with v, half of them
-    return shape.layers * (_linear_flops(shape, tokens) + attention) + 2 * shape.vocabulary * shape.width
+def prefill_flops(shape: Decoder, tokens: int | Sequence[int]) -> float:
+    """Of the decoder over `tokens`, causal, and the output head at the last. Norms and activations are left out.
+
+    `tokens`: in all layers, or one number a layer where tokens leave inside.
+    """
+    lengths = [tokens] * shape.layers if isinstance(tokens, int) else tokens
+    layers = (
+        _linear_flops(shape, n) + 2 * n * (n + 1) * shape.heads * shape.head  # q k^T and its product with v: half each
+        for n in lengths
+    )
+    return sum(layers) + 2 * shape.vocabulary * shape.width
+
+
+def dropping_flops(shape: Decoder, stream: TokenStream, lengths: Sequence[int]) -> float:
+    """Of SEATS' choices: distances within windows of 2 s, and one query against all keys before each drop."""
+    sizes = window_sizes(stream)
+    drops = [before for before, after in pairwise(lengths) if after < before][:-1]  # the last one drops all media
+    scores = sum(2 * n * (shape.width * shape.kv_heads * shape.head + shape.heads * shape.head) for n in drops)
+    return sum(2 * size**2 * shape.width for size in sizes) + scores
 
 
 def sieve_flops(shape: Decoder, media: int, text: int, depth: int) -> float:
@@ -150,11 +198,18 @@ def _linear_flops(shape: Decoder, tokens: float) -> float:
     return 2 * tokens * sum(rows * columns for rows, columns in shape.linear_shapes)
 
 
-def _flops(shape: Decoder, selector: str, media: int, kept: int, text: int, depth: int) -> float | None:
-    if selector not in ("none", "cs2"):
+def _flops(shape: Decoder, selector: str, kept: KeptStream, depth: int) -> float | None:
+    """`kept` after prefill."""
+    if selector not in ("none", TRAINED, "seats"):
         return None
-    chosen = sieve_flops(shape, media, text, depth) if selector == "cs2" else 0
-    return chosen + prefill_flops(shape, kept + text)
+    stream, lengths = kept.stream, layer_lengths(kept, shape.layers)
+    text = int((stream.modality == Modality.TEXT).sum())
+    chosen = 0.0
+    if selector == TRAINED:
+        chosen = sieve_flops(shape, len(stream.modality) - text, text, depth)
+    elif selector == "seats":
+        chosen = dropping_flops(shape, stream, lengths)
+    return chosen + prefill_flops(shape, lengths)
 
 
 # --- Random weights of a real model's shape -------------------------------------------------------
@@ -243,14 +298,16 @@ def random_stream(shape: Decoder, av_tokens: int, device: torch.device) -> Token
     )
     length = positions.shape[1]
     modality = torch.zeros(length, dtype=torch.uint8)
-    modality[TEXT_BEFORE : TEXT_BEFORE + av_tokens] = placed.modality[cut]
+    inside = slice(TEXT_BEFORE, TEXT_BEFORE + av_tokens)
+    spans, cells = torch.full((length, 2), float("nan")), torch.full((length, 3), -1, dtype=torch.int16)
+    modality[inside], spans[inside], cells[inside] = placed.modality[cut], placed.spans_s[cut], placed.cells[cut]
     embeds = 0.03 * torch.randn(length, shape.width, generator=torch.Generator().manual_seed(0))
     return TokenStream(
         embeds.to(device, torch.bfloat16),
         positions.to(device),
         modality.to(device),
-        torch.full((length, 2), float("nan")),
-        torch.full((length, 3), -1, dtype=torch.int16),
+        spans,
+        cells,
         GRID,
         end + TEXT_AFTER,
     )
@@ -258,7 +315,7 @@ def random_stream(shape: Decoder, av_tokens: int, device: torch.device) -> Token
 
 def bench_shape(
     name: str,
-    keeps: Sequence[Keep],
+    choices: Sequence[Choice],
     repeat: int,
     profile: Profile,
     *,
@@ -273,14 +330,14 @@ def bench_shape(
     if layers is not None and layers > shape.layers:
         raise UsageError(f"--layers {layers}: {name} has {shape.layers}")
     return bench_decoder(
-        replace(shape, layers=layers or shape.layers), name, keeps, repeat, profile, av_tokens, shape.layers, on_pass
+        replace(shape, layers=layers or shape.layers), name, choices, repeat, profile, av_tokens, shape.layers, on_pass
     )
 
 
 def bench_decoder(
     shape: Decoder,
     name: str,
-    keeps: Sequence[Keep],
+    choices: Sequence[Choice],
     repeat: int,
     profile: Profile,
     av_tokens: int,
@@ -294,7 +351,7 @@ def bench_decoder(
     depth = min(REFINER_DEPTH, shape.layers)
     model = build(shape, device, depth)
     stream = random_stream(shape, av_tokens, device)
-    rows = alternate(lambda keep: _shape_pass(model, shape, stream, keep, av_tokens, depth), keeps, repeat, on_pass)
+    rows = alternate(lambda choice: _shape_pass(model, shape, stream, choice, depth), choices, repeat, on_pass)
     setup = {
         "what": "sieve and decoder prefill on random weights, last position's logits",
         "shape": name,
@@ -311,22 +368,25 @@ def bench_decoder(
     return {"schema": BENCH_SCHEMA, "rows": rows, "setup": setup}
 
 
-def _shape_pass(model: Any, shape: Decoder, stream: TokenStream, keep: Keep, av_tokens: int, depth: int) -> Pass:
-    selector = "none" if keep is None else "cs2"
+def _shape_pass(model: Any, shape: Decoder, stream: TokenStream, choice: Choice, depth: int) -> Pass:
+    selector = choice.selector or TRAINED
     cache = DynamicCache(config=model.decoder.config)
     with Meter(stream.embeds.device) as meter:
         with meter.stage("sieve"):
-            budget = Budget.of(1.0 if keep is None else keep)
-            kept: KeptStream = select(selector, stream, budget, Tools(sieve=model.sieve))
+            budget = Budget.of(choice.keep or 1.0)
+            kept = select(selector, stream, budget, Tools(decoder=model.decoder, sieve=model.sieve))
         with meter.stage("prefill"):
-            next(generate.decode_steps(model, kept, cache, generate.prefill(model, kept, cache)[0]))
-    text = TEXT_BEFORE + TEXT_AFTER
+            hidden, depths = generate.prefill(model, kept, cache)
+            next(generate.decode_steps(model, kept, cache, hidden))
+    kept = replace(kept, depths=depths)
     return Pass(
         {stage: meter.seconds[stage] for stage in ("sieve", "prefill")},
         generate.kv_cache_bytes(cache),
         meter.peak_rss,
         meter.peak_device(),
-        _flops(shape, selector, av_tokens, len(kept.embeds) - text, text, depth),
+        _flops(shape, selector, kept, depth),
+        selector,
+        mean_keep(kept, shape.layers),
     )
 
 
@@ -348,7 +408,7 @@ def machine(device: torch.device, dtype: str, repeat: int) -> dict[str, Any]:
 
 def bench_clips(
     media: Sequence[Path],
-    keeps: Sequence[Keep],
+    choices: Sequence[Choice],
     repeat: int,
     profile: Profile,
     on_pass: Callable[[int, int], None] = lambda done, total: None,
@@ -356,7 +416,7 @@ def bench_clips(
 ) -> dict[str, Any]:
     """The JSON of `ep bench MEDIA…`: every stage of asking about each file; a pass is all files, its seconds their sum.
 
-    The model's own selector chooses. Raises MediaError, UsageError, WeightsError or CapacityError.
+    Raises MediaError, UsageError, WeightsError or CapacityError.
     """
     profile = replace(profile, cache=False)  # every pass looks at its files anew
     session = Session(profile)
@@ -366,16 +426,13 @@ def bench_clips(
     shape, depth = decoder_shape(model.decoder.config), len(model.sieve.refiner.layers) if model.sieve else 0
     selectors: dict[str, str] = {}
 
-    def run(keep: Keep) -> Pass:
-        session.profile = replace(
-            profile, keep=keep, budget=None, selector="none" if keep is None else profile.selector
-        )
-        reports = [session.ask(session.look(path), QUESTION) for path in media]
+    def run(choice: Choice) -> Pass:
+        keep = choice.keep
+        session.profile = replace(profile, keep=keep, budget=None, selector=choice.selector or profile.selector)
+        answered = [session.run(session.look(path), QUESTION, with_evidence=False) for path in media]
+        reports = [each.report for each in answered]
         selectors["none" if keep is None else f"{keep:g}"] = reports[0].selector
-        flops = []
-        for report in reports:
-            av, text = report.tokens.media, report.tokens.text
-            flops.append(_flops(shape, report.selector, av.total, av.kept, text.total, depth))
+        flops = [_flops(shape, each.report.selector, each.kept, depth) for each in answered]
         on_device = [peak for report in reports if (peak := report.memory.peak_device_bytes) is not None]
         seconds = [asdict(report.timings_s) for report in reports]
         return Pass(
@@ -384,9 +441,11 @@ def bench_clips(
             max(report.memory.peak_rss_bytes for report in reports),
             max(on_device) if on_device else None,
             None if None in flops else sum(count or 0 for count in flops),
+            reports[0].selector,
+            mean_keep(answered[0].kept, shape.layers),
         )
 
-    rows = alternate(run, keeps, repeat, on_pass)
+    rows = alternate(run, choices, repeat, on_pass)
     setup = {
         "what": "every stage of asking about whole clips, summed over them",
         "model": model.name,

@@ -23,7 +23,7 @@ import typer
 from epcli.config import Profile, resolve
 from epcli.errors import EpError, UsageError
 from epcli.evals import score
-from epcli.evals.bench import bench_clips
+from epcli.evals.bench import Choice, bench_clips
 from epcli.evals.score import Row, accuracy, answered, kept_share
 from epcli.evals.tables import interval, markdown, percent
 from epcli.files import whole
@@ -382,8 +382,9 @@ def main(
     print(file=sys.stderr)
     measured = out.with_suffix(".times.json")
     if times and minutes != 0 and not measured.exists():
-        keeps = [None, *KEEPS] if any(r["selector"] == "cs2" for r in rows) else [None, *KEEPS[1:]]
-        measured.write_text(json.dumps(bench_clips(clips_to_time(found, times), keeps, 3, profile), indent=2))
+        keeps = KEEPS if any(r["selector"] == "cs2" for r in rows) else KEEPS[1:]
+        choices = [Choice("none", None), *(Choice(None, keep) for keep in keeps)]
+        measured.write_text(json.dumps(bench_clips(clips_to_time(found, times), choices, 3, profile), indent=2))
     clock = json.loads(measured.read_text()) if measured.exists() else None
     said = ["python", "-m", "epcli.lab.results", *map(str, (questions.name, "--out", out.name))]
     said += ["--page", f"docs/{page_path.name}"] if page_path else []

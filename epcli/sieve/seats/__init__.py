@@ -81,6 +81,12 @@ def even_counts(sizes: Tensor, share: float) -> Tensor:
     return torch.diff(ends, prepend=torch.zeros(1, dtype=torch.int64))
 
 
+def window_sizes(stream: TokenStream) -> list[int]:
+    """Tokens of each window and sense, at stage 1."""
+    windows, modality = clock_windows(stream), stream.modality.cpu()
+    return [size for kind in KINDS for size in windows[modality == kind].bincount().tolist()]
+
+
 def clock_windows(stream: TokenStream) -> Tensor:
     """(L,) int64 number of the 2 s window in which each token begins; 0 for text."""
     return (stream.spans_s[:, 0].cpu().nan_to_num() / CHUNK_S + 1e-6).long()
