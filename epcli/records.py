@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from epcli.sieve.drops import Drop
 
 REPORT_SCHEMA = 1
+PLAN_SCHEMA = 1
 POSITION_STEP_S = 0.04  # one step of the time axis: 40 ms, 25 a second (Qwen2.5-Omni, TMRoPE)
 CHUNK_S = 2.0  # video and sound alternate in chunks of this length
 SAMPLE_RATE = 16_000
@@ -386,6 +387,100 @@ def _json_types(value: Any) -> Any:
     return [_json_types(each) for each in value] if isinstance(value, tuple | list) else value
 
 
+@dataclass(frozen=True)
+class PlannedMedia:
+    """The file of a planned question, and what would be looked at of it."""
+
+    path: str
+    duration_s: float  # of the range; 0.0 for a still picture
+    frames: int
+    frame_size: tuple[int, int]  # width and height after scaling, pixels; (0, 0) without picture
+    has_video: bool
+    has_audio: bool
+
+
+@dataclass(frozen=True)
+class ContextUse:
+    """The model's context: tokens of prompt and answer."""
+
+    used: int
+    limit: int
+    fits: bool
+
+
+@dataclass(frozen=True)
+class PlannedMemory:
+    """Bytes by what needs them. All are estimates but weights (language model, towers, sieve) and the KV cache."""
+
+    language_model: int
+    towers: int
+    sieve: int
+    frames_and_samples: int
+    looking: int
+    listening: int
+    token_embeddings: int
+    choosing: int
+    prefill: int
+    kv_cache: int
+
+
+@dataclass(frozen=True)
+class StagePeaks:
+    """Bytes in use at the peak of each stage, weights and libraries included."""
+
+    vision: int
+    audio: int
+    sieve: int
+    prefill: int
+    decode: int
+
+
+@dataclass(frozen=True)
+class AvailableMemory:
+    """Memory to plan for."""
+
+    bytes: int | None  # None where the device is not here
+    what: str  # where the number comes from
+    fits: bool | None  # None where `bytes` is not known
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one question would cost."""
+
+    model: str
+    selector: str
+    device: str
+    dtype: str
+    quantize: str
+    media: PlannedMedia
+    tokens: TokenCounts
+    context: ContextUse
+    memory: PlannedMemory
+    stages: StagePeaks
+    available: AvailableMemory
+    advice: tuple[str, ...]  # what to change so that it fits
+    notes: tuple[str, ...]
+
+    @property
+    def largest_stage(self) -> str:
+        """The stage that needs most memory."""
+        peaks: dict[str, int] = asdict(self.stages)
+        return max(peaks, key=lambda stage: peaks[stage])
+
+    @property
+    def peak_bytes(self) -> int:
+        """Bytes that the largest stage needs."""
+        peak: int = getattr(self.stages, self.largest_stage)
+        return peak
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of `ep plan --json`: JSON types, `schema` first."""
+        body = _json_types(asdict(self))
+        lists = {name: body.pop(name) for name in ("advice", "notes")}
+        return {"schema": PLAN_SCHEMA, **body, "peak_bytes": self.peak_bytes, **lists}
+
+
 @dataclass(frozen=True, eq=False)
 class InspectionRun:
     """One question, answered on what one selector kept. n media tokens."""
@@ -413,7 +508,7 @@ class Inspection:
 
     info: MediaInfo
     range_s: tuple[float, float]  # seconds of the file
-    plan: dict[str, Any]  # what `ep plan` foresaw
+    plan: Plan
     tokens: MediaTokens  # the same for every run
     preview: Preview
     runs: tuple[InspectionRun, ...]  # at least one

@@ -14,7 +14,9 @@ from epcli.records import (
     STAGES,
     AnswerEvidence,
     AudioTrack,
+    AvailableMemory,
     CacheUse,
+    ContextUse,
     EvidenceShares,
     Inspection,
     InspectionRun,
@@ -23,17 +25,37 @@ from epcli.records import (
     MediaUse,
     MemoryUse,
     Modality,
+    Plan,
+    PlannedMedia,
+    PlannedMemory,
     Preview,
     Report,
     Requested,
     Speed,
+    StagePeaks,
     StageSeconds,
     TokenCount,
+    TokenCounts,
     TokenUse,
 )
 from epcli.session.moments import moments
 from epcli.sieve.select import keep_count
 
+PLAN = Plan(
+    model="ep-smol",
+    selector="query-aware",
+    device="cpu",
+    dtype="bf16",
+    quantize="none",
+    media=PlannedMedia("film.mp4", 8.0, 8, (448, 256), has_video=True, has_audio=True),
+    tokens=TokenCounts(TokenCount(224, 22), TokenCount(64, 6), TokenCount(64, 64)),
+    context=ContextUse(used=220, limit=8192, fits=True),
+    memory=PlannedMemory(*[100_000_000] * 10),
+    stages=StagePeaks(vision=1_200_000_000, audio=900_000_000, sieve=1_500_000_000, prefill=800_000_000, decode=1),
+    available=AvailableMemory(4_000_000_000, "free in this machine", fits=True),
+    advice=(),
+    notes=("one",),
+)
 HOSTILE = "<img src=x onerror=alert(1)><!--.mp4"  # a file may be called anything
 
 
@@ -176,7 +198,7 @@ def inspection(name: str = HOSTILE, selectors: tuple[str, ...] = ("query-aware",
     frames[:, 150:210, 320:400] = (60, 160, 90)
     time = np.arange(8 * SAMPLE_RATE) / SAMPLE_RATE
     samples = (0.02 * draw.normal(size=len(time)) + 0.5 * np.sin(2760 * time) * ((time > 5) & (time < 6))).astype("f4")
-    from epcli.session.inspection import spectrogram, waveform
+    from epcli.session.preview import spectrogram, waveform
 
     info = MediaInfo(
         Path("films") / name,
@@ -190,4 +212,4 @@ def inspection(name: str = HOSTILE, selectors: tuple[str, ...] = ("query-aware",
         (AudioTrack(0, "aac", 2, 44_100, "eng", "</script><img src=x onerror=alert(2)>"),),
     )
     preview = Preview(frames, np.arange(8) + 0.5, samples, waveform(samples), spectrogram(samples))
-    return Inspection(info, (0.0, 8.0), {"peak_bytes": 1_500_000_000}, tokens, preview, runs)
+    return Inspection(info, (0.0, 8.0), PLAN, tokens, preview, runs)

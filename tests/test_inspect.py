@@ -23,7 +23,7 @@ from epcli.report import figures
 from epcli.report.html import command, embed, page_data, to_html
 from epcli.report.inspect_console import bar, print_inspection, ruler
 from epcli.report.inspect_json import to_json
-from epcli.session.inspection import spectrogram, waveform
+from epcli.session.preview import spectrogram, waveform
 
 
 @pytest.fixture(scope="module")

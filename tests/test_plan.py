@@ -23,7 +23,7 @@ from epcli.models import costs
 from epcli.models.costs import Decoder, Omni
 from epcli.models.qwen_omni.folder import thinker_config
 from epcli.models.qwen_omni.model import QwenOmni
-from epcli.records import AudioTrack, MediaInfo
+from epcli.records import AudioTrack, MediaInfo, Plan
 from epcli.session import plan as planning
 from epcli.sieve.sieve import Sieve
 
@@ -53,8 +53,8 @@ def film(duration_s: float, *, audio: bool = True) -> MediaInfo:
     return MediaInfo(Path("film.mkv"), "matroska", duration_s, False, 1920, 1080, 24.0, "h264", tracks)
 
 
-def cost(info: MediaInfo, memory_gb: float = 24, **settings) -> planning.Plan:
-    return planning._cost(info, info.duration_s, Profile(**settings), round(memory_gb * 1e9))
+def cost(info: MediaInfo, memory_gb: float = 24, **settings) -> Plan:
+    return planning.plan_of(info, info.duration_s, Profile(**settings), round(memory_gb * 1e9))
 
 
 def test_parameters_are_those_of_the_model(folder, shape):
@@ -136,7 +136,7 @@ def test_an_adapter_of_ep_smol_with_a_sieve_is_planned_with_it(clip, tmp_path):
         save_file({"audio.weight": torch.ones(2), **tensors}, path, about)
         made = planning.plan(clip, Profile(model=str(path), device="cpu", dtype="fp32"))
         assert made.selector == selector
-        assert made.memory["sieve"] == (costs.SMOL.sieve_parameters(depth) * 4 if depth else 0)
+        assert made.memory.sieve == (costs.SMOL.sieve_parameters(depth) * 4 if depth else 0)
 
 
 def test_an_activation_estimate_covers_what_a_layer_holds():
@@ -161,26 +161,24 @@ def test_an_activation_estimate_covers_what_a_layer_holds():
 
 def test_tokens_of_an_hour_and_what_stays():
     made = cost(film(3600), model="qwen2.5-omni-7b", max_frames=768, keep=0.1, selector="cs2")
-    assert made.media["frames"] == 768
-    assert made.tokens["video"]["total"] == 384 * (made.media["frame_size"][0] // 28) * (
-        made.media["frame_size"][1] // 28
-    )
-    assert made.tokens["audio"]["total"] == 90_000
-    kept = made.tokens["video"]["kept"] + made.tokens["audio"]["kept"]
-    assert kept == -(-(made.tokens["video"]["total"] + 90_000) // 10)
-    assert made.context["fits"]
-    assert not cost(film(3600), model="qwen2.5-omni-7b", max_frames=768).context["fits"]
+    assert made.media.frames == 768
+    assert made.tokens.video.total == 384 * (made.media.frame_size[0] // 28) * (made.media.frame_size[1] // 28)
+    assert made.tokens.audio.total == 90_000
+    kept = made.tokens.video.kept + made.tokens.audio.kept
+    assert kept == -(-(made.tokens.video.total + 90_000) // 10)
+    assert made.context.fits
+    assert not cost(film(3600), model="qwen2.5-omni-7b", max_frames=768).context.fits
 
 
 def test_the_sieves_memory_is_bounded_by_its_window_not_by_the_film():
     hour, three = (
         cost(film(length), model="qwen2.5-omni-7b", selector="cs2", budget=4000) for length in (3600, 3 * 3600)
     )
-    table = hour.memory["token_embeddings"]
-    grown = three.memory["choosing"] - hour.memory["choosing"]
-    assert grown == three.memory["token_embeddings"] - table  # the tokens themselves, and nothing else
-    assert three.memory["prefill"] == hour.memory["prefill"]
-    assert three.memory["kv_cache"] == hour.memory["kv_cache"]
+    table = hour.memory.token_embeddings
+    grown = three.memory.choosing - hour.memory.choosing
+    assert grown == three.memory.token_embeddings - table  # the tokens themselves, and nothing else
+    assert three.memory.prefill == hour.memory.prefill
+    assert three.memory.kv_cache == hour.memory.kv_cache
 
 
 @pytest.mark.parametrize("name", [name for name in profile_names() if name.startswith("gpu-")])
@@ -188,18 +186,17 @@ def test_the_sieves_memory_is_bounded_by_its_window_not_by_the_film():
 def test_a_minute_and_an_hour_fit_every_profile(name, seconds):
     memory = float(name.removeprefix("gpu-").removesuffix("gb"))
     profile = resolve(profile=str(find_profile(name)), environment={}).profile
-    made = planning._cost(film(seconds), seconds, profile, round(memory * 1e9))
-    assert made.available["fits"], made.stages
-    assert made.context["fits"]
+    made = planning.plan_of(film(seconds), seconds, profile, round(memory * 1e9))
+    assert made.available.fits, made.stages
+    assert made.context.fits
 
 
 def test_what_does_not_fit_comes_with_what_would():
     info = film(600)
     profile = Profile(model="qwen2.5-omni-7b", device="cpu", dtype="bf16")
-    made = planning._cost(info, 600.0, profile, 16_000_000_000)
-    assert made.available["fits"] is False
-    advice = list(planning._advice(made, info, 600.0, profile, 16_000_000_000))
-    assert any(line.startswith("--quantize") for line in advice)
+    made = planning.plan_of(info, 600.0, profile, 16_000_000_000)
+    assert made.available.fits is False
+    assert any(line.startswith("--quantize") for line in made.advice)
 
 
 def run(capsys, *arguments: str) -> str:
@@ -297,5 +294,5 @@ def test_plan_and_read_give_a_still_the_same_size(tmp_path):
         made = planning.plan(path, profile, memory_bytes=10**12)
         frames = read(path, costs.sampling(profile)).frames
         assert frames is not None
-        assert made.media["frame_size"] == [frames.shape[2], frames.shape[1]]
+        assert made.media.frame_size == (frames.shape[2], frames.shape[1])
         assert made.tokens["video"]["total"] == (112 if profile.max_pixels else 299)

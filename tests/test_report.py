@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from inspections import PLAN
 from rich.console import Console
 
 from epcli.config import DEFAULTS, Profile
@@ -236,3 +237,53 @@ def test_json_is_the_record_with_its_schema_first() -> None:
 )
 def test_sizes_are_decimal(count: float, text: str) -> None:
     assert size(count) == text
+
+
+def test_the_json_of_a_plan_has_these_keys_in_this_order() -> None:
+    expected = {
+        "schema": 1,
+        "model": "ep-smol",
+        "selector": "query-aware",
+        "device": "cpu",
+        "dtype": "bf16",
+        "quantize": "none",
+        "media": {
+            "path": "film.mp4",
+            "duration_s": 8.0,
+            "frames": 8,
+            "frame_size": [448, 256],
+            "has_video": True,
+            "has_audio": True,
+        },
+        "tokens": {
+            "video": {"total": 224, "kept": 22},
+            "audio": {"total": 64, "kept": 6},
+            "text": {"total": 64, "kept": 64},
+        },
+        "context": {"used": 220, "limit": 8192, "fits": True},
+        "memory": {
+            "language_model": 100_000_000,
+            "towers": 100_000_000,
+            "sieve": 100_000_000,
+            "frames_and_samples": 100_000_000,
+            "looking": 100_000_000,
+            "listening": 100_000_000,
+            "token_embeddings": 100_000_000,
+            "choosing": 100_000_000,
+            "prefill": 100_000_000,
+            "kv_cache": 100_000_000,
+        },
+        "stages": {
+            "vision": 1_200_000_000,
+            "audio": 900_000_000,
+            "sieve": 1_500_000_000,
+            "prefill": 800_000_000,
+            "decode": 1,
+        },
+        "available": {"bytes": 4_000_000_000, "what": "free in this machine", "fits": True},
+        "peak_bytes": 1_500_000_000,
+        "advice": [],
+        "notes": ["one"],
+    }
+    assert json.dumps(PLAN.to_dict()) == json.dumps(expected)
+    assert PLAN.largest_stage == "sieve"

@@ -82,13 +82,13 @@ def _add(made: Estimate, media: Path, asked: int, profile: Profile, range_s: tup
         made.unreadable.append((str(media), str(error)))
         return
     made.files_to_look_at += 1
-    made.duration_s += one.media["duration_s"]
+    made.duration_s += one.media.duration_s
     for name, counts in made.tokens.items():
         for which in counts:
-            counts[which] += asked * one.tokens[name][which]
+            counts[which] += asked * getattr(one.tokens.of(name), which)
     made.model, made.selector, made.device, made.dtype = one.model, one.selector, one.device, one.dtype
-    if one.peak > made.peak_bytes:
-        made.peak_bytes, made.largest = one.peak, str(media)
-        made.fits, made.free_bytes = one.available["fits"], one.available["bytes"]
-    if not one.context["fits"]:
+    if one.peak_bytes > made.peak_bytes:
+        made.peak_bytes, made.largest = one.peak_bytes, str(media)
+        made.fits, made.free_bytes = one.available.fits, one.available.bytes
+    if not one.context.fits:
         made.too_long.append(str(media))

@@ -104,7 +104,7 @@ def page_data(inspection: Inspection, *, media: bool = True) -> dict[str, Any]:
         "sound_end": start if samples is None else start + len(samples) / SAMPLE_RATE,
         "wave": None if samples is None or preview.wave is None else _pack(_level(preview.wave), "i1"),
         "mel": None if mel is None else _uri(_png(mel), "image/png"),
-        "planned": inspection.plan["peak_bytes"],
+        "planned": inspection.plan.peak_bytes,
         "runs": [
             _run(inspection, run, name)
             for run, name in zip(inspection.runs, figures.run_names(inspection.runs), strict=True)

@@ -71,7 +71,7 @@ def _file(inspection: Inspection) -> Iterator[RenderableType]:
 
 
 def _memory(inspection: Inspection, run: InspectionRun) -> RenderableType:
-    report, planned = run.report, inspection.plan["peak_bytes"]
+    report, planned = run.report, inspection.plan.peak_bytes
     used = report.memory.peak_device_bytes or report.memory.peak_rss_bytes
     return Text(f"\n memory foreseen {size(planned)}, used {size(used)}", style="dim")
 

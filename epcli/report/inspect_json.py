@@ -46,7 +46,7 @@ def to_dict(inspection: Inspection) -> dict[str, Any]:
             if inspection.preview.times_s is None
             else [round(time, 3) for time in inspection.preview.times_s.tolist()],
         },
-        "plan": inspection.plan,
+        "plan": inspection.plan.to_dict(),
         "runs": [{"report": run.report.to_dict(), "kept_tokens": _tokens(tokens, run)} for run in inspection.runs],
     }
 

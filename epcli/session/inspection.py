@@ -8,24 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
-from transformers.audio_utils import mel_filter_bank
 
 from epcli.config import Profile
 from epcli.errors import UsageError
-from epcli.records import SAMPLE_RATE, Clip, Inspection, InspectionRun, MediaTokens, Modality, Preview, ProfileChoice
+from epcli.records import Clip, Inspection, InspectionRun, Modality, ProfileChoice
 from epcli.session.clips import EncodedClip
 from epcli.session.moments import media_tokens
 from epcli.session.plan import Plan, plan
+from epcli.session.preview import preview_of
 from epcli.session.session import Answered, Session
 from epcli.sieve.selectors import SELECTORS
 from epcli.text import as_question
 
 QUESTION = "What happens in this clip?"  # asked where none is given: what is kept depends on a question
-COLUMNS = 1600  # of the waveform and the spectrogram at most
-MEL_BANDS = 64
-WINDOW, HOP = 400, 160  # of the spectrogram, samples: 25 and 10 ms, as the towers hear
-FLOOR_DB = 70.0  # below the loudest: black
 
 
 def inspect(
@@ -68,10 +63,8 @@ def inspect(
 def shown(looked: EncodedClip, asked: Sequence[Answered], planned: Plan, clip: Clip | None = None) -> Inspection:
     """What was asked about one look, ready to be shown. `clip`: what was looked at, decoded again unless given."""
     tokens = media_tokens(asked[0].kept.stream, looked.clip)
-    preview = _preview(clip or looked.decode(), tokens)
-    return Inspection(
-        looked.clip.info, looked.clip.range_s, planned.to_dict(), tokens, preview, tuple(map(_run, asked))
-    )
+    preview = preview_of(clip or looked.decode(), tokens)
+    return Inspection(looked.clip.info, looked.clip.range_s, planned, tokens, preview, tuple(map(_run, asked)))
 
 
 def _with_selector(profile: Profile, name: str) -> Profile:
@@ -89,40 +82,3 @@ def _run(asked: Answered) -> InspectionRun:
     scores = None if kept.scores is None else kept.scores.cpu()[is_av].float().numpy()
     evidence = asked.evidence if asked.evidence is not None else np.zeros(int(is_av.sum()), np.float32)
     return InspectionRun(asked.report, chosen[is_av].numpy(), scores, evidence)
-
-
-def _preview(clip: Clip, tokens: MediaTokens) -> Preview:
-    frames = times = None
-    if clip.frames is not None and clip.frame_times_s is not None:
-        grids = int(tokens.cells[:, 0].max()) + 1
-        each = -(-len(clip.frames) // grids)  # a grid may hold several frames: its first stands for it
-        frames, times = clip.frames[::each], clip.frame_times_s[::each] + clip.range_s[0]
-    wave, mel = (None, None) if clip.samples is None else (waveform(clip.samples), spectrogram(clip.samples))
-    return Preview(frames, times, clip.samples, wave, mel)
-
-
-def waveform(samples: np.ndarray) -> np.ndarray:
-    """(S,) -> (P, 2) float32: lowest and highest sample of each column, P up to COLUMNS."""
-    columns = min(COLUMNS, len(samples))
-    edges = np.arange(columns) * len(samples) // columns
-    return np.stack([np.minimum.reduceat(samples, edges), np.maximum.reduceat(samples, edges)], 1)
-
-
-def spectrogram(samples: np.ndarray) -> np.ndarray:
-    """(S,) -> (MEL_BANDS, P) float32 in [0, 1], low notes first, P up to COLUMNS: the loudest of each column, in dB."""
-    bank = torch.from_numpy(
-        mel_filter_bank(WINDOW // 2 + 1, MEL_BANDS, 0.0, SAMPLE_RATE / 2, SAMPLE_RATE, norm=None, mel_scale="htk")
-    ).float()
-    sound = torch.from_numpy(np.pad(samples, WINDOW // 2))
-    total = (len(sound) - WINDOW) // HOP + 1
-    parts = []
-    for first in range(0, total, 10_000):  # 100 s at a time
-        count = min(10_000, total - first)
-        part = sound[first * HOP : (first + count - 1) * HOP + WINDOW]
-        spectrum = torch.stft(part, WINDOW, HOP, window=torch.hann_window(WINDOW), center=False, return_complex=True)
-        parts.append(bank.T @ spectrum.abs().square())
-    power = torch.cat(parts, 1)
-    if power.shape[1] > COLUMNS:
-        power = F.adaptive_max_pool1d(power[None], COLUMNS)[0]
-    level = 10 * power.clamp(min=1e-10).log10()
-    return ((level - level.max()) / FLOOR_DB + 1).clamp(0, 1).numpy()

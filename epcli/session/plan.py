@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -20,12 +18,25 @@ from epcli.errors import MediaError, UsageError, WeightsError
 from epcli.media.plan import fit_size, frame_count, with_room
 from epcli.media.probe import probe
 from epcli.models import catalog, costs
-from epcli.models.costs import Omni
-from epcli.models.qwen_omni.folder import look
-from epcli.records import REFINER_DEPTH, SAMPLE_RATE, MediaInfo
-from epcli.text import format_time, visible_json
+from epcli.models.costs import Decoder, Omni
+from epcli.models.qwen_omni.folder import look as look_into
+from epcli.records import (
+    REFINER_DEPTH,
+    SAMPLE_RATE,
+    AvailableMemory,
+    ContextUse,
+    MediaInfo,
+    Plan,
+    PlannedMedia,
+    PlannedMemory,
+    Sampling,
+    StagePeaks,
+    TokenCount,
+    TokenCounts,
+)
+from epcli.session.advice import advice
+from epcli.text import format_time
 
-PLAN_SCHEMA = 1
 TEXT_TOKENS = 64  # chat markup and a question of a line or two
 LIBRARIES_BYTES = 450_000_000  # of the process before any weights: Python, torch, transformers (measured on CPU)
 CUDA_CONTEXT_BYTES = 500_000_000  # of a CUDA process before any weights (an assumption, not measured)
@@ -34,32 +45,28 @@ VISION_BATCH_PATCHES = 8192
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The costs of one question. Bytes are estimates but for weights, sieve and kv_cache, which are exact."""
+class Look:
+    """What would be seen and heard of a file."""
 
-    model: str
-    selector: str
-    device: str
-    dtype: str
-    quantize: str
-    media: dict[str, Any]
-    tokens: dict[str, dict[str, int]]  # by modality: total and kept
-    context: dict[str, Any]  # used, limit, fits
-    memory: dict[str, int]  # bytes by what needs them
-    stages: dict[str, int]  # bytes at the peak of each stage
-    available: dict[str, Any]  # bytes and what they are; fits is None where the device is not here
-    advice: tuple[str, ...]
-    notes: tuple[str, ...]
+    frames: int  # sampled; 0 without picture
+    width: int  # of a frame as it is decoded, pixels
+    height: int
+    heard_s: float  # seconds of sound; 0 without
 
-    @property
-    def peak(self) -> int:
-        return max(self.stages.values())
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON of `ep plan --json`."""
-        body = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        lists = {name: list(body.pop(name)) for name in ("advice", "notes")}
-        return {"schema": PLAN_SCHEMA, **body, "peak_bytes": self.peak, **lists}
+@dataclass(frozen=True)
+class Costs:
+    """What a family needs for a question about a file, besides what every decoder needs."""
+
+    decoder: Decoder
+    context_tokens: int
+    sieve_depth: int  # layers of the trained refiner; 0 without a trained sieve
+    video_tokens: int
+    audio_tokens: int
+    language_model: int  # bytes of decoder, embeddings and output head
+    towers: int  # bytes
+    looking: int  # bytes that the vision tower holds at once
+    listening: int  # bytes that the audio towers hold at once
 
 
 def plan(
@@ -80,181 +87,169 @@ def plan(
     if start >= end and not info.is_image:
         length = format_time(info.duration_s)  # as `ep ask` says it
         raise MediaError(f"{media.name}: a start at {format_time(start)} is past the end; the file is {length} long")
-    made = _cost(info, end - start, profile, memory_bytes)
-    return replace(made, advice=tuple(_advice(made, info, end - start, profile, memory_bytes)))
+    return plan_of(info, end - start, profile, memory_bytes)
+
+
+def plan_of(info: MediaInfo, duration_s: float, profile: Profile, memory_bytes: int | None = None) -> Plan:
+    """`plan` for a file that was probed, of which `duration_s` are looked at. Raises UsageError or WeightsError."""
+    made = _cost(info, duration_s, profile, memory_bytes)
+    return replace(made, advice=advice(made, profile, lambda other: _cost(info, duration_s, other, memory_bytes)))
 
 
 def _cost(info: MediaInfo, duration_s: float, profile: Profile, memory_bytes: int | None) -> Plan:
-    from epcli.session.selection import budget_of, default_selector
-    from epcli.sieve.selector import CHUNK_TOKENS, WINDOW_TOKENS
+    """The plan without advice."""
+    from epcli.session.selection import default_selector
 
     card = catalog.card(profile.model)
-    sampling = card.sampling(profile)
     device, dtype = _device_and_dtype(profile)
-    e, notes = costs.BYTES[dtype], []
-
-    # What is looked at and heard.
-    sees, hears = profile.video and info.has_video, profile.audio and info.has_audio
-    width = height = frames = 0
-    if sees:
-        sampling = with_room(sampling, info, duration_s)
-        width, height = fit_size(info.width, info.height, sampling.max_pixels, sampling.multiple)
-        frames = 1 if info.is_image else frame_count(duration_s, sampling.fps, sampling.max_frames)
-    if card.family == "qwen2.5-omni":
-        shape, depth = _omni(card)
-        decoder, context = shape.decoder, shape.context_tokens
-        video = math.ceil(frames / 2) * (width // costs.CELL) * (height // costs.CELL)
-        audio = costs.audio_tokens(math.ceil(duration_s * 100)) if hears else 0
-        layers, tables = decoder.layers_bytes(e, profile.quantize), decoder.tables * e
-        towers = shape.tower_parameters * e
-        patches = (width // 14) * (height // 14)
-        batch = min(math.ceil(frames / 2) * patches, max(VISION_BATCH_PATCHES, 2 * patches))
-        looking = shape.vision_activation_bytes(batch, e)
-        window = min(duration_s, AUDIO_WINDOW_S) if hears else 0
-        listening = shape.audio_activation_bytes(math.ceil(window * 100), e)
-    else:
-        decoder, context, depth = costs.SMOL, costs.SMOL_CONTEXT, _smol_depth(card)
-        video = frames * (width // 64) * (height // 64)
-        audio = math.ceil(duration_s / 0.12) if hears else 0
-        layers, tables = decoder.layers_bytes(e), decoder.tables * e
-        towers, looking, listening = costs.SMOL_TOWERS * 4, costs.SMOL_LOOKING, costs.SMOL_LISTENING
-
-    # What stays.
-    media_tokens = video + audio
-    selector = profile.selector or default_selector(profile, trained=depth > 0)
-    kept = media_tokens
-    if selector != "none" and media_tokens:
-        if profile.keep == "auto" and profile.budget is None:
-            notes.append("--keep auto decides by the clip; planned as if everything were kept")
-        else:
-            kept = budget_of(profile).count(media_tokens)
-    kept_video = round(kept * video / media_tokens) if media_tokens else 0
-    if 0 < kept < media_tokens:
-        notes.append(
-            "how the kept tokens divide between picture and sound is the selector's choice; shown in proportion"
-        )
-    if selector == "cs2" and not depth:
+    number_bytes = costs.BYTES[dtype]
+    look = _look(info, duration_s, profile, card.sampling(profile))
+    needs = _needs(card, look, number_bytes, profile.quantize)
+    selector = profile.selector or default_selector(profile, trained=needs.sieve_depth > 0)
+    tokens, notes = _kept(needs, selector, profile)
+    if selector == "cs2" and not needs.sieve_depth:
         notes.append(f"{card.name} has no trained sieve that could be seen; cs2 is planned at its published depth")
-        depth = REFINER_DEPTH
-
-    # Memory. Every stage has the weights; what else it holds is added below.
-    whole, stay = media_tokens + TEXT_TOKENS, kept + TEXT_TOKENS
-    sieve = decoder.sieve_parameters(depth) * e if selector == "cs2" else 0
-    embeds = whole * decoder.width * e
-    choosing = 0
-    if selector == "cs2":
-        seen = min(media_tokens, WINDOW_TOKENS) + TEXT_TOKENS
-        choosing = embeds + decoder.activation_bytes(seen, e)
-    elif selector == "query-aware":
-        # The cache of two layers and the keys of the third; a chunk's activations; keys and values for all heads.
-        early = 5 * whole * decoder.kv_heads * decoder.head * e
-        seen = min(whole, CHUNK_TOKENS)
-        repeated = 2 * whole * decoder.heads * decoder.head * e + seen * whole if whole > seen else 0
-        choosing = early + decoder.activation_bytes(seen, e) + repeated
-    prefill = stay * decoder.width * e + decoder.activation_bytes(stay, e)
-    cache = decoder.kv_bytes(stay + profile.max_new_tokens, e)
-    pixels, samples = frames * width * height * 3, round(duration_s * SAMPLE_RATE) * 4 if hears else 0
-    memory = {
-        "language_model": layers + tables,
-        "towers": towers,
-        "sieve": sieve,
-        "frames_and_samples": pixels + samples,
-        "looking": looking if frames else 0,
-        "listening": listening,
-        "token_embeddings": embeds,
-        "choosing": choosing,
-        "prefill": prefill,
-        "kv_cache": cache,
-    }
-    on_gpu = device == "cuda"
-    base = layers + tables + towers + sieve + (CUDA_CONTEXT_BYTES if on_gpu else LIBRARIES_BYTES)
-    host = 0 if on_gpu else pixels + samples + embeds  # tower outputs wait in host memory
-    stages = {
-        "vision": base + host + memory["looking"],
-        "audio": base + host + listening,
-        "sieve": base + host + embeds + choosing,
-        "prefill": base + host + embeds + prefill + decoder.kv_bytes(stay, e),
-        "decode": base + host + embeds + cache,
-    }
-    free, what = _free(device, memory_bytes)
+        needs = replace(needs, sieve_depth=REFINER_DEPTH)
+    memory = _memory(look, needs, tokens, selector, number_bytes, profile.max_new_tokens)
+    stay = tokens.media.kept + TEXT_TOKENS
+    stages = _peaks(memory, needs.decoder.kv_bytes(stay, number_bytes), on_gpu=device == "cuda")
     used = stay + profile.max_new_tokens
+    free, what = _free(device, memory_bytes)
     return Plan(
         model=card.name,
         selector=selector,
         device=device,
         dtype=dtype,
         quantize=profile.quantize,
-        media={
-            "path": str(info.path),
-            "duration_s": round(duration_s, 3),
-            "frames": frames,
-            "frame_size": [width, height],
-            "has_video": info.has_video,
-            "has_audio": info.has_audio,
-        },
-        tokens={
-            "video": {"total": video, "kept": kept_video},
-            "audio": {"total": audio, "kept": kept - kept_video},
-            "text": {"total": TEXT_TOKENS, "kept": TEXT_TOKENS},
-        },
-        context={"used": used, "limit": context, "fits": used <= context},
+        media=PlannedMedia(
+            path=str(info.path),
+            duration_s=round(duration_s, 3),
+            frames=look.frames,
+            frame_size=(look.width, look.height),
+            has_video=info.has_video,
+            has_audio=info.has_audio,
+        ),
+        tokens=tokens,
+        context=ContextUse(used, needs.context_tokens, fits=used <= needs.context_tokens),
         memory=memory,
         stages=stages,
-        available={"bytes": free, "what": what, "fits": None if free is None else max(stages.values()) <= free},
+        available=AvailableMemory(free, what, fits=None if free is None else max(asdict(stages).values()) <= free),
         advice=(),
         notes=tuple(notes),
     )
 
 
-def _advice(
-    made: Plan, info: MediaInfo, duration_s: float, profile: Profile, memory_bytes: int | None
-) -> Iterator[str]:
-    """What to change, tried out: the first of each kind that helps."""
+def _look(info: MediaInfo, duration_s: float, profile: Profile, sampling: Sampling) -> Look:
+    """What is looked at and heard."""
+    width = height = frames = 0
+    if profile.video and info.has_video:
+        sampling = with_room(sampling, info, duration_s)
+        width, height = fit_size(info.width, info.height, sampling.max_pixels, sampling.multiple)
+        frames = 1 if info.is_image else frame_count(duration_s, sampling.fps, sampling.max_frames)
+    return Look(frames, width, height, duration_s if profile.audio and info.has_audio else 0.0)
 
-    def helps(better: Callable[[Plan], bool], **settings: Any) -> Plan | None:
-        try:
-            other = _cost(info, duration_s, replace(profile, **settings), memory_bytes)
-        except UsageError:
-            return None
-        return other if better(other) else None
 
-    shares = [
-        share for share in (0.5, 0.2, 0.1, 0.05, 0.02) if not isinstance(profile.keep, float) or share < profile.keep
-    ]
-    if not made.context["fits"]:
-        for share in shares:
-            if helps(lambda other: other.context["fits"], keep=share, budget=None):
-                yield f"--keep {share:g} fits the context"
-                break
-        frames = made.media["frames"]
-        while frames > 2:
-            frames //= 2
-            if helps(lambda other: other.context["fits"], max_frames=frames):
-                yield f"--max-frames {frames} fits the context"
-                break
-    if made.available["fits"] is False:
+def _kept(needs: Costs, selector: str, profile: Profile) -> tuple[TokenCounts, list[str]]:
+    """Tokens before and after the selector, and what there is to say about them."""
+    from epcli.session.selection import budget_of
 
-        def fits(other: Plan) -> bool:
-            return bool(other.available["fits"])
+    video, audio, notes = needs.video_tokens, needs.audio_tokens, []
+    total = kept = video + audio
+    if selector != "none" and total:
+        if profile.keep == "auto" and profile.budget is None:
+            notes.append("--keep auto decides by the clip; planned as if everything were kept")
+        else:
+            kept = budget_of(profile).count(total)
+    if 0 < kept < total:
+        notes.append(
+            "how the kept tokens divide between picture and sound is the selector's choice; shown in proportion"
+        )
+    kept_video = round(kept * video / total) if total else 0
+    text = TokenCount(TEXT_TOKENS, TEXT_TOKENS)
+    return TokenCounts(TokenCount(video, kept_video), TokenCount(audio, kept - kept_video), text), notes
 
-        tries: list[dict[str, Any]] = [{"quantize": kind} for kind in ("int8", "nf4") if profile.quantize == "none"]
-        tries += [{"keep": share, "budget": None} for share in shares]
-        tries += [{"quantize": "nf4", "keep": share, "budget": None} for share in shares if profile.quantize == "none"]
-        tries += [
-            {"model": name, "quantize": "nf4"} for name in ("qwen2.5-omni-3b",) if made.model == "qwen2.5-omni-7b"
-        ]
-        tries += [{"model": "ep-smol", "quantize": "none"}] if made.model != "ep-smol" else []
-        for settings in tries:
-            if other := helps(fits, **settings):
-                flags = " ".join(
-                    f"--{name} {value:g}" if isinstance(value, float) else f"--{name} {value}"
-                    for name, value in settings.items()
-                    if value is not None
-                )
-                yield f"{flags} fits: {other.peak / 1e9:.1f} GB"
-                break
-        if made.device == "cuda":
-            yield "without a change, layers that do not fit stay in host memory, which is slower"
+
+def _memory(
+    look: Look, needs: Costs, tokens: TokenCounts, selector: str, number_bytes: int, new_tokens: int
+) -> PlannedMemory:
+    """Bytes by what needs them."""
+    decoder, media = needs.decoder, tokens.media
+    stay = media.kept + TEXT_TOKENS
+    pixels, samples = look.frames * look.width * look.height * 3, round(look.heard_s * SAMPLE_RATE) * 4
+    return PlannedMemory(
+        language_model=needs.language_model,
+        towers=needs.towers,
+        sieve=decoder.sieve_parameters(needs.sieve_depth) * number_bytes if selector == "cs2" else 0,
+        frames_and_samples=pixels + samples,
+        looking=needs.looking if look.frames else 0,
+        listening=needs.listening,
+        token_embeddings=(media.total + TEXT_TOKENS) * decoder.width * number_bytes,
+        choosing=_choosing(needs, selector, media.total, number_bytes),
+        prefill=stay * decoder.width * number_bytes + decoder.activation_bytes(stay, number_bytes),
+        kv_cache=decoder.kv_bytes(stay + new_tokens, number_bytes),
+    )
+
+
+def _choosing(needs: Costs, selector: str, media_tokens: int, number_bytes: int) -> int:
+    """Bytes that the selector needs besides the weights and the embeddings."""
+    from epcli.sieve.selector import CHUNK_TOKENS, WINDOW_TOKENS
+
+    decoder, whole = needs.decoder, media_tokens + TEXT_TOKENS
+    if selector == "cs2":
+        seen = min(media_tokens, WINDOW_TOKENS) + TEXT_TOKENS
+        return whole * decoder.width * number_bytes + decoder.activation_bytes(seen, number_bytes)
+    if selector == "query-aware":
+        # The cache of two layers and the keys of the third; a chunk's activations; keys and values for all heads.
+        early = 5 * whole * decoder.kv_heads * decoder.head * number_bytes
+        seen = min(whole, CHUNK_TOKENS)
+        repeated = 2 * whole * decoder.heads * decoder.head * number_bytes + seen * whole if whole > seen else 0
+        return early + decoder.activation_bytes(seen, number_bytes) + repeated
+    return 0
+
+
+def _peaks(memory: PlannedMemory, prompt_cache: int, *, on_gpu: bool) -> StagePeaks:
+    """Every stage has the weights; what else it holds is added. `prompt_cache`: bytes of the KV cache after prefill."""
+    base = memory.language_model + memory.towers + memory.sieve + (CUDA_CONTEXT_BYTES if on_gpu else LIBRARIES_BYTES)
+    embeds = memory.token_embeddings
+    host = 0 if on_gpu else memory.frames_and_samples + embeds  # tower outputs wait in host memory
+    return StagePeaks(
+        vision=base + host + memory.looking,
+        audio=base + host + memory.listening,
+        sieve=base + host + embeds + memory.choosing,
+        prefill=base + host + embeds + memory.prefill + prompt_cache,
+        decode=base + host + embeds + memory.kv_cache,
+    )
+
+
+def _needs(card: catalog.ModelCard, look: Look, number_bytes: int, quantize: str) -> Costs:
+    """What the model's family needs. Raises WeightsError."""
+    frames, width, height, heard_s = look.frames, look.width, look.height, look.heard_s
+    if card.family == "qwen2.5-omni":
+        shape, depth = _omni(card)
+        patches = (width // 14) * (height // 14)
+        batch = min(math.ceil(frames / 2) * patches, max(VISION_BATCH_PATCHES, 2 * patches))
+        return Costs(
+            shape.decoder,
+            shape.context_tokens,
+            depth,
+            video_tokens=math.ceil(frames / 2) * (width // costs.CELL) * (height // costs.CELL),
+            audio_tokens=costs.audio_tokens(math.ceil(heard_s * 100)) if heard_s else 0,
+            language_model=shape.decoder.layers_bytes(number_bytes, quantize) + shape.decoder.tables * number_bytes,
+            towers=shape.tower_parameters * number_bytes,
+            looking=shape.vision_activation_bytes(batch, number_bytes),
+            listening=shape.audio_activation_bytes(math.ceil(min(heard_s, AUDIO_WINDOW_S) * 100), number_bytes),
+        )
+    return Costs(
+        costs.SMOL,
+        costs.SMOL_CONTEXT,
+        _smol_depth(card),
+        video_tokens=frames * (width // 64) * (height // 64),
+        audio_tokens=math.ceil(heard_s / 0.12),
+        language_model=costs.SMOL.layers_bytes(number_bytes) + costs.SMOL.tables * number_bytes,
+        towers=costs.SMOL_TOWERS * 4,
+        looking=costs.SMOL_LOOKING,
+        listening=costs.SMOL_LISTENING,
+    )
 
 
 def _omni(card: catalog.ModelCard) -> tuple[Omni, int]:
@@ -268,7 +263,7 @@ def _omni(card: catalog.ModelCard) -> tuple[Omni, int]:
         file = SieveFile.read(folder)
         folder = file.base_folder()
         depth = len({key.split(".")[2] for key in file.sieve if key.startswith("refiner.layers.")})
-    looked = look(folder)
+    looked = look_into(folder)
     return looked.shape, depth or int(looked.config["text_config"].get("av_refiner_layers") or 0)
 
 
@@ -311,8 +306,3 @@ def _free(device: str, memory_bytes: int | None) -> tuple[int | None, str]:
             return None, "no CUDA device here; give its memory with --memory"
         return int(torch.cuda.mem_get_info()[0]), "free on the GPU"
     return int(psutil.virtual_memory().available), "free in this machine"
-
-
-def to_json(made: Plan) -> str:
-    """One JSON object, indented."""
-    return visible_json(json.dumps(made.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
