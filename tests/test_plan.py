@@ -295,4 +295,4 @@ def test_plan_and_read_give_a_still_the_same_size(tmp_path):
         frames = read(path, costs.sampling(profile)).frames
         assert frames is not None
         assert made.media.frame_size == (frames.shape[2], frames.shape[1])
-        assert made.tokens["video"]["total"] == (112 if profile.max_pixels else 299)
+        assert made.tokens.video.total == (112 if profile.max_pixels else 299)
