@@ -86,6 +86,23 @@ def test_all_of_a_chained_ogg_is_read(codec: str, tmp_path: Path) -> None:
     assert onset_s(second.samples) == pytest.approx(samples.ONSET_S - 1, abs=0.02)
 
 
+@pytest.mark.parametrize("suffix", ["wav", "avi", "mp4", "mkv"])
+def test_all_files_that_were_written_one_behind_another_are_read(suffix: str, tmp_path: Path) -> None:
+    part, path = tmp_path / f"part.{suffix}", tmp_path / f"joined.{suffix}"
+    picture = () if suffix == "wav" else ("-f", "lavfi", "-i", samples.counting(2), "-c:v", "mpeg4")
+    samples.run("-f", "lavfi", "-i", samples.tone(2), *picture, part)
+    assert read(part, SMALL).warnings == ()
+    path.write_bytes(part.read_bytes() * 3)
+    clip = read(path, SMALL)
+    assert clip.warnings == (f"joined.{suffix}: is made of 3 recordings, which are read one after another",)
+    length = probe(part).duration_s
+    assert clip.duration_s == pytest.approx(3 * length, abs=0.01)
+    assert clip.samples is not None
+    for number in range(3):
+        piece = clip.samples[round(number * length * SAMPLE_RATE) + 800 :]
+        assert onset_s(piece) == pytest.approx(samples.ONSET_S - 0.05, abs=0.06)
+
+
 def test_a_second_recording_without_sound_is_seen_and_silent(tmp_path: Path) -> None:
     loud, mute, path = tmp_path / "loud.ts", tmp_path / "mute.ts", tmp_path / "joined.ts"
     recording(loud, X264, "aac", 2.0)

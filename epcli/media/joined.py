@@ -2,7 +2,7 @@
 
 Each has a clock of its own, so that time stamps alone tell neither the length nor the order. The file is cut where the
 clock jumps, and each part is read like a file. Looking for the jumps decodes nothing: MPEG-TS and MPEG-PS carry the
-sender's clock beside the streams, and Ogg marks each beginning.
+sender's clock beside the streams, Ogg marks each beginning, and WAV, AVI, MP4 and Matroska tell where they end.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ _WRAP = 2**33
 _BACK_S = 0.1  # a clock that goes back by more was set anew
 _FORWARD_S = 10.0  # and one that goes forward by more from one stamp to the next
 _LEAST_BYTES = 1000  # a shorter part holds nothing
+_HEADERS = {"wav": b"RIFF", "avi": b"RIFF", "mov": b"ftyp", "matroska": b"\x1a\x45\xdf\xa3"}  # what a file begins with
+_MOST_BOXES = 200_000
 _PACK = re.compile(rb"\x00\x00\x01\xba(.{5})", re.DOTALL)
 
 Span = tuple[int, int]  # first byte, and the one behind the last
@@ -38,7 +40,10 @@ def spans(path: Path, demuxer: str) -> list[Span]:
     """The parts of a file, one if it is a single recording. Raises OSError."""
     size = os.stat(path).st_size
     with open(path, "rb") as file:
-        cuts = _chains(file, size) if demuxer == "ogg" else _jumps(file, size, demuxer)
+        if demuxer in _HEADERS:
+            cuts = _headers(file, size, demuxer)
+        else:
+            cuts = _chains(file, size) if demuxer == "ogg" else _jumps(file, size, demuxer)
     edges = [0, *cuts, size]
     return [(low, high) for low, high in pairwise(edges) if high - low >= _LEAST_BYTES]
 
@@ -49,6 +54,36 @@ def is_scrambled(path: Path) -> bool:
         packets = _packets(np.frombuffer(file.read(_BLOCK), np.uint8))[0]
     streams = packets[((packets[:, 1] & 0x1F) > 0) & (packets[:, 3] & 0x10 > 0)]  # no tables, but with something in it
     return len(streams) > 0 and bool((streams[:, 3] & 0xC0 > 0).mean() > 0.5)
+
+
+def _headers(file: BinaryIO, size: int, demuxer: str) -> list[int]:
+    """Where another file begins behind the end of one, as the sizes of its outermost boxes tell."""
+    cuts, at = [], 0
+    for _ in range(_MOST_BOXES):
+        file.seek(at)
+        head = file.read(16)
+        if len(head) < 16:
+            break
+        kind, length = _box(head, demuxer)
+        if at and kind == _HEADERS[demuxer] and (demuxer in ("mov", "matroska") or head[8:12] in (b"WAVE", b"AVI ")):
+            cuts.append(at)
+        if length is None or length < 8 or at + length >= size:
+            break
+        at += length
+    return cuts
+
+
+def _box(head: bytes, demuxer: str) -> tuple[bytes, int | None]:
+    """Name and length of a RIFF chunk, an MP4 box or a Matroska element; None if it has no end of its own."""
+    if demuxer in ("wav", "avi"):
+        length = int.from_bytes(head[4:8], "little")
+        return head[:4], 8 + length + length % 2
+    if demuxer == "mov":
+        length = int.from_bytes(head[:4], "big")
+        return head[4:8], int.from_bytes(head[8:16], "big") if length == 1 else length or None
+    width = 9 - head[4].bit_length()  # of the size, behind a name of four bytes
+    length = int.from_bytes(head[4 : 4 + width], "big") & ((1 << 7 * width) - 1)
+    return head[:4], None if width > 8 or length == (1 << 7 * width) - 1 else 4 + width + length
 
 
 def _chains(file: BinaryIO, size: int) -> list[int]:

@@ -58,7 +58,9 @@ _ESTIMATED = frozenset(("mp3", "aac", "ac3", "eac3", "amr", "mpegts", "mpeg", "o
 _ONE_THREAD = ("vp3", "vp4", "theora")
 
 _ADTS_RATES = dict(enumerate((96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)))
-_JOINABLE = frozenset(("mpegts", "mpeg", "ogg"))  # may hold several recordings, each with a clock of its own
+_JOINABLE = frozenset(
+    ("mpegts", "mpeg", "ogg", "wav", "avi", "mov", "matroska")
+)  # may hold several recordings, each with a clock of its own
 _MOST_PARTS = 300
 _LONG_S, _LEAST_BYTES_A_SECOND = 6 * 3600.0, 20  # the leanest speech codecs need 80
 _COUNT_ANEW = "count them anew, then ask again: ffmpeg -i OLD -vf setpts=N/FRAME_RATE/TB -af asetpts=N/SR/TB NEW.mp4"
