@@ -180,6 +180,10 @@ WHOLE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "an empty file": (cut("model.safetensors", 0), "model.safetensors: is empty"),
     "cut in the header": (cut("model.safetensors", 1000), "model.safetensors: is cut off"),
     "cut in the weights": (cut("model.safetensors", 100_000), "model.safetensors: is cut off: 100,000 of"),
+    "longer than it says": (
+        lambda f: os.truncate(f / "model.safetensors", (f / "model.safetensors").stat().st_size + 9),
+        "is damaged: 9 bytes longer",
+    ),
     "a pointer of Git LFS": (
         write("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n"),
         "pointer of Git LFS",

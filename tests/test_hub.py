@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import tiny_omni
+import torch
 
 from epcli.models.qwen_omni.hub import thinker_shards
 
@@ -174,7 +176,9 @@ def test_shards_without_any_of_the_thinker_are_known_from_the_index():
 def test_pull_goes_on_where_it_broke_off_and_skips_what_is_not_needed(hub: Hub, tmp_path: Path):
     assert ep(hub, tmp_path, "models", "ls").stdout.count("not downloaded") >= 2
     # huggingface_hub writes ten megabytes at a time, so that is what it can go on from.
-    hub.files[SHARDS[0]] = os.urandom(25 * MB)
+    larger = safetensors.torch.load(hub.files[SHARDS[0]])
+    larger["talker.large"] = torch.frombuffer(bytearray(os.urandom(25 * MB)), dtype=torch.uint8)
+    hub.files[SHARDS[0]] = safetensors.torch.save(larger, {"format": "pt"})
     hub.cuts = [11 * MB, 12 * MB, 0]  # two answers that break off, then nothing more
     broken = ep(hub, tmp_path, "models", "pull", "qwen2.5-omni-7b")
     assert_refused(broken, "qwen2.5-omni-7b: ")

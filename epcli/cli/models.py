@@ -61,7 +61,8 @@ def pull(name: ModelName, debug: DebugFlag = False) -> None:
 
     catalog.card(name)
     catalog.pull(name)
-    typer.echo(one_line(f"{name} is {catalog.status(name)}: {catalog.location(name)}"), err=True)
+    catalog.check_present(name)  # what arrived may still be no whole model
+    typer.echo(one_line(f"{name} is ready: {catalog.location(name)}"), err=True)
 
 
 @app.command(cls=Command)

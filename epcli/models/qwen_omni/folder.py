@@ -353,6 +353,8 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
         raise WeightsError(f"{path}: is damaged, or no safetensors file; fetch it again") from error
     if size < end:
         raise WeightsError(f"{path}: is cut off: {size:,} of {end:,} bytes are here; fetch it again")
+    if size > end:
+        raise WeightsError(f"{path}: is damaged: {size - end:,} bytes longer than its header says; fetch it again")
     return about, tensors
 
 
