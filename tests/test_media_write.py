@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
+
 import cv2
 import numpy as np
 import pytest
 import soundfile
+from media_samples import pitch_hz
 
 from epcli.errors import EpError, MediaError
 from epcli.media.probe import probe
 from epcli.media.read import read, still_with_sound
-from epcli.media.write import write
+from epcli.media.write import compressed_sound, write
 from epcli.records import SAMPLE_RATE, Sampling
 
 SAMPLING = Sampling(1.0, 8, 64 * 48, 16)
@@ -71,3 +74,13 @@ def test_a_still_picture_lasts_as_long_as_its_sound(tmp_path):
     assert clip.info.has_audio
     with pytest.raises(MediaError, match=r"still\.png: has no sound"):
         still_with_sound(picture, picture)
+
+
+def test_sound_for_a_page_is_an_mp3_of_an_even_bit_rate():
+    samples = (0.3 * np.sin(np.arange(10 * SAMPLE_RATE) * 2 * np.pi * 440 / SAMPLE_RATE)).astype(np.float32)
+    content, kind = compressed_sound(samples)
+    assert kind == "audio/mpeg"
+    assert len(content) * 8 / 10 == pytest.approx(32_000, rel=0.03)
+    heard, rate = soundfile.read(io.BytesIO(content))
+    assert rate == SAMPLE_RATE
+    assert pitch_hz(heard.astype(np.float32)) == pytest.approx(440, abs=5)

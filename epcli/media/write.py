@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any
 
 import ffmpeg
 import numpy as np
+import soundfile
 
 from epcli.errors import EpError, MediaError
 from epcli.files import whole
 from epcli.media.ffmpeg import encode, name
 from epcli.records import SAMPLE_RATE
+
+MP3_KBPS = (8, 160)  # least and most at 16 kHz; libsndfile counts compression down from the most, 0 to 1
 
 
 def write(
@@ -74,21 +78,24 @@ def _all(first: np.ndarray | None, rest: Iterable[np.ndarray]) -> Iterable[np.nd
         yield from rest
 
 
-def compressed_sound(samples: np.ndarray, *, rate: int = SAMPLE_RATE) -> tuple[bytes, str]:
-    """(S,) float32 mono in [-1, 1] -> a small file that any browser plays, and its MIME type. Raises EpError.
+def compressed_sound(samples: np.ndarray) -> tuple[bytes, str]:
+    """(S,) float32 mono in [-1, 1] at 16 kHz -> a small file that any browser plays, and its MIME type. Raises EpError.
 
-    MP3 at an even bit rate, so that a player finds any moment; AAC where ffmpeg cannot write MP3.
+    MP3 at an even bit rate, so that a player finds any moment.
     """
-    bit_rate = "32k" if len(samples) <= 900 * rate else "16k"
-    with tempfile.TemporaryDirectory() as scratch:
-        sound = _sound(samples, rate, Path(scratch))
-        for file, codec, kind in (("sound.mp3", "libmp3lame", "audio/mpeg"), ("sound.m4a", "aac", "audio/mp4")):
-            target = Path(scratch) / file
-            try:
-                encode([sound], target, target, acodec=codec, audio_bitrate=bit_rate)
-            except EpError:
-                if codec == "aac":
-                    raise
-                continue
-            return target.read_bytes(), kind
-    raise AssertionError("not reached")
+    kbps = 32 if len(samples) <= 900 * SAMPLE_RATE else 16
+    least, most = MP3_KBPS
+    file = io.BytesIO()
+    try:
+        soundfile.write(
+            file,
+            samples,
+            SAMPLE_RATE,
+            format="MP3",
+            subtype="MPEG_LAYER_III",
+            bitrate_mode="CONSTANT",
+            compression_level=(most - kbps) / (most - least),
+        )
+    except soundfile.LibsndfileError as error:
+        raise EpError(f"the sound cannot be written as MP3: {error}") from error
+    return file.getvalue(), "audio/mpeg"

@@ -46,12 +46,12 @@ def contact_sheet(inspection: Inspection) -> bytes:
 
 def dimmed(picture: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 and its (rows, columns) bool cells -> the picture with dropped cells dimmed and grey."""
-    height, width = picture.shape[:2]
-    rows = np.arange(height) * kept.shape[0] // height
-    columns = np.arange(width) * kept.shape[1] // width
-    mask = kept[rows][:, columns][..., None]
-    grey = (picture.mean(-1, keepdims=True) * DIM).astype(np.uint8)
-    return np.where(mask, picture, grey)
+    import cv2
+
+    picture, (height, width) = np.ascontiguousarray(picture), picture.shape[:2]
+    bright = cv2.resize(kept.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.copyTo(picture, bright, cv2.convertScaleAbs(grey, alpha=DIM))
 
 
 def film(inspection: Inspection, run: InspectionRun, frames: Iterable[np.ndarray], fps: float) -> Iterator[np.ndarray]:
