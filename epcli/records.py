@@ -275,11 +275,27 @@ class Requested:
 
 
 @dataclass(frozen=True)
-class TokenUse(TokenCounts):
-    """Tokens by modality, and the share that was kept."""
+class MeanKept:
+    """Tokens in a layer of the decoder, the mean over its layers: fewer than entered, where some leave inside."""
 
-    keep_ratio: float | None  # of the sound and picture tokens; None without any
+    video: float
+    audio: float
+
+
+@dataclass(frozen=True)
+class TokenUse(TokenCounts):
+    """Tokens by modality, and the share that was kept: what entered the decoder, and the mean over its layers."""
+
+    keep_ratio: float | None  # of the sound and picture tokens, that entered the decoder; None without any
     requested: Requested
+    mean_keep_ratio: float | None = None  # of the sound and picture tokens, the mean over the layers; None without any
+    mean_kept: MeanKept | None = None
+
+    @property
+    def leaves_inside(self) -> bool:
+        """Whether tokens left inside the decoder, so that the mean over its layers is less than what entered."""
+        entered, mean = self.keep_ratio, self.mean_keep_ratio
+        return entered is not None and mean is not None and abs(entered - mean) > 1e-9
 
 
 @dataclass(frozen=True)
@@ -489,6 +505,7 @@ class InspectionRun:
     kept: np.ndarray  # (n,) bool
     scores: np.ndarray | None  # (n,) float32, higher is kept first; None if the selector does not score
     evidence: np.ndarray  # (n,) float32, what each token gave to the answer; sums to 1, or 0 if nothing is known
+    layers: np.ndarray | None = None  # (n,) int16 decoder layers that each token passed, 0 if it was dropped before
 
 
 @dataclass(frozen=True, eq=False)

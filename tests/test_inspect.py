@@ -18,7 +18,7 @@ from rich.console import Console
 
 from epcli.errors import EpError, UsageError
 from epcli.files import check_output, whole
-from epcli.records import SAMPLE_RATE, Modality, Preview, ProfileChoice
+from epcli.records import SAMPLE_RATE, MeanKept, Modality, Preview, ProfileChoice
 from epcli.report import figures
 from epcli.report.html import command, embed, page_data, to_html
 from epcli.report.inspect_console import bar, print_inspection, ruler
@@ -109,6 +109,23 @@ def test_a_bar_never_hides_a_little_and_a_ruler_says_where_times_are():
     line = ruler(0, 10, 70)
     assert line.index("0:04") == 28
     assert len(ruler(3, 3725, 60)) <= 60
+
+
+def test_how_deep_each_token_came_is_told_where_tokens_leave_inside() -> None:
+    found = inspection(selectors=("seats",))
+    run = found.runs[0]
+    layers = np.where(run.kept, 17, 0).astype(np.int16)
+    layers[run.kept.nonzero()[0][:3]] = 25
+    tokens = replace(run.report.tokens, mean_keep_ratio=0.04, mean_kept=MeanKept(8.0, 3.0))
+    run = replace(run, layers=layers, report=replace(run.report, tokens=tokens))
+    found = replace(found, runs=(run,))
+    kept = [token["layers"] for token in json.loads(to_json(found))["runs"][0]["kept_tokens"]]
+    assert kept == layers[run.kept].tolist()
+    said = " ".join(shown(found).split())
+    assert (
+        f"{run.kept.sum()} entered the language model; left: 3 after layer 17, 0 after layer 25; 4.0% on average"
+        in said
+    )
 
 
 def test_selectors_side_by_side_have_the_same_numbers_in_every_view():

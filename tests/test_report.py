@@ -15,6 +15,7 @@ from epcli.records import (
     AnswerEvidence,
     CacheUse,
     EvidenceShares,
+    MeanKept,
     MediaUse,
     MemoryUse,
     Moment,
@@ -86,6 +87,8 @@ JSON = {
         "text": {"total": 31, "kept": 31},
         "keep_ratio": 87 / 12864,
         "requested": {"keep": 0.1, "budget": None},
+        "mean_keep_ratio": None,
+        "mean_kept": None,
     },
     "timings_s": {
         "load": 1.204,
@@ -155,6 +158,16 @@ def test_the_console_fits_80_columns_and_needs_no_colour() -> None:
 def test_a_modality_without_tokens_has_no_share() -> None:
     silent = replace(REPORT, tokens=replace(REPORT.tokens, audio=TokenCount(0, 0)))
     assert ["audio", "0", "0", "–"] in [row[:4] for row in rows(shown(silent))]
+
+
+def test_tokens_that_leave_inside_the_decoder_are_told_beside_what_entered() -> None:
+    inside = replace(REPORT, tokens=replace(REPORT.tokens, mean_keep_ratio=0.004, mean_kept=MeanKept(40.0, 8.5)))
+    text = shown(inside)
+    assert "over layers" in text
+    assert ["video", "12,784", "70", "0.5%", "0.3%"] in [row[:5] for row in rows(text)]
+    assert ["text", "31", "31", "100.0%", "100.0%"] in [row[:5] for row in rows(text)]
+    assert max(map(len, text.splitlines())) <= 80
+    assert "over layers" not in shown(REPORT)
 
 
 def test_memory_of_a_gpu_has_a_line_of_its_own() -> None:

@@ -67,12 +67,19 @@ def _heading(report: Report) -> RenderableType:
 
 
 def _tokens(report: Report) -> Table:
-    table = _table("tokens", "total", "kept", "share")
+    mean = report.tokens.mean_kept if report.tokens.leaves_inside else None
+    table = _table("tokens", "total", "kept", "share", *["over layers"] * (mean is not None))
     for modality in ("video", "audio", "text"):
         count = report.tokens.of(modality)
-        share = f"{count.kept / count.total:.1%}" if count.total else "–"
-        table.add_row(modality, f"{count.total:,}", f"{count.kept:,}", share)
+        row = [f"{count.total:,}", f"{count.kept:,}", _share(count.kept, count.total)]
+        if mean is not None:
+            row.append(_share(getattr(mean, modality, count.kept), count.total))
+        table.add_row(modality, *row)
     return table
+
+
+def _share(count: float, total: int) -> str:
+    return f"{count / total:.1%}" if total else "–"
 
 
 def _stages(report: Report) -> Table:

@@ -91,6 +91,7 @@ def _timeline(inspection: Inspection, run: InspectionRun, console: Console) -> I
         count = run.report.tokens.of(name)
         yield Text.assemble(f" {figures.WORDS[name]:{LABEL}}", (row, STYLES[name]))
         yield Text(f"{'':{LABEL + 1}}{count.kept:,} of {count.total:,} tokens kept", style="dim")
+    yield from _leaving(run)
     yield Text(f"{'':{LABEL + 1}}a column is {(end - start) / columns:.2g} s; {bars[-1]} all kept, · none", style="dim")
 
 
@@ -140,11 +141,25 @@ def _grids(inspection: Inspection, run: InspectionRun, console: Console) -> Iter
             yield Text("")
 
 
+def _leaving(run: InspectionRun) -> Iterator[RenderableType]:
+    """How many are left after each layer that drops some."""
+    if run.layers is None or not run.report.tokens.leaves_inside:
+        return
+    entered = int(run.kept.sum())
+    depths = sorted(set(run.layers[run.kept].tolist()))
+    steps = [f"{int((run.layers > layer).sum()):,} after layer {layer}" for layer in depths]
+    mean = run.report.tokens.mean_keep_ratio or 0
+    line = f"{entered:,} entered the language model; left: {', '.join(steps)}; {mean:.1%} on average over its layers"
+    yield Text(f"{'':{LABEL + 1}}{line}", style="dim")
+
+
 def _comparison(inspection: Inspection) -> Iterator[RenderableType]:
     runs = inspection.runs
     table = Table(box=None, pad_edge=True, header_style="bold cyan")
     several, asked = len({run.report.question for run in runs}) > 1, ""
+    inside = any(run.report.tokens.leaves_inside for run in runs)
     headings: list[tuple[str, Any]] = [("selector", "left"), ("kept", "right")]
+    headings += [("over layers", "right")] * inside
     headings += [(figures.WORDS[m.name.lower()], "right") for m in figures.modalities(inspection.tokens)]
     headings += [("as first", "right"), ("seconds", "right"), ("answer", "left")]
     if several:
@@ -154,6 +169,7 @@ def _comparison(inspection: Inspection) -> Iterator[RenderableType]:
     for run in runs:
         counts, spent = run.report.tokens, run.report.timings_s
         row: list[RenderableType] = [run.report.selector, f"{counts.keep_ratio or 0:.1%}"]
+        row += [f"{counts.mean_keep_ratio or 0:.1%}"] * inside
         row += [f"{counts.of(m.name.lower()).kept:,}" for m in figures.modalities(inspection.tokens)]
         seconds = spent.sieve + spent.prefill + spent.decode
         row += [f"{figures.overlap(run, runs[0]):.0%}", f"{seconds:.2f}", Text(visible(run.report.answer))]

@@ -52,7 +52,7 @@ def to_dict(inspection: Inspection) -> dict[str, Any]:
 
 
 def _tokens(tokens: MediaTokens, run: InspectionRun) -> list[dict[str, Any]]:
-    """The kept tokens in reading order; `index` counts all sound and picture tokens."""
+    """The kept tokens in reading order; `index` counts all sound and picture tokens, `layers` those it passed."""
     rows = []
     for index in run.kept.nonzero()[0].tolist():
         picture = tokens.modality[index] == Modality.VIDEO
@@ -67,6 +67,7 @@ def _tokens(tokens: MediaTokens, run: InspectionRun) -> list[dict[str, Any]]:
                 "box": tokens.boxes[index].tolist() if picture else None,
                 "score": None if run.scores is None else float(run.scores[index]),
                 "evidence": float(run.evidence[index]),
+                "layers": None if run.layers is None else int(run.layers[index]),
             }
         )
     return rows

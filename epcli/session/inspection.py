@@ -17,6 +17,7 @@ from epcli.session.moments import media_tokens
 from epcli.session.plan import Plan, plan
 from epcli.session.preview import preview_of
 from epcli.session.session import Answered, Session
+from epcli.sieve.depths import token_depths
 from epcli.sieve.selectors import SELECTORS
 from epcli.text import as_question
 
@@ -81,4 +82,8 @@ def _run(asked: Answered) -> InspectionRun:
     chosen[kept.indices.cpu()] = True
     scores = None if kept.scores is None else kept.scores.cpu()[is_av].float().numpy()
     evidence = asked.evidence if asked.evidence is not None else np.zeros(int(is_av.sum()), np.float32)
-    return InspectionRun(asked.report, chosen[is_av].numpy(), scores, evidence)
+    layers = None
+    if kept.depths is not None:
+        deepest = int(kept.depths.max()) if len(kept.depths) else 0  # text passes all of them
+        layers = token_depths(kept, deepest)[is_av].to(torch.int16).numpy()
+    return InspectionRun(asked.report, chosen[is_av].numpy(), scores, evidence, layers)

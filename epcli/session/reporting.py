@@ -16,6 +16,7 @@ from epcli.records import (
     ClipSummary,
     EvidenceShares,
     KeptStream,
+    MeanKept,
     MediaTokens,
     MediaUse,
     MemoryUse,
@@ -33,6 +34,7 @@ from epcli.session.clips import EncodedClip
 from epcli.session.evidence import RULE
 from epcli.session.meter import Meter
 from epcli.session.moments import media_tokens, moments
+from epcli.sieve.depths import token_depths
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +63,7 @@ def build_report(question: str, profile: Profile, looked: EncodedClip, made: Mea
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         media=_media_use(clip),
-        tokens=_token_use(made.kept, profile),
+        tokens=_token_use(made.kept, profile, len(model.decoder.layers)),
         timings_s=timings,
         speed=_speed(answer, timings),
         generated_tokens=len(answer.token_ids),
@@ -123,15 +125,19 @@ def _media_use(clip: ClipSummary) -> MediaUse:
     )
 
 
-def _token_use(kept: KeptStream, profile: Profile) -> TokenUse:
+def _token_use(kept: KeptStream, profile: Profile, layers: int) -> TokenUse:
     counts = count_tokens(kept)
     media = counts.media
+    passed, modality = token_depths(kept, layers).double() / layers, kept.stream.modality.cpu()
+    mean = MeanKept(*(float(passed[modality == kind].sum()) for kind in (Modality.VIDEO, Modality.AUDIO)))
     return TokenUse(
         counts.video,
         counts.audio,
         counts.text,
         keep_ratio=media.kept / media.total if media.total else None,
         requested=Requested(profile.keep, profile.budget),
+        mean_keep_ratio=(mean.video + mean.audio) / media.total if media.total else None,
+        mean_kept=mean,
     )
 
 
