@@ -88,9 +88,9 @@ def choose(
 
 
 def _first_ready(models: Sequence[str]) -> int | None:
-    from epcli.models.qwen_omni import hub
+    from epcli.models import catalog
 
-    return next((i for i, model in enumerate(models) if model in hub.REPOS and hub.status(model) == "ready"), None)
+    return next((i for i, model in enumerate(models) if catalog.is_here(model)), None)
 
 
 @cache

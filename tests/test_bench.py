@@ -20,7 +20,9 @@ from epcli.errors import CapacityError, UsageError
 from epcli.evals import bench
 from epcli.evals.bench import Choice, Pass
 from epcli.media import ffmpeg
-from epcli.models.costs import SHAPES, Decoder, Omni
+from epcli.models import catalog
+from epcli.models.costs import Decoder
+from epcli.models.qwen_omni.costs import SHAPES, Omni
 from epcli.records import Modality
 from epcli.sieve.select import Budget, keep_count
 from epcli.sieve.selectors import Tools, select
@@ -107,7 +109,8 @@ def test_the_limit_at_a_tenth_is_near_the_published_depths_ratio() -> None:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SHAPES, "qwen2.5-omni-3b", Omni(TINY, {}, {}, 32768))
+    catalog.families()  # whose cards are made of the real shapes
+    monkeypatch.setitem(SHAPES, "qwen2.5-omni-3b", Omni(TINY, {"depth": 1}, {}, 32768))
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

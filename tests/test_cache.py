@@ -378,3 +378,8 @@ def test_an_entry_tells_what_it_is_in_json(store: FeatureCache, media: Path) -> 
     assert body["media"] == str(media)
     assert (body["model"], body["range_s"], body["frames"], body["heard"]) == ("test-model", [0.0, 2.4], 3, True)
     assert body["size_bytes"] == Path(body["file"]).stat().st_size
+
+
+def test_the_code_of_media_and_of_every_family_is_part_of_an_entrys_name() -> None:
+    names = {file.relative_to(cache.ROOT).as_posix() for file in cache.code_files()}
+    assert {"media/decode.py", "models/smol/whisper.py", "models/qwen_omni/model.py"} <= names

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from epcli.errors import WeightsError
 from epcli.evals import conformance
-from epcli.models.qwen_omni.model import QwenOmni
+from epcli.models.qwen_omni.model import Thinker
 from epcli.records import KeptStream, TokenStream
 from epcli.session.generate import decode_steps, prefill
 from epcli.sieve.seats import windows
@@ -34,7 +34,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def model():
-    return QwenOmni.load(DATA, dtype=torch.float32, sections=(3, 2, 2, 1))
+    return Thinker.load(DATA, dtype=torch.float32, sections=(3, 2, 2, 1))
 
 
 def run(capsys, folder: Path) -> tuple[int, list[str]]:
@@ -122,7 +122,7 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused_by_name(small):
     del weights["thinker.lm_head.weight"]
     save_file(weights, small / "model.safetensors", {"format": "pt"})
     with pytest.raises(WeightsError, match="lm_head"):
-        QwenOmni.load(small, dtype=torch.float32, sections=(3, 2, 2, 1))
+        Thinker.load(small, dtype=torch.float32, sections=(3, 2, 2, 1))
 
 
 def test_a_sieve_that_lacks_a_weight_is_refused_by_name(small):
@@ -130,26 +130,26 @@ def test_a_sieve_that_lacks_a_weight_is_refused_by_name(small):
     del weights["thinker.model.compressor.score_head.2.bias"]
     save_file(weights, small / "model.safetensors", {"format": "pt"})
     with pytest.raises(WeightsError, match=r"score_head\.2\.bias"):
-        QwenOmni.load(small, dtype=torch.float32, sections=(3, 2, 2, 1))
+        Thinker.load(small, dtype=torch.float32, sections=(3, 2, 2, 1))
 
 
 def test_sections_that_nothing_says_are_asked_for():
     with pytest.raises(WeightsError, match="mrope_section"):
-        QwenOmni.load(DATA, dtype=torch.float32)
+        Thinker.load(DATA, dtype=torch.float32)
 
 
 def test_sections_are_taken_from_the_config_if_it_has_four(small, model):
     config = json.loads((small / "config.json").read_text())
     config["thinker_config"]["text_config"]["rope_scaling"]["mrope_section"] = [3, 2, 2, 1]
     (small / "config.json").write_text(json.dumps(config))
-    assert QwenOmni.load(small, dtype=torch.float32).decoder.rotary_emb.sections == (3, 2, 2, 1)
+    assert Thinker.load(small, dtype=torch.float32).decoder.rotary_emb.sections == (3, 2, 2, 1)
 
 
 def test_a_checkpoint_without_a_sieve_is_the_plain_model(small):
     weights = load_file(small / "model.safetensors")
     plain = {k: v for k, v in weights.items() if "bidir_encoder" not in k and "compressor" not in k}
     save_file(plain, small / "model.safetensors", {"format": "pt"})
-    loaded = QwenOmni.load(small, dtype=torch.float32)
+    loaded = Thinker.load(small, dtype=torch.float32)
     assert loaded.sieve is None
     assert loaded.decoder.rotary_emb.sections == (3, 3, 2)
 

@@ -291,7 +291,7 @@ def test_the_tensors_looked_for_are_those_of_the_model(whole, size):
 )
 def test_a_name_that_is_not_known_is_a_usage_error(text, message):
     with pytest.raises(UsageError) as caught:
-        catalog.card(text)
+        catalog.find(text)
     assert message in str(caught.value)
 
 
@@ -323,7 +323,8 @@ def test_a_shard_given_as_the_model_names_its_folder(sharded):
     ],
 )
 def test_the_hubs_names_are_known_in_any_case(typed, name):
-    assert catalog.card(typed) is catalog.MODELS[name]
+    source = catalog.find(typed)
+    assert (source.name, source.path) == (name, None)
 
 
 @pytest.mark.parametrize(
@@ -337,18 +338,18 @@ def test_a_folder_of_a_hugging_face_cache_goes_by_its_name(whole, tmp_path, repo
     tiny_omni.copy(whole, cache / "snapshots" / ("f" * 40))
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(COMMIT)
-    card = catalog.card(str(cache / given))
-    assert card.name == name
-    assert card.path is not None
-    assert card.path.name == COMMIT
+    source = catalog.find(str(cache / given))
+    assert source.name == name
+    assert source.path is not None
+    assert source.path.name == COMMIT
     assert catalog.status(str(cache / given)) == "ready"
 
 
 def test_a_folder_named_by_a_commit_goes_by_its_own_name(whole, tmp_path):
     path = tiny_omni.copy(whole, tmp_path / COMMIT)
-    assert catalog.card(str(path)).name == COMMIT
+    assert catalog.find(str(path)).name == COMMIT
     top(_name_or_path="someone/Omni-tuned")(path)
-    assert catalog.card(str(path)).name == "Omni-tuned"
+    assert catalog.find(str(path)).name == "Omni-tuned"
 
 
 def test_models_show_says_ready_only_of_a_folder_that_is(whole, tmp_path):

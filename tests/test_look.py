@@ -118,13 +118,19 @@ def test_each_range_is_an_entry_of_its_own(profile: Profile, film: Path) -> None
 
 
 def test_a_sieve_on_top_shares_the_towers_of_its_base(profile: Profile, film: Path, omni: Path, tmp_path: Path) -> None:
-    from epcli.models import catalog, sieve_file
+    from epcli.models import catalog
+    from epcli.models.qwen_omni import sieve_file
 
     path = tmp_path / "sieve.safetensors"
     sieve_file.save(path, base=str(omni), folder=omni, sieve=None, sections=(9, 9, 9, 5))
     cpu, dtype = torch.device("cpu"), torch.bfloat16
-    assert catalog.card(str(path)).towers(cpu, dtype) == catalog.card(str(omni)).towers(cpu, dtype)
-    assert catalog.card(str(omni)).towers(cpu, torch.float32) != catalog.card(str(omni)).towers(cpu, dtype)
+
+    def key(model: Path, dtype: torch.dtype) -> dict[str, Any]:
+        source = catalog.find(str(model))
+        return source.family.tower_key(source, cpu, dtype)
+
+    assert key(path, dtype) == key(omni, dtype)
+    assert key(omni, torch.float32) != key(omni, dtype)
 
 
 def test_towers_that_were_trained_on_are_other_towers(omni: Path, tmp_path: Path) -> None:
@@ -230,7 +236,7 @@ def test_ep_smol_runs_each_tower_once_and_on_a_hit_none(smol: Profile, monkeypat
 def test_an_adapter_of_ones_own_shares_ep_smols_features(smol: Profile, tmp_path: Path) -> None:
     import shutil
 
-    from epcli.models.smol.model import ADAPTER
+    from epcli.models.smol.weights import ADAPTER
 
     own = Path(shutil.copy(ADAPTER, tmp_path / "own.safetensors"))
     Session(smol).look(MEDIA / "silent.mp4")

@@ -19,10 +19,12 @@ from epcli.compat import caching
 from epcli.config import Profile, find_profile, profile_names, resolve
 from epcli.media import ffmpeg
 from epcli.media.read import read
-from epcli.models import costs
-from epcli.models.costs import Decoder, Omni
+from epcli.models.costs import Decoder
+from epcli.models.qwen_omni import costs
+from epcli.models.qwen_omni.costs import Omni
 from epcli.models.qwen_omni.folder import thinker_config
-from epcli.models.qwen_omni.model import QwenOmni
+from epcli.models.qwen_omni.model import Thinker
+from epcli.models.smol import family as smol_family
 from epcli.records import AudioTrack, MediaInfo, Plan
 from epcli.session import plan as planning
 from epcli.sieve.sieve import Sieve
@@ -58,7 +60,7 @@ def cost(info: MediaInfo, memory_gb: float = 24, **settings) -> Plan:
 
 
 def test_parameters_are_those_of_the_model(folder, shape):
-    model = QwenOmni.load(folder, dtype=torch.float32)
+    model = Thinker.load(folder, dtype=torch.float32)
     counted = {
         part: sum(weight.numel() for weight in model.thinker.get_submodule(part).parameters())
         for part in ("model.visual", "model.audio_tower", "model.language_model", "lm_head")
@@ -82,7 +84,7 @@ def test_parameters_of_the_published_models_are_those_of_transformers():
 @pytest.mark.parametrize("quantize", ["nf4", "int8"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_quantized_bytes_are_those_that_bitsandbytes_allocates(folder, shape, quantize, dtype):
-    layers = QwenOmni.load(folder, dtype=dtype, quantization=quantize).decoder.layers
+    layers = Thinker.load(folder, dtype=dtype, quantization=quantize).decoder.layers
     total = sum(weight.nbytes for weight in layers.parameters())
     for module in layers.modules():
         if type(module).__name__ == "Linear4bit":
@@ -93,7 +95,7 @@ def test_quantized_bytes_are_those_that_bitsandbytes_allocates(folder, shape, qu
 
 
 def test_sieve_parameters_are_those_of_the_sieve(folder, shape):
-    decoder = QwenOmni.load(folder, dtype=torch.float32).decoder
+    decoder = Thinker.load(folder, dtype=torch.float32).decoder
     for depth in (1, 3):
         sieve = Sieve.for_decoder(decoder, depth)
         assert shape.decoder.sieve_parameters(depth) == sum(weight.numel() for weight in sieve.parameters())
@@ -101,7 +103,7 @@ def test_sieve_parameters_are_those_of_the_sieve(folder, shape):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_kv_bytes_are_those_of_the_cache(folder, shape, dtype):
-    decoder = QwenOmni.load(folder, dtype=dtype).decoder
+    decoder = Thinker.load(folder, dtype=dtype).decoder
     cache = DynamicCache(config=decoder.config)
     with torch.inference_mode():
         decoder(inputs_embeds=torch.zeros(1, 37, 128, dtype=dtype), **caching(decoder, cache))
@@ -112,7 +114,7 @@ def test_kv_bytes_are_those_of_the_cache(folder, shape, dtype):
 def test_the_decoder_of_ep_smol_has_the_size_of_its_model():
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    smol = costs.SMOL
+    smol = smol_family.DECODER
     with torch.device("meta"):
         model = LlamaForCausalLM(
             LlamaConfig(
@@ -136,7 +138,7 @@ def test_an_adapter_of_ep_smol_with_a_sieve_is_planned_with_it(clip, tmp_path):
         save_file({"audio.weight": torch.ones(2), **tensors}, path, about)
         made = planning.plan(clip, Profile(model=str(path), device="cpu", dtype="fp32"))
         assert made.selector == selector
-        assert made.memory.sieve == (costs.SMOL.sieve_parameters(depth) * 4 if depth else 0)
+        assert made.memory.sieve == (smol_family.DECODER.sieve_parameters(depth) * 4 if depth else 0)
 
 
 def test_an_activation_estimate_covers_what_a_layer_holds():

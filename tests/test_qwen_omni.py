@@ -24,9 +24,10 @@ from epcli.cli import app
 from epcli.errors import EpError, UsageError, WeightsError
 from epcli.media import ffmpeg
 from epcli.media.plan import fit_size
-from epcli.models import catalog, sieve_file
-from epcli.models.costs import FRAME_PIXELS, audio_tokens
-from epcli.models.qwen_omni.model import QwenOmni, thinker_tensors
+from epcli.models import catalog
+from epcli.models.qwen_omni import sieve_file
+from epcli.models.qwen_omni.costs import FRAME_PIXELS, audio_tokens
+from epcli.models.qwen_omni.model import QwenOmni, Thinker, thinker_tensors
 from epcli.models.qwen_omni.reading import Unmapped
 from epcli.records import Clip, Features, MediaInfo, Modality
 from epcli.sieve.select import Budget, keep_count
@@ -164,7 +165,7 @@ def test_cs2_without_a_trained_sieve_is_refused(capsys, media, plain):
 @pytest.mark.parametrize("name", ["nothing-here", "../nothing"])
 def test_a_model_that_is_not_there_is_a_usage_error(name):
     with pytest.raises(UsageError, match="no model named"):
-        catalog.card(name)
+        catalog.find(name)
 
 
 def test_a_model_of_the_users_own_is_never_deleted(plain):
@@ -413,7 +414,7 @@ def test_the_sieve_turns_the_decoder_to_sync_rope(model, sieved):
 @pytest.mark.parametrize(("quantize", "kind"), [("nf4", "Linear4bit"), ("int8", "Linear8bitLt")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_only_the_decoders_linear_layers_are_quantized(sieved, quantize, kind, dtype):
-    loaded = QwenOmni.load(sieved, dtype=dtype, quantization=quantize)
+    loaded = Thinker.load(sieved, dtype=dtype, quantization=quantize)
     stored = torch.uint8 if quantize == "nf4" else torch.int8
     changed = 0
     for name, module in loaded.thinker.named_modules():
@@ -442,7 +443,7 @@ def test_quantized_answers_stay_close(plain, model):
 
     want = logits(model)
     for quantize, least in (("int8", 0.99), ("nf4", 0.9)):
-        got = logits(QwenOmni.load(plain, dtype=torch.float32, quantization=quantize))
+        got = logits(Thinker.load(plain, dtype=torch.float32, quantization=quantize))
         assert torch.cosine_similarity(got, want, dim=0) > least
         assert not torch.equal(got, want)
 
@@ -460,9 +461,10 @@ def test_every_layout_of_a_checkpoint_gives_the_same_model(home, model, kind):
 def test_a_damaged_checkpoint_is_refused_by_the_library_too(plain, tmp_path):
     folder = tiny_omni.copy(plain, tmp_path / "damaged")
     os.truncate(folder / "model.safetensors", 100_000)
-    for opens in (QwenOmni.open, lambda folder, *_: QwenOmni.load(folder)):
-        with pytest.raises(WeightsError, match="is cut off"):
-            opens(folder, "tiny", CPU, torch.float32)
+    with pytest.raises(WeightsError, match="is cut off"):
+        QwenOmni.open(folder, "tiny", CPU, torch.float32)
+    with pytest.raises(WeightsError, match="cannot be read"):
+        Thinker.load(folder)
 
 
 # Sieve files.
@@ -482,7 +484,7 @@ def test_a_sieve_file_holds_only_what_was_trained_and_loads_on_its_base(plain, t
     kept, want = (select("cs2", stream, Budget(ratio=0.2), Tools(sieve=each.sieve)) for each in (loaded, trained))
     assert torch.equal(kept.indices, want.indices)
     assert torch.equal(kept.embeds, want.embeds)
-    assert catalog.card(str(path)).family == "qwen2.5-omni"
+    assert catalog.find(str(path)).family.name == "qwen2.5-omni"
 
 
 def test_a_sieve_file_lies_beside_its_base_without_changing_it(plain, trained, tmp_path):
@@ -534,7 +536,7 @@ def test_a_low_rank_change_is_added_before_quantization(home, plain, tmp_path, q
 
 def test_errors_of_this_room_are_for_users(plain):
     with pytest.raises(EpError):
-        QwenOmni.load(plain.parent / "nowhere")
+        Thinker.load(plain.parent / "nowhere")
 
 
 # Loading.
@@ -558,7 +560,7 @@ def test_loading_tells_how_far_it_is_and_maps_only_what_stays_as_it_is(plain, mo
         return thinker_tensors(folder, mapped=mapped)
 
     monkeypatch.setattr("epcli.models.qwen_omni.model.thinker_tensors", tensors)
-    QwenOmni.load(plain, dtype=torch.bfloat16, quantization=quantize, on_progress=shares.append)
+    Thinker.load(plain, dtype=torch.bfloat16, quantization=quantize, on_progress=shares.append)
     assert asked == [maps]
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1.0)

@@ -19,7 +19,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniTh
 
 from epcli.errors import UsageError
 from epcli.evals import conformance
-from epcli.models.qwen_omni.model import QwenOmni
+from epcli.models.qwen_omni.model import Thinker
 from epcli.questions.evidence import evidence_tokens
 from epcli.questions.record import Evidence
 from epcli.records import Modality, TokenStream
@@ -52,7 +52,7 @@ def test_a_step_has_the_loss_and_gradients_of_the_reference():
     manifest = json.loads((CONFORMANCE / "manifest.json").read_text())
     train = manifest["train"]
     sections = [int(n) for n in manifest["environment"]["MROPE_SECTION"].split(",")]
-    model = QwenOmni.load(CONFORMANCE, dtype=torch.float32, sections=sections)
+    model = Thinker.load(CONFORMANCE, dtype=torch.float32, sections=sections)
     inputs, want = (load_file(CONFORMANCE / n) for n in (f"case_{train['case']}.inputs.safetensors", train["file"]))
     embeds = conformance.embed(model, inputs)
     places = conformance.place(model, inputs, manifest["cases"][train["case"]]["use_audio_in_video"])

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from epcli.errors import WeightsError
-from epcli.models.smol.model import ADAPTER, AUDIO_WIDTH, VIDEO_WIDTH, EpSmol, media_layout, prompt_ids
+from epcli.models.smol.model import AUDIO_WIDTH, VIDEO_WIDTH, EpSmol, media_layout, prompt_ids
+from epcli.models.smol.weights import ADAPTER
 from epcli.questions.record import Evidence
 from epcli.records import AudioFeatures, Features, Modality, VideoFeatures
 from epcli.session.device import cpu_dtype
@@ -57,7 +58,7 @@ def trained(tmp_path_factory):
 
 def test_a_saved_sieve_says_after_loading_what_it_said_in_training(trained):
     path, item, want = trained
-    model = EpSmol(CPU, cpu_dtype(), path)
+    model = EpSmol.open(path, "trained", CPU, cpu_dtype())
     assert model.sieve is not None
     with torch.no_grad():
         stream = model.stream(some_features(), "What plays?", None)
@@ -68,7 +69,7 @@ def test_a_saved_sieve_says_after_loading_what_it_said_in_training(trained):
     assert len(set(got.kept.tolist()) ^ set(want.kept.tolist())) <= 2
     agree = torch.cosine_similarity(got.logits, want.logits)
     assert agree.min() > 0.99
-    changed = read_item(EpSmol(CPU, cpu_dtype(), ADAPTER), item, stream.embeds, 0.5, "none").logits
+    changed = read_item(EpSmol.open(ADAPTER, "ep-smol", CPU, cpu_dtype()), item, stream.embeds, 0.5, "none").logits
     assert torch.cosine_similarity(changed, want.logits).min() < agree.min()
 
 
@@ -118,5 +119,5 @@ def test_a_tampered_sieve_is_one_line(trained, tmp_path, harm):
     broken = tmp_path / "broken.safetensors"
     save_file(tensors, broken, {"epcli": json.dumps(about)})
     with pytest.raises(WeightsError, match=r"broken\.safetensors") as caught:
-        EpSmol(CPU, cpu_dtype(), broken)
+        EpSmol.open(broken, "broken", CPU, cpu_dtype())
     assert "\n" not in str(caught.value)

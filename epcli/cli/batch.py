@@ -178,7 +178,7 @@ def batch(
     from epcli.batch.output import Output
     from epcli.models import catalog
 
-    catalog.card(profile.model)
+    catalog.find(profile.model)
     places = media or []
     asked = asking.read(places)
     search = Search(tuple(files.include or ()), tuple(files.exclude or ()), files.follow_links)

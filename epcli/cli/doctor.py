@@ -19,7 +19,7 @@ from epcli.errors import EpError
 from epcli.text import one_line, size
 
 if TYPE_CHECKING:
-    from epcli.models.catalog import ModelCard
+    from epcli.models.family import Card
 
 
 NAMED = ("torch", "transformers", "bitsandbytes")
@@ -151,10 +151,10 @@ def _ffmpeg() -> list[Finding]:
 def _models() -> list[Finding]:
     from epcli.models import catalog
 
-    return [_model(card) for card in catalog.MODELS.values()]
+    return [_model(card) for card in catalog.cards()]
 
 
-def _model(card: ModelCard) -> Finding:
+def _model(card: Card) -> Finding:
     from epcli.models import catalog
 
     status = catalog.status(card.name)

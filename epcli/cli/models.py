@@ -23,7 +23,7 @@ def list_(debug: DebugFlag = False) -> None:
     """List the models and whether their weights are here."""
     from epcli.models import catalog
 
-    for card in catalog.MODELS.values():
+    for card in catalog.cards():
         status = catalog.status(card.name)
         download = "" if status == "ready" else f" ({size(card.download_bytes)})"
         typer.echo(f"{card.name}: {status}{download}")
@@ -38,7 +38,7 @@ def show(name: ModelName, debug: DebugFlag = False) -> None:
     """Show what a model is, needs and may be used for."""
     from epcli.models import catalog
 
-    card = catalog.card(name)
+    card = catalog.find(name).card
     facts = {
         "name": card.name,
         "what": card.summary,
@@ -59,7 +59,7 @@ def pull(name: ModelName, debug: DebugFlag = False) -> None:
     """Download a model's weights now, so that `ep ask` works without a network later."""
     from epcli.models import catalog
 
-    catalog.card(name)
+    catalog.find(name)
     catalog.pull(name)
     catalog.check_present(name)  # what arrived may still be no whole model
     typer.echo(one_line(f"{name} is ready: {catalog.location(name)}"), err=True)
@@ -70,6 +70,6 @@ def rm(name: ModelName, debug: DebugFlag = False) -> None:
     """Delete a model's downloaded weights; `ep models pull` brings them back."""
     from epcli.models import catalog
 
-    catalog.card(name)
+    catalog.find(name)
     freed = catalog.remove(name)
     typer.echo(f"{name}: {size(freed)} freed" if freed else f"{name}: nothing was downloaded", err=True)

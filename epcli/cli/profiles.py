@@ -50,18 +50,18 @@ def validate(
 
     if name is None:
         here = config.resolve()
-        _check_model(here.profile.model, here.sources["model"], catalog.card)
+        _check_model(here.profile.model, here.sources["model"], catalog.find)
         typer.echo(f"ok: profile {here.profile_name} and what is set on top of it")
         return
     path, said = config.validate(name)
     if "model" in said:
-        _check_model(said["model"], f"{path}: model", catalog.card)
+        _check_model(said["model"], f"{path}: model", catalog.find)
     typer.echo(f"ok: {_short(path)}, {len(said)} setting{'s' * (len(said) != 1)}")
 
 
-def _check_model(model: str, where: str, card: Callable[[str], object]) -> None:
+def _check_model(model: str, where: str, find: Callable[[str], object]) -> None:
     try:
-        card(model)
+        find(model)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
 

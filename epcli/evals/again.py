@@ -10,40 +10,22 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 import torch
-from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration, WhisperFeatureExtractor
 
 from epcli.config import Profile
 from epcli.errors import UsageError
 from epcli.evals.bench import BENCH_SCHEMA, QUESTION, machine
-from epcli.models import costs
-from epcli.models.family import AVModel
-from epcli.models.qwen_omni.inputs import Inputs
-from epcli.models.qwen_omni.model import QwenOmni
-from epcli.records import Sampling
+from epcli.models import catalog
 from epcli.session.device import choose_device, choose_dtype
 from epcli.session.meter import Meter
 from epcli.session.session import Session
 
 LOOKING = ("cache", "media", "vision", "audio")  # all that comes before prefill and depends on the file alone
-
-
-@dataclass(frozen=True)
-class ShapeCard:
-    """A model of which only the shape is there."""
-
-    name: str
-
-    def sampling(self, profile: Profile) -> Sampling:
-        return costs.sampling(profile)
-
-    def towers(self, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        return {"family": "random", "shape": self.name, "device": device.type, "dtype": str(dtype)}
 
 
 def bench_again(
@@ -71,7 +53,11 @@ def bench_again(
             session.load(loading)
         else:
             dtype = choose_dtype(profile, device)
-            session = Session.of(profile, ShapeCard(shape), random_towers(shape, device, dtype, layers))
+            sizes = catalog.shape(shape)
+            if layers is not None and layers > sizes.tower_layers:
+                raise UsageError(f"--layers {layers}: the towers of {shape} have {sizes.tower_layers}")
+            source = sizes.at_random(layers)
+            session = Session.of(profile, source, source.family.load(source, device, dtype, "none"))
         for number in range(repeat + 1):
             session.profile = replace(profile, cache_dir=str(Path(folder) / str(number)))
             first, again = (_ask(session, media, answer=shape is None, wanted=cache) for cache in ("miss", "hit"))
@@ -83,7 +69,7 @@ def bench_again(
     figures = [key for key in rows[0] if key.endswith("_s") and key != "stages_s"]
     setup = {
         "what": "asking about files for the first time, and again with their features in the cache; load excluded",
-        "model": session.card.name,
+        "model": session.source.name,
         "media": [path.name for path in media],
         "question": QUESTION if shape is None else None,
         "stored_bytes": stored,
@@ -91,7 +77,7 @@ def bench_again(
         **machine(session.device, profile.dtype if shape is None else str(dtype).removeprefix("torch."), repeat),
     }
     if shape is not None:
-        depth = layers or costs.SHAPES[shape].vision["depth"]
+        depth = layers or sizes.tower_layers
         setup["note"] = f"random weights, {depth} layers a tower; ends before prefill"
     return {
         "schema": BENCH_SCHEMA,
@@ -135,44 +121,3 @@ def _row(name: str, passes: Sequence[dict[str, float]]) -> dict[str, Any]:
 
 def _ratio(rounds: Sequence[tuple[dict[str, float], dict[str, float]]], key: str) -> float:
     return median(_figures(first)[key] / _figures(again)[key] for first, again in rounds)
-
-
-@torch.no_grad()
-def random_towers(shape: str, device: torch.device, dtype: torch.dtype, layers: int | None = None) -> AVModel:
-    """The towers of a model's shape, at random weights; its decoder takes no memory. Raises UsageError."""
-    if shape not in costs.SHAPES:
-        raise UsageError(f"no shape named {shape!r}; there are: {', '.join(costs.SHAPES)}")
-    sizes = costs.SHAPES[shape]
-    vision, audio = dict(sizes.vision), dict(sizes.audio)
-    if layers is not None:
-        if layers > vision["depth"]:
-            raise UsageError(f"--layers {layers}: the towers of {shape} have {vision['depth']}")
-        vision["depth"] = audio["encoder_layers"] = layers
-    config: Any = Qwen2_5OmniThinkerConfig(
-        vision_config=vision, audio_config=audio, text_config={"hidden_size": sizes.decoder.width}
-    )
-    config._attn_implementation = "sdpa"
-    with torch.device("meta"):
-        thinker: Any = Qwen2_5OmniThinkerForConditionalGeneration(config)
-    thinker.to(dtype).eval().requires_grad_(False)
-    for name in ("visual", "audio_tower"):
-        tower = getattr(thinker.model, name)
-        fresh = type(tower)(tower.config)  # its buffers (frequencies, sinusoids) are computed
-        fresh.to(device, dtype).eval().requires_grad_(False)
-        for parameter in fresh.parameters():
-            if parameter.ndim > 1:
-                parameter.uniform_(-0.03, 0.03)
-        setattr(thinker.model, name, fresh)
-    model = QwenOmni(thinker, None, shape)
-    model.device, model.dtype, model.inputs = device, dtype, _inputs()
-    return cast(AVModel, model)
-
-
-def _inputs() -> Inputs:
-    """The published preprocessing (preprocessor_config.json of Qwen2.5-Omni), without a tokenizer."""
-    inputs = Inputs.__new__(Inputs)
-    inputs.extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=300)
-    inputs.mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])
-    inputs.std = torch.tensor([0.26862954, 0.26130258, 0.27577711])
-    inputs.patch, inputs.merge, inputs.pair = 14, 2, 2
-    return inputs

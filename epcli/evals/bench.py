@@ -26,9 +26,9 @@ from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5O
 
 from epcli.config import Profile
 from epcli.errors import CapacityError, UsageError
-from epcli.models.costs import SHAPES, Decoder
+from epcli.models import catalog
+from epcli.models.costs import Decoder
 from epcli.models.layout import AudioTokens, VideoTokens, interleave
-from epcli.models.qwen_omni.model import SYNC_SECTIONS
 from epcli.records import POSITION_STEP_S, REFINER_DEPTH, KeptStream, Modality, TokenStream
 from epcli.session import generate
 from epcli.session.device import choose_device
@@ -40,7 +40,7 @@ from epcli.sieve.select import Budget
 from epcli.sieve.selector import WINDOW_TOKENS
 from epcli.sieve.selectors import SELECTORS, TRAINED, Tools, select
 from epcli.sieve.sieve import Sieve
-from epcli.sieve.sync_rope import install
+from epcli.sieve.sync_rope import PAPER_SECTIONS, install
 
 BENCH_SCHEMA = 1
 QUESTION = "What is seen and heard?"  # of whole clips
@@ -256,7 +256,7 @@ def build(shape: Decoder, device: torch.device, depth: int = REFINER_DEPTH) -> S
     first = decoder.layers[0].state_dict()
     for layer in decoder.layers[1:]:
         layer.to_empty(device=device).load_state_dict(first)
-    install(decoder, SYNC_SECTIONS)
+    install(decoder, PAPER_SECTIONS)
     return ShapeModel(decoder, Sieve.for_decoder(decoder, depth=depth).eval().requires_grad_(False))
 
 
@@ -324,9 +324,7 @@ def bench_shape(
     on_pass: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """The JSON of `ep bench --shape NAME`. `layers` cuts the decoder's depth. Raises UsageError or CapacityError."""
-    if name not in SHAPES:
-        raise UsageError(f"no shape named {name!r}; there are: {', '.join(SHAPES)}")
-    shape = SHAPES[name].decoder
+    shape = catalog.shape(name).decoder
     if layers is not None and layers > shape.layers:
         raise UsageError(f"--layers {layers}: {name} has {shape.layers}")
     return bench_decoder(

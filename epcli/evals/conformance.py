@@ -27,7 +27,7 @@ from epcli.errors import EpError, WeightsError
 from epcli.evals import conformance_seats
 from epcli.evals.checks import RTOL, Checks, check_files
 from epcli.models.family import AVModel
-from epcli.models.qwen_omni.model import REFINER, SCORER, QwenOmni
+from epcli.models.qwen_omni.model import REFINER, SCORER, Thinker
 from epcli.records import KeptStream, TokenStream
 from epcli.session.generate import decode_steps
 from epcli.session.generate import prefill as run_prompt
@@ -62,8 +62,8 @@ def run(folder: Path) -> Checks:
     if (folder / "rope_apply.safetensors").exists():
         with checks.over("rope_apply"):
             check_rotation(checks, load_file(folder / "rope_apply.safetensors"))
-    model = QwenOmni.load(folder, dtype=torch.float32, sections=sections)
-    plain = QwenOmni.load(folder, dtype=torch.float32, sieve=False)
+    model = Thinker.load(folder, dtype=torch.float32, sections=sections)
+    plain = Thinker.load(folder, dtype=torch.float32, sieve=False)
     if "mrope_section_3axis_baseline" in manifest:
         install(plain.decoder, manifest["mrope_section_3axis_baseline"])
     if model.sieve is None:
@@ -118,7 +118,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
-def check_positions(checks: Checks, model: QwenOmni, data: Tensors, layouts: dict[str, Any]) -> None:
+def check_positions(checks: Checks, model: Thinker, data: Tensors, layouts: dict[str, Any]) -> None:
     """Position ids of many prompt layouts, no weights needed."""
     for name, layout in layouts.items():
         with checks.over(f"rope_index {name}"):
@@ -138,7 +138,7 @@ def check_positions(checks: Checks, model: QwenOmni, data: Tensors, layouts: dic
             checks.equal("deltas", following - mask.sum(-1, keepdim=True), fields["mrope_position_deltas"])
 
 
-def check_case(checks: Checks, folder: Path, model: QwenOmni, plain: QwenOmni, name: str, case: dict[str, Any]) -> None:
+def check_case(checks: Checks, folder: Path, model: Thinker, plain: Thinker, name: str, case: dict[str, Any]) -> None:
     """One prompt, at every ratio and variant that the manifest lists, and through the plain model."""
     with checks.over(f"case_{name}"):
         inputs = load_file(folder / f"case_{name}.inputs.safetensors")
@@ -159,14 +159,14 @@ def check_case(checks: Checks, folder: Path, model: QwenOmni, plain: QwenOmni, n
                 check_baseline(checks, plain, inputs, embed(plain, inputs), positions, want)
 
 
-def embed(model: QwenOmni, inputs: Tensors) -> Tensor:
+def embed(model: Thinker, inputs: Tensors) -> Tensor:
     """Token embeddings and tower outputs of one case."""
     names = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw", "input_features")
     given = {key: inputs[key] for key in (*names, "feature_attention_mask") if key in inputs}
     return model.embed(inputs["input_ids"], **given)
 
 
-def place(model: QwenOmni, inputs: Tensors, use_audio_in_video: bool) -> Tensor:
+def place(model: Thinker, inputs: Tensors, use_audio_in_video: bool) -> Tensor:
     """(4, B, L) position ids of one case."""
     frames = inputs.get("feature_attention_mask")
     given = {key: inputs[key] for key in ("image_grid_thw", "video_grid_thw", "video_second_per_grid") if key in inputs}
@@ -180,7 +180,7 @@ def place(model: QwenOmni, inputs: Tensors, use_audio_in_video: bool) -> Tensor:
 
 
 def sift(
-    model: QwenOmni,
+    model: Thinker,
     inputs: Tensors,
     embeds: Tensor,
     positions: Tensor,
@@ -211,7 +211,7 @@ def sift(
 
 
 def check_run(
-    checks: Checks, model: QwenOmni, inputs: Tensors, positions: Tensor, sieved: Sieved, want: Tensors
+    checks: Checks, model: Thinker, inputs: Tensors, positions: Tensor, sieved: Sieved, want: Tensors
 ) -> None:
     """Everything between the sieve's input and the generated ids, as far as `want` has it."""
     mask = inputs["attention_mask"].bool()
@@ -238,7 +238,7 @@ def check_run(
 
 
 def check_baseline(
-    checks: Checks, plain: QwenOmni, inputs: Tensors, embeds: Tensor, positions: Tensor, want: Tensors
+    checks: Checks, plain: Thinker, inputs: Tensors, embeds: Tensor, positions: Tensor, want: Tensors
 ) -> None:
     """The same prompt without a sieve: the plain thinker."""
     mask = inputs["attention_mask"].bool()
@@ -260,14 +260,14 @@ def each_row(want: Tensors) -> Iterator[tuple[int, Tensors]]:
         yield row, {"generated_ids": ids, "generated_logits": logits, "decode_position_ids": decoded}
 
 
-def prefill(model: QwenOmni, embeds: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+def prefill(model: Thinker, embeds: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
     """(B, K, V) logits."""
     out = model.decoder(inputs_embeds=embeds, position_ids=positions, attention_mask=mask.long(), use_cache=False)
     return model.logits(out.last_hidden_state)
 
 
 def check_generation(
-    checks: Checks, model: QwenOmni, embeds: Tensor, positions: Tensor, start: int, want: Tensors
+    checks: Checks, model: Thinker, embeds: Tensor, positions: Tensor, start: int, want: Tensors
 ) -> None:
     """Greedy continuation of one prompt by the product's own decode loop."""
     length = len(embeds)
@@ -301,7 +301,7 @@ def check_generation(
     checks.equal("decode_position_ids", torch.cat(seen[1:], dim=-1)[:axes], want["decode_position_ids"])
 
 
-def check_training(checks: Checks, folder: Path, model: QwenOmni, manifest: dict[str, Any]) -> None:
+def check_training(checks: Checks, folder: Path, model: Thinker, manifest: dict[str, Any]) -> None:
     """One forward and backward with labels: what the refiner must not see, the loss, the gradients."""
     train = manifest["train"]
     case = manifest["cases"][train["case"]]
@@ -329,7 +329,7 @@ def check_training(checks: Checks, folder: Path, model: QwenOmni, manifest: dict
             checks.close(f"grad {name.removeprefix(PREFIX)}", got, gradient, rtol=0, atol=max(RTOL * scale, 1e-6))
 
 
-def parameter(model: QwenOmni, key: str) -> torch.nn.Parameter:
+def parameter(model: Thinker, key: str) -> torch.nn.Parameter:
     """The parameter that the reference calls `key`."""
     assert model.sieve is not None
     for prefix, module in (

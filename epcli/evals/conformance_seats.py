@@ -22,7 +22,7 @@ from transformers import DynamicCache
 from epcli.evals.checks import Checks, check_files
 from epcli.models.family import AVModel
 from epcli.models.qwen_omni import attention
-from epcli.models.qwen_omni.model import QwenOmni
+from epcli.models.qwen_omni.model import Thinker
 from epcli.records import KeptStream, Modality, TokenStream
 from epcli.session.generate import decode_steps, prefill
 from epcli.sieve import seats
@@ -46,7 +46,7 @@ def run(folder: Path, manifest: dict[str, Any]) -> Checks:
         check_schedules(checks, manifest)
     if (folder / "units.safetensors").exists():
         check_units(checks, load_file(folder / "units.safetensors"))
-    model = QwenOmni.load(folder, dtype=torch.float32, sieve=False)
+    model = Thinker.load(folder, dtype=torch.float32, sieve=False)
     with torch.inference_mode():
         for name, case in manifest["cases"].items():
             if (folder / f"case_{name}.safetensors").exists():
@@ -86,7 +86,7 @@ def check_units(checks: Checks, data: Tensors) -> None:
 
 
 def check_case(
-    checks: Checks, model: QwenOmni, name: str, case: dict[str, Any], data: Tensors, manifest: dict[str, Any]
+    checks: Checks, model: Thinker, name: str, case: dict[str, Any], data: Tensors, manifest: dict[str, Any]
 ) -> None:
     """One prompt: towers, the plain model, and SEATS at every ratio with both caches."""
     checks.group = f"case_{name}"
@@ -102,7 +102,7 @@ def check_case(
                 check_run(checks, model, stream, tuple(targets), said, part(data, ratio))
 
 
-def prompt(checks: Checks, model: QwenOmni, inputs: Tensors, case: dict[str, Any], data: Tensors) -> TokenStream:
+def prompt(checks: Checks, model: Thinker, inputs: Tensors, case: dict[str, Any], data: Tensors) -> TokenStream:
     """The prompt's stream, its towers and positions checked."""
     config, ids = model.thinker.config, inputs["input_ids"]
     kinds = torch.zeros(ids.shape[1], dtype=torch.uint8)  # a picture's tokens count as text
@@ -155,7 +155,7 @@ def prompt(checks: Checks, model: QwenOmni, inputs: Tensors, case: dict[str, Any
 
 def check_run(
     checks: Checks,
-    model: QwenOmni,
+    model: Thinker,
     stream: TokenStream,
     targets: tuple[float, float],
     said: dict[str, Any],
@@ -250,7 +250,7 @@ class Answered:
     drops: list[Dropped] = field(default_factory=list)
 
     @classmethod
-    def of(cls, model: QwenOmni, kept: KeptStream, new_tokens: int, *, keep_cache: bool = False) -> Answered:
+    def of(cls, model: Thinker, kept: KeptStream, new_tokens: int, *, keep_cache: bool = False) -> Answered:
         drops: list[Dropped] = []
         watched = replace(kept, plan=tuple(Drop(each.after, partial(_noting, drops, each)) for each in kept.plan))
         cache = DynamicCache(config=model.decoder.config)

@@ -8,7 +8,7 @@ gradients), fragmentation, the CUDA context.
 
 from __future__ import annotations
 
-from epcli.models.costs import SHAPES, Omni
+from epcli.models.qwen_omni.costs import SHAPES, Omni
 from epcli.records import REFINER_DEPTH
 
 TRAINED = 16  # bytes a trained parameter

@@ -41,7 +41,9 @@ from epcli.lab.scenes import Library, boxes_of, frame_times, write_long_script, 
 from epcli.lab.sounds import Patches, fit_sound, score
 from epcli.lab.trainer import Example, Recipe, Trainer
 from epcli.lab.vision import named_cells
-from epcli.models.smol.model import ADAPTER, AUDIO_STEP_S, Adapter, EpSmol, SoundHead, Towers, load_adapter
+from epcli.models.smol.family import AUDIO_STEP_S
+from epcli.models.smol.model import Adapter, EpSmol, Language, SoundHead, Towers, load_adapter
+from epcli.models.smol.weights import ADAPTER
 from epcli.models.smol.yamnet import load_yamnet
 from epcli.records import AudioFeatures, Features, VideoFeatures
 from epcli.session.device import cpu_dtype
@@ -144,7 +146,7 @@ def pools(
     torch.set_num_threads(threads)
     run.mkdir(parents=True, exist_ok=True)
     (run / "library.json").write_text(json.dumps(str(library.resolve())))
-    model = EpSmol(torch.device("cpu"), cpu_dtype(), adapter=None)
+    model = Language(cpu_dtype())
     for name, share, seed in (("heldout", 0.08, 2), ("train", 1.0, 1)):
         if split not in (name, "both"):
             continue
@@ -167,7 +169,7 @@ def fit_heads(
     """Fit the projectors' heads, for pictures and for sounds, on the library; writes RUN/heads.safetensors."""
     torch.set_num_threads(threads)
     library = Path(json.loads((run / "library.json").read_text()))
-    model = EpSmol(torch.device("cpu"), cpu_dtype(), adapter=None)
+    model = Language(cpu_dtype())
     lib = Library(library, "train")
     adapter = Adapter(lib.seen_names, lib.heard_names, 576)
     adapter.start_from(Towers(model.tokenizer), model.decoder.get_input_embeddings().weight, model.tokenizer)
@@ -188,7 +190,7 @@ def fit_heads(
 def read(library: Path, run: Path, minutes: float = 20.0, threads: int = 2) -> None:
     """Train on scenes that are only names; writes RUN/checkpoint.pt, from which `train` goes on."""
     torch.set_num_threads(threads)
-    model = EpSmol(torch.device("cpu"), cpu_dtype(), adapter=None)
+    model = Language(cpu_dtype())
     source = ProxySource(library, model.tokenizer)
     adapter = Adapter(source.lib.seen_names, source.lib.heard_names, 576)
     adapter.start_from(Towers(model.tokenizer), model.decoder.get_input_embeddings().weight, model.tokenizer)
@@ -220,7 +222,7 @@ def train(
     parallel.start()
     library = Path(json.loads((run / "library.json").read_text()))
     recipe = replace(Recipe(), minutes=minutes, lr=lr, lora_lr=lora_lr)
-    model = EpSmol(torch.device("cpu"), cpu_dtype(), adapter=None)
+    model = Language(cpu_dtype())
     source = SceneSource(library, run, "train", model.tokenizer)
     held = SceneSource(library, run, "heldout")
     lora: dict[str, torch.Tensor] = {}
@@ -302,7 +304,8 @@ def reading(
     """Ask about scenes from RUN's pools twice, with the heads' names and with the true ones: naming or reading?"""
     torch.set_num_threads(threads)
     library = Path(json.loads((run / "library.json").read_text()))
-    source, model = SceneSource(library, run, split), EpSmol(torch.device("cpu"), cpu_dtype(), adapter)
+    source = SceneSource(library, run, split)
+    model = EpSmol.open(adapter, adapter.name, torch.device("cpu"), cpu_dtype())
     source.check(model.adapter)
     counts = measure(model, source.maker, scenes, long)
     for kind in sorted(counts, key=lambda kind: (kind == "all", kind)):

@@ -32,7 +32,7 @@ from epcli.models.smol.model import (
     COLOURS,
     LORA_TARGETS,
     Adapter,
-    EpSmol,
+    Language,
     audio_places,
     audio_times,
     media_layout,
@@ -137,11 +137,11 @@ def thin(segment: Segment, keep: float, words: Tensor | None, generator: torch.G
 
 
 class Trainer:
-    """Trains `model` (an EpSmol without merged LoRA) on `source`, into `folder`."""
+    """Trains `model` (the language model without LoRA) on `source`, into `folder`."""
 
     def __init__(
         self,
-        model: EpSmol,
+        model: Language,
         adapter: Adapter,
         source: Source,
         held_out: Source | None,

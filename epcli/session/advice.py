@@ -8,6 +8,7 @@ from typing import Any
 
 from epcli.config import Profile
 from epcli.errors import UsageError
+from epcli.models import catalog
 from epcli.records import Plan
 
 SHARES = (0.5, 0.2, 0.1, 0.05, 0.02)  # keep ratios to try
@@ -73,5 +74,9 @@ def _flags(settings: dict[str, Any]) -> str:
 
 
 def _smaller(model: str) -> list[str]:
-    """Smaller models of the same family, the largest first."""
-    return ["qwen2.5-omni-3b"] if model == "qwen2.5-omni-7b" else []
+    """Smaller models of the same family, the largest first; none for weights of the user's own."""
+    source = catalog.find(model)
+    if source.card not in source.family.cards():
+        return []
+    smaller = [card for card in source.family.cards() if card.parameters < source.card.parameters]
+    return [card.name for card in sorted(smaller, key=lambda card: -card.parameters)]

@@ -36,6 +36,7 @@ from epcli.records import AudioFeatures, AudioTrack, ClipSummary, Features, Medi
 if TYPE_CHECKING:
     from torch import Tensor
 
+ROOT = Path(__file__).parents[1]  # of the package
 FORMAT = 2  # of an entry; raise it when `_tensors` or `_about` change
 NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{40}\.safetensors")
 LEFTOVER_S = 3600.0  # a temporary file older than this has lost its process
@@ -286,14 +287,17 @@ def default_folder() -> Path:
     return cache_home() / "features"
 
 
+def code_files() -> list[Path]:
+    """What decides, besides weights and settings, which features a file gives."""
+    return [file for room in ("media", "models") for file in sorted((ROOT / room).rglob("*.py"))]
+
+
 @once
 def code() -> str:
     """Digest of the code that turns files into features: another version of it may make others."""
     digest = hashlib.sha256(__version__.encode())
-    package = Path(__file__).parents[1]
-    for folder in ("media", "models"):
-        for file in sorted((package / folder).rglob("*.py")):
-            digest.update(file.name.encode() + file.read_bytes())
+    for file in code_files():
+        digest.update(file.relative_to(ROOT).as_posix().encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -6,20 +6,17 @@ docs/memory.md.
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
 
 from epcli.config import Profile
-from epcli.errors import MediaError, UsageError, WeightsError
+from epcli.errors import MediaError, UsageError
 from epcli.media.plan import fit_size, frame_count, with_room
 from epcli.media.probe import probe
 from epcli.models import catalog, costs
-from epcli.models.costs import Decoder, Omni
-from epcli.models.qwen_omni.folder import look as look_into
+from epcli.models.costs import Costs, Look
 from epcli.records import (
     REFINER_DEPTH,
     SAMPLE_RATE,
@@ -40,33 +37,6 @@ from epcli.text import format_time
 TEXT_TOKENS = 64  # chat markup and a question of a line or two
 LIBRARIES_BYTES = 450_000_000  # of the process before any weights: Python, torch, transformers (measured on CPU)
 CUDA_CONTEXT_BYTES = 500_000_000  # of a CUDA process before any weights (an assumption, not measured)
-AUDIO_WINDOW_S = 300.0
-VISION_BATCH_PATCHES = 8192
-
-
-@dataclass(frozen=True)
-class Look:
-    """What would be seen and heard of a file."""
-
-    frames: int  # sampled; 0 without picture
-    width: int  # of a frame as it is decoded, pixels
-    height: int
-    heard_s: float  # seconds of sound; 0 without
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What a family needs for a question about a file, besides what every decoder needs."""
-
-    decoder: Decoder
-    context_tokens: int
-    sieve_depth: int  # layers of the trained refiner; 0 without a trained sieve
-    video_tokens: int
-    audio_tokens: int
-    language_model: int  # bytes of decoder, embeddings and output head
-    towers: int  # bytes
-    looking: int  # bytes that the vision tower holds at once
-    listening: int  # bytes that the audio towers hold at once
 
 
 def plan(
@@ -100,15 +70,15 @@ def _cost(info: MediaInfo, duration_s: float, profile: Profile, memory_bytes: in
     """The plan without advice."""
     from epcli.session.selection import default_selector
 
-    card = catalog.card(profile.model)
+    source = catalog.find(profile.model)
     device, dtype = _device_and_dtype(profile)
     number_bytes = costs.BYTES[dtype]
-    look = _look(info, duration_s, profile, card.sampling(profile))
-    needs = _needs(card, look, number_bytes, profile.quantize)
+    look = _look(info, duration_s, profile, source.family.sampling(profile))
+    needs = source.family.costs(source, look, number_bytes, profile.quantize)
     selector = profile.selector or default_selector(profile, trained=needs.sieve_depth > 0)
     tokens, notes = _kept(needs, selector, profile)
     if selector == "cs2" and not needs.sieve_depth:
-        notes.append(f"{card.name} has no trained sieve that could be seen; cs2 is planned at its published depth")
+        notes.append(f"{source.name} has no trained sieve that could be seen; cs2 is planned at its published depth")
         needs = replace(needs, sieve_depth=REFINER_DEPTH)
     memory = _memory(look, needs, tokens, selector, number_bytes, profile.max_new_tokens)
     stay = tokens.media.kept + TEXT_TOKENS
@@ -116,7 +86,7 @@ def _cost(info: MediaInfo, duration_s: float, profile: Profile, memory_bytes: in
     used = stay + profile.max_new_tokens
     free, what = _free(device, memory_bytes)
     return Plan(
-        model=card.name,
+        model=source.name,
         selector=selector,
         device=device,
         dtype=dtype,
@@ -219,69 +189,6 @@ def _peaks(memory: PlannedMemory, prompt_cache: int, *, on_gpu: bool) -> StagePe
         prefill=base + host + embeds + memory.prefill + prompt_cache,
         decode=base + host + embeds + memory.kv_cache,
     )
-
-
-def _needs(card: catalog.ModelCard, look: Look, number_bytes: int, quantize: str) -> Costs:
-    """What the model's family needs. Raises WeightsError."""
-    frames, width, height, heard_s = look.frames, look.width, look.height, look.heard_s
-    if card.family == "qwen2.5-omni":
-        shape, depth = _omni(card)
-        patches = (width // 14) * (height // 14)
-        batch = min(math.ceil(frames / 2) * patches, max(VISION_BATCH_PATCHES, 2 * patches))
-        return Costs(
-            shape.decoder,
-            shape.context_tokens,
-            depth,
-            video_tokens=math.ceil(frames / 2) * (width // costs.CELL) * (height // costs.CELL),
-            audio_tokens=costs.audio_tokens(math.ceil(heard_s * 100)) if heard_s else 0,
-            language_model=shape.decoder.layers_bytes(number_bytes, quantize) + shape.decoder.tables * number_bytes,
-            towers=shape.tower_parameters * number_bytes,
-            looking=shape.vision_activation_bytes(batch, number_bytes),
-            listening=shape.audio_activation_bytes(math.ceil(min(heard_s, AUDIO_WINDOW_S) * 100), number_bytes),
-        )
-    return Costs(
-        costs.SMOL,
-        costs.SMOL_CONTEXT,
-        _smol_depth(card),
-        video_tokens=frames * (width // 64) * (height // 64),
-        audio_tokens=math.ceil(heard_s / 0.12),
-        language_model=costs.SMOL.layers_bytes(number_bytes) + costs.SMOL.tables * number_bytes,
-        towers=costs.SMOL_TOWERS * 4,
-        looking=costs.SMOL_LOOKING,
-        listening=costs.SMOL_LISTENING,
-    )
-
-
-def _omni(card: catalog.ModelCard) -> tuple[Omni, int]:
-    """Shape and refiner depth (0: no trained sieve). Raises WeightsError."""
-    if card.path is None:
-        return costs.SHAPES[card.name], 0
-    folder, depth = card.path, 0
-    if folder.is_file():
-        from epcli.models.sieve_file import SieveFile
-
-        file = SieveFile.read(folder)
-        folder = file.base_folder()
-        depth = len({key.split(".")[2] for key in file.sieve if key.startswith("refiner.layers.")})
-    looked = look_into(folder)
-    return looked.shape, depth or int(looked.config["text_config"].get("av_refiner_layers") or 0)
-
-
-def _smol_depth(card: catalog.ModelCard) -> int:
-    """Layers of the trained sieve in an adapter of ep-smol; 0 if it holds none. Raises WeightsError."""
-    from safetensors import safe_open
-
-    from epcli.models.sieve_weights import LowRank
-    from epcli.models.smol.model import ADAPTER
-
-    path = card.path or ADAPTER
-    with safe_open(path, "pt") as file:
-        if not any(key.startswith("scorer.") for key in file.keys()):  # noqa: SIM118 (not a dict)
-            return 0
-        try:
-            return LowRank.of(json.loads(file.metadata()["epcli"])["refiner"]).depth
-        except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"{path.name}: its metadata do not say how its sieve is stored ({error})") from None
 
 
 def _device_and_dtype(profile: Profile) -> tuple[str, str]:

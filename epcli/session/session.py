@@ -23,7 +23,7 @@ from epcli.errors import CapacityError, UsageError
 from epcli.media.probe import check_file
 from epcli.media.read import read
 from epcli.models import catalog
-from epcli.models.family import AVModel
+from epcli.models.family import AVModel, Source
 from epcli.records import STAGES, Clip, Features, KeptStream, Modality, Report, Sampling, Turn
 from epcli.session import generate, silence
 from epcli.session.cache import FeatureCache, FeatureKey
@@ -80,7 +80,7 @@ class Session:
         """
         self.profile, self.on_stage = from_python(profile, settings), on_stage
         catalog.check_present(self.profile.model)
-        self.card: catalog.Card = catalog.card(self.profile.model)
+        self.source = catalog.find(self.profile.model)
         self.device = choose_device(self.profile)
         self._model: AVModel | None = None
 
@@ -88,14 +88,14 @@ class Session:
     def of(
         cls,
         profile: Profile,
-        card: catalog.Card,
+        source: Source,
         model: AVModel | None,
         on_stage: Callable[[str], None] | None = None,
     ) -> Session:
-        """A session with a model that is loaded. `card` may be of one that `ep models list` does not know."""
+        """A session with a model that is loaded. `source` may be of one that `ep models list` does not know."""
         session = cls.__new__(cls)
         session.profile, session.on_stage = profile, on_stage
-        session.card, session.device, session._model = card, choose_device(profile), model
+        session.source, session.device, session._model = source, choose_device(profile), model
         return session
 
     def __enter__(self) -> Session:
@@ -120,19 +120,20 @@ class Session:
 
     def using(self, profile: Profile) -> Session:
         """The same model under other settings: all may differ but model, device, dtype and quantize."""
-        return Session.of(profile, self.card, self._model, self.on_stage)
+        return Session.of(profile, self.source, self._model, self.on_stage)
 
     @property
     def sampling(self) -> Sampling:
         """How files are decoded under these settings."""
-        return self.card.sampling(self.profile)
+        return self.source.family.sampling(self.profile)
 
     def feature_key(self, start_s: float | None = None, end_s: float | None = None) -> FeatureKey | None:
         """What decides a file's features besides its content; None if the cache is off. Raises WeightsError."""
         if not self.profile.cache:
             return None
-        towers = self.card.towers(self.device, choose_dtype(self.profile, self.device))
-        return FeatureKey(towers, self.sampling, (start_s, end_s), self.card.name)
+        dtype = choose_dtype(self.profile, self.device)
+        towers = self.source.family.tower_key(self.source, self.device, dtype)
+        return FeatureKey(towers, self.sampling, (start_s, end_s), self.source.name)
 
     def look(
         self,

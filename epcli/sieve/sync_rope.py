@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from epcli.errors import UsageError
 
 AXES = 4  # time, height, width, time
+PAPER_SECTIONS = (18, 18, 18, 10)  # the paper's best split of 64 frequencies (head size 128)
 
 
 class SyncRope(nn.Module):

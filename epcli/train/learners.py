@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from epcli.errors import UsageError
-from epcli.models import catalog, sieve_file
-from epcli.models.qwen_omni import hub
+from epcli.models import catalog
+from epcli.models.qwen_omni import hub, sieve_file
 from epcli.models.qwen_omni.model import QwenOmni, sync_sections, thinker_tensors
+from epcli.models.qwen_omni.sieve_file import base_tensors
 from epcli.models.qwen_omni.write import write_checkpoint
-from epcli.models.sieve_file import base_tensors
 from epcli.models.sieve_weights import LowRank, build_sieve, starting_layers, unfold
-from epcli.models.smol.model import LORA_TARGETS, EpSmol, load_adapter
+from epcli.models.smol.model import LORA_TARGETS, EpSmol, Language, load_adapter
 from epcli.session.device import cpu_dtype
 from epcli.sieve.select import ScoreHead
 from epcli.sieve.sieve import Sieve
@@ -104,7 +104,7 @@ def qwen_learner(
     The result is a sieve file, or with "full" a checkpoint folder in the reference's layout. Raises UsageError,
     WeightsError or CapacityError.
     """
-    card = catalog.card(name)
+    card = catalog.find(name)
     folder = card.path or hub.folder(card.name)
     if folder.is_file():
         raise UsageError(f"{name}: is the result of a training; give its base model, or go on with --resume")
@@ -205,9 +205,8 @@ def smol_learner(
     """
     if threads:
         torch.set_num_threads(threads)
-    model: Any = EpSmol(torch.device("cpu"), dtype or cpu_dtype(), adapter=None)
     adapter, lora, meta = load_adapter(start)
-    model.adapter = adapter.requires_grad_(train_adapter)
+    model: Any = EpSmol(Language(dtype or cpu_dtype()), adapter.requires_grad_(train_adapter), None)
     adapter.freeze_heads()
     use_written_out(model.decoder.config)
     plain = dict(model.decoder.state_dict())  # before LoRA is put beside it

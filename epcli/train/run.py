@@ -12,7 +12,8 @@ import torch
 from epcli.config import Profile
 from epcli.errors import UsageError
 from epcli.models import catalog
-from epcli.models.smol.model import ADAPTER, media_layout, prompt_ids
+from epcli.models.smol.model import media_layout, prompt_ids
+from epcli.models.smol.weights import ADAPTER
 from epcli.questions.record import Question
 from epcli.records import Features
 from epcli.session.device import choose_device, choose_dtype
@@ -38,7 +39,7 @@ def train(order: Order, recipe: SieveRecipe, shape: Shape, profile: Profile, say
     learner, make = _learner(order, shape, profile)
     held_items = min(recipe.evaluate_items, sum(map(len, held_rows)))
     recipe = replace(recipe, lr=rates(order.lr, order.method, shape), evaluate_items=held_items)
-    session = Session.of(replace(profile, quantize="none"), catalog.card(profile.model), learner.model)
+    session = Session.of(replace(profile, quantize="none"), catalog.find(profile.model), learner.model)
     source = OwnClips(rows, session, make)
     held = EachOnce(held_rows, session, make) if held_rows else None
     trainer = SieveTrainer(learner, source, held, recipe, order.out, say)
@@ -52,14 +53,14 @@ Make = Callable[[Features, Any], list[Example]]
 
 def _learner(order: Order, shape: Shape, profile: Profile) -> tuple[Learner, Make]:
     """The model made ready, and how its items are made of a clip's features and questions."""
-    card = catalog.card(profile.model)
+    card = catalog.find(profile.model)
 
     def told(asked: Sequence[Question]) -> list[tuple[str, str, str, Any]]:
         return [(each.type, each.text, each.answer, each.evidence) for each in asked]
 
     if profile.dtype == "fp16":
         raise UsageError("--dtype fp16: small gradients vanish in it; train with --dtype bf16, or fp32")
-    if card.family == "qwen2.5-omni":
+    if card.family.name == "qwen2.5-omni":
         device = choose_device(profile)
         dtype = choose_dtype(profile, device)
         if dtype == torch.float16:

@@ -12,19 +12,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from epcli.errors import UsageError, WeightsError
-from epcli.models.costs import Omni
+from epcli.models.qwen_omni.costs import Omni
 from epcli.models.qwen_omni.hub import INDEX, REPOS, UNUSED, thinker_shards
 from epcli.models.qwen_omni.hub import folder as cached
+from epcli.models.safetensors_header import Stored, read_header
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 SIEVE = ("thinker.model.bidir_encoder.", "thinker.model.compressor.")  # of the reference, beside the thinker
 BUFFERS = ("inv_freq", "positional_embedding")  # stored by some writers, computed by the model
 QUANTIZED = (".qweight", ".qzeros", ".absmax", ".quant_map", ".SCB", ".weight_scale", ".weight_scale_inv")
 FLOATS = ("F32", "F16", "BF16")
-HEADER_BYTES = 100_000_000  # safetensors' own limit
 GGUF_MAGIC = b"GGUF"
 OTHER_MODELS = {  # model_type -> what it is
     "qwen2_5_vl": "a Qwen2.5-VL, which does not hear",
@@ -49,14 +49,6 @@ TOKENS = {  # config.json's key -> the token whose id it is
 }
 SPOKEN = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")  # chat markup
 _NEW_NAMES = (("model.language_model.", "model."), ("model.audio_tower.", "audio_tower."), ("model.visual.", "visual."))
-
-
-class Stored(NamedTuple):
-    """One tensor of a safetensors file, as its header has it."""
-
-    shape: tuple[int, ...]
-    dtype: str  # "BF16", "F32", ...
-    start: int  # its first byte in the file
 
 
 @dataclass(frozen=True)
@@ -106,8 +98,8 @@ def known_name(text: str) -> str | None:
     return next((name for name, repo in REPOS.items() if short in (name, repo.lower())), None)
 
 
-def refuse_name(text: str, names: str) -> UsageError:
-    """What to say of a --model value that is neither a known name nor anything on this disk."""
+def refuse_name(text: str) -> UsageError | None:
+    """What to say of a --model value that looks like a name on the hub, and is neither known nor on this disk."""
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+", text) and not text.lower().endswith((".gguf", ".safetensors", ".bin")):
         what = (
             f"of the Hugging Face hub ep knows {' and '.join(REPOS.values())}; fetch others yourself, give the folder"
@@ -115,8 +107,7 @@ def refuse_name(text: str, names: str) -> UsageError:
         if re.search(r"gptq|awq|gguf|bnb|int[48]|fp8|4bit|8bit", text.lower()):
             what = "it looks quantized: use the original with --quantize nf4"
         return UsageError(f"no model named {text!r}, and no such folder here: {what}")
-    hint = f"`ep models list` lists them: {names}; or give the folder of a Qwen2.5-Omni checkpoint"
-    return UsageError(f"no model named {text!r}; {hint}")
+    return None
 
 
 def refuse_file(path: Path) -> WeightsError:
@@ -207,8 +198,9 @@ def thinker_config(path: Path) -> dict[str, Any]:
     whole = _json(path / CONFIG)
     kind = whole.get("model_type") or next(iter(whole.get("architectures") or ()), None)
     config = whole.get("thinker_config", whole)
-    is_omni = kind in (None, "qwen2_5_omni", "qwen2_5_omni_thinker") or str(kind).startswith("Qwen2_5Omni")
-    if not is_omni:
+    # The reference's checkpoints call themselves qwen2_5_omni_compress.
+    is_omni = kind is None or str(kind).startswith(("qwen2_5_omni", "Qwen2_5Omni"))
+    if not is_omni or kind in OTHER_MODELS:
         raise WeightsError(f"{path}: is {OTHER_MODELS.get(str(kind), f'another kind of model ({kind})')}; {READS}")
     if method := _quantization(whole):
         raise WeightsError(
@@ -321,50 +313,6 @@ def weight_files(path: Path) -> list[Path]:
 
 
 _ONLY_SPEECH = "holds only the speech output (talker) of a Qwen2.5-Omni; fetch the files with the thinker too"
-
-
-def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
-    """Metadata, and tensors by name, of a safetensors file.
-
-    Raises WeightsError for a file that is empty, cut off, or something else.
-    """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            text = file.read(length) if length <= min(size, HEADER_BYTES) else b""
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; fetch it again") from error
-    if not size:
-        raise WeightsError(f"{path}: is empty; fetch it again")
-    if length == int.from_bytes(b"version ", "little"):
-        raise WeightsError(f"{path}: is a pointer of Git LFS, not the weights; run `git lfs pull` in its folder")
-    if len(text) < length:
-        raise WeightsError(f"{path}: is cut off, or no safetensors file; fetch it again")
-    try:
-        header = json.loads(text)
-        about = header.pop("__metadata__", {})
-        tensors = {
-            key: Stored(tuple(facts["shape"]), str(facts["dtype"]), 8 + length + int(facts["data_offsets"][0]))
-            for key, facts in header.items()
-        }
-        end = 8 + length + max((facts["data_offsets"][1] for facts in header.values()), default=0)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise WeightsError(f"{path}: is damaged, or no safetensors file; fetch it again") from error
-    if size < end:
-        raise WeightsError(f"{path}: is cut off: {size:,} of {end:,} bytes are here; fetch it again")
-    if size > end:
-        raise WeightsError(f"{path}: is damaged: {size - end:,} bytes longer than its header says; fetch it again")
-    return about, tensors
-
-
-def trained_metadata(path: Path) -> dict[str, Any] | None:
-    """What a file that `ep train` made says of itself; None for any other file."""
-    try:
-        about = json.loads(read_header(path)[0]["epcli"])
-    except (WeightsError, ValueError, KeyError, TypeError):
-        return None
-    return about if isinstance(about, dict) else None
 
 
 def sieve_base(file: Path, base: str) -> Path:

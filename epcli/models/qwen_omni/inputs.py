@@ -19,7 +19,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from epcli.errors import WeightsError
 from epcli.models import chatml
-from epcli.models.costs import SHORTEST_MEL
+from epcli.models.qwen_omni.costs import SHORTEST_MEL
 from epcli.records import SAMPLE_RATE, Turn
 
 SYSTEM = "You are a helpful assistant."  # the chat template's default, and the reference's

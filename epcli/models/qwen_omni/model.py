@@ -19,94 +19,46 @@ from torch import Tensor
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
-from epcli.config import Profile
 from epcli.errors import CapacityError, WeightsError
-from epcli.models import costs
 from epcli.models.layout import CHUNK_STEPS, AudioTokens, VideoTokens, interleave, join, text
 from epcli.models.qwen_omni import attention as tower_attention
 from epcli.models.qwen_omni import quantize, reading
-from epcli.models.qwen_omni.folder import SIEVE, look, weight_files
+from epcli.models.qwen_omni.costs import BATCH_PATCHES
+from epcli.models.qwen_omni.folder import SIEVE, look, thinker_config, weight_files
 from epcli.models.qwen_omni.hub import UNUSED
 from epcli.models.qwen_omni.inputs import Inputs
 from epcli.models.qwen_omni.reading import watched
-from epcli.models.sieve_file import SieveFile
+from epcli.models.qwen_omni.sieve_file import SieveFile
 from epcli.models.sieve_weights import build_sieve
 from epcli.records import (
     POSITION_STEP_S,
     AudioFeatures,
     Clip,
     Features,
-    Sampling,
     TokenStream,
     Turn,
     VideoFeatures,
 )
 from epcli.sieve.sieve import Sieve
-from epcli.sieve.sync_rope import four_axes, install
+from epcli.sieve.sync_rope import PAPER_SECTIONS, four_axes, install
 
-SYNC_SECTIONS = (18, 18, 18, 10)  # the paper's best split of 64 frequencies (head size 128)
 REFINER, SCORER = SIEVE
-BATCH_PATCHES = (
-    8192  # that the vision tower sees at once; each pair of frames is encoded by itself, so any split is exact
-)
 
 
-class QwenOmni:
-    """The thinker and its sieve, behind the protocol of `models.base`.
+class Thinker:
+    """The weights of a thinker and its sieve: what computes, without tokenizer and preprocessors.
 
     `positions`, `embed` and `is_av` take batches in the form of transformers' processor: B rows, padded on the left, L
-    tokens each. The protocol's methods take one clip.
+    tokens each.
     """
 
-    def __init__(self, thinker: Any, sieve: Sieve | None, name: str = "qwen2.5-omni") -> None:
+    def __init__(self, thinker: Any, sieve: Sieve | None) -> None:
         """`thinker`: a Qwen2_5OmniThinkerForConditionalGeneration with SyncRope installed."""
-        self.thinker, self.sieve, self.name = thinker, sieve, name
+        self.thinker, self.sieve = thinker, sieve
         self.decoder = thinker.model.language_model
         self.dtype: torch.dtype = self.decoder.norm.weight.dtype
         self.device: torch.device = quantize.main_device(thinker)
         self.context_tokens: int = thinker.config.text_config.max_position_embeddings
-        self.tokenizer: Any = None
-        self.stop_ids: frozenset[int] = frozenset()
-
-    @classmethod
-    def open(
-        cls,
-        folder: Path,
-        name: str,
-        device: torch.device,
-        dtype: torch.dtype,
-        quantization: str = "none",
-        on_progress: Callable[[float], None] | None = None,
-    ) -> QwenOmni:
-        """A model that answers questions about clips: weights, tokenizer and preprocessors.
-
-        Args:
-            folder: a checkpoint folder, or a sieve file (sieve_file.py), whose base is then loaded too.
-            name: for the report.
-            quantization: "none", "nf4" or "int8", of the decoder's linear layers.
-            on_progress: called with the share of the weights that was read, 0 to 1.
-
-        Raises:
-            WeightsError: files missing, damaged or not fitting each other.
-            CapacityError: the weights fit neither device nor host.
-        """
-        file = None
-        if folder.is_file():
-            file = SieveFile.read(folder)
-            folder = file.base_folder()
-        look(folder)
-        inputs = Inputs(folder)  # before the weights, which take long
-        model = cls.load(
-            folder,
-            dtype=dtype,
-            device=device,
-            quantization=quantization,
-            sieve_file=file,
-            on_progress=on_progress,
-        )
-        model.name, model.inputs = name, inputs
-        model.tokenizer, model.stop_ids = inputs.tokenizer, inputs.stop_ids
-        return model
 
     @classmethod
     def load(
@@ -120,8 +72,8 @@ class QwenOmni:
         quantization: str = "none",
         sieve_file: SieveFile | None = None,
         on_progress: Callable[[float], None] | None = None,
-    ) -> QwenOmni:
-        """The weights of a checkpoint folder: `config.json` and safetensors files.
+    ) -> Thinker:
+        """The weights of a checkpoint folder: `config.json` and safetensors files, which may hold other tensors too.
 
         Args:
             folder: of a whole Qwen2.5-Omni checkpoint or a thinker's, trained with the reference or plain.
@@ -137,8 +89,7 @@ class QwenOmni:
             WeightsError: files missing or unreadable, or weights that do not fit the config.
             CapacityError: the weights fit neither device nor host.
         """
-        looked = look(folder)
-        config = Qwen2_5OmniThinkerConfig.from_dict({**looked.config, "tie_word_embeddings": False})
+        config = Qwen2_5OmniThinkerConfig.from_dict({**thinker_config(folder), "tie_word_embeddings": False})
         placed = quantize.placement(config, torch.device(device), dtype, quantization)
         if sieve_file is not None:
             sieve_file.check_base(folder)
@@ -180,71 +131,9 @@ class QwenOmni:
         decoder = thinker.model.language_model
         if not weights:
             install(decoder, decoder.config.rope_parameters["mrope_section"])
-            return cls(thinker, None)
+            return Thinker(thinker, None)
         install(decoder, sections or (sieve_file and sieve_file.sections) or sync_sections(decoder, folder))
-        return cls(thinker, build_sieve(weights, decoder, folder))
-
-    inputs: Inputs  # set by `open`
-
-    def sampling(self, profile: Profile) -> Sampling:
-        return costs.sampling(profile)
-
-    @torch.inference_mode()
-    def encode_video(self, clip: Clip) -> VideoFeatures | None:
-        """(N, H, W, 3) frames -> (ceil(N / 2), H / 28, W / 28, D), a grid for each pair of frames, on the CPU.
-
-        The time of a grid is that of its first frame.
-        """
-        if clip.frames is None or clip.frame_times_s is None:
-            return None
-        inputs, frames = self.inputs, clip.frames
-        cells = (frames.shape[1] // inputs.patch) * (frames.shape[2] // inputs.patch)
-        window = tower_attention.WINDOW_GRIDS  # a batch is cut at whole windows of the attention that is told
-        batch = max(BATCH_PATCHES // cells // window, 1) * window * inputs.pair
-        grids, paid = [], []
-        for start in range(0, len(frames), batch):
-            pixels, (t, rows, cols) = inputs.patches(frames[start : start + batch])
-            grid = torch.tensor([[t, rows, cols]], device=self.device)
-            found, attention = tower_attention.video_features(self.thinker.model, pixels.to(self.device), grid)
-            size = (t, rows // inputs.merge, cols // inputs.merge)
-            grids.append(found.view(*size, -1).cpu())
-            paid.append(attention.view(size).cpu())
-        times = torch.from_numpy(clip.frame_times_s).double()
-        step = inputs.pair * frame_step(times, clip)
-        return VideoFeatures(torch.cat(grids), times[:: inputs.pair].clone(), step, torch.cat(paid))
-
-    @torch.inference_mode()
-    def encode_audio(self, clip: Clip) -> AudioFeatures | None:
-        """(S,) samples -> (A, D), 25 a second, on the CPU; in windows of 300 s, which changes nothing."""
-        if clip.samples is None:
-            return None
-        tokens, paid = [], []
-        for mel in self.inputs.mel(clip.samples):
-            mask = torch.ones(1, mel.shape[2], dtype=torch.int64, device=self.device)
-            found, attention = tower_attention.audio_features(self.thinker.model, mel.to(self.device), mask)
-            tokens.append(found.cpu())
-            paid.append(attention.cpu())
-        return AudioFeatures(torch.cat(tokens), POSITION_STEP_S, None, torch.cat(paid)) if tokens else None
-
-    @torch.inference_mode()
-    def stream(
-        self, features: Features, question: str, system: str | None, history: Sequence[Turn] = ()
-    ) -> TokenStream:
-        """Chat markup, media and question. Sound and picture of a clip are interleaved in chunks of 2 s."""
-        config, table = self.thinker.config, self.decoder.get_input_embeddings()
-        before, after = self.inputs.prompt(question, system, history)
-        around = (
-            config.vision_start_token_id,
-            config.audio_start_token_id,
-            config.audio_end_token_id,
-            config.vision_end_token_id,
-        )
-        written = table(torch.tensor([*before, *around, *after], device=self.device)).to(self.dtype)
-        head, markers, tail = written.split([len(before), len(around), len(after)])
-        video = None if features.video is None else video_tokens(features.video)
-        audio = None if features.audio is None else AudioTokens(features.audio.tokens, 1, features.audio.attention)
-        media = interleave(video, audio, markers, len(before))
-        return join([text(head, 0), media, text(tail, media.next_position)], self.dtype, self.device)
+        return Thinker(thinker, build_sieve(weights, decoder, folder))
 
     def positions(
         self,
@@ -315,6 +204,106 @@ class QwenOmni:
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) final hidden states -> (..., V) float32."""
         return self.thinker.lm_head(hidden).float()
+
+
+class QwenOmni(Thinker):
+    """A model that answers questions about clips, behind the protocol `AVModel`. Its methods take one clip."""
+
+    def __init__(self, weights: Thinker, inputs: Inputs, name: str) -> None:
+        """`name`: for the report."""
+        super().__init__(weights.thinker, weights.sieve)
+        self.name, self.inputs = name, inputs
+        self.tokenizer, self.stop_ids = inputs.tokenizer, inputs.stop_ids
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        name: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        quantization: str = "none",
+        on_progress: Callable[[float], None] | None = None,
+    ) -> QwenOmni:
+        """Weights, tokenizer and preprocessors.
+
+        Args:
+            folder: a checkpoint folder, or a sieve file (sieve_file.py), whose base is then loaded too.
+            name: for the report.
+            quantization: "none", "nf4" or "int8", of the decoder's linear layers.
+            on_progress: called with the share of the weights that was read, 0 to 1.
+
+        Raises:
+            WeightsError: files missing, damaged or not fitting each other.
+            CapacityError: the weights fit neither device nor host.
+        """
+        file = None
+        if folder.is_file():
+            file = SieveFile.read(folder)
+            folder = file.base_folder()
+        look(folder)
+        inputs = Inputs(folder)  # before the weights, which take long
+        weights = Thinker.load(
+            folder, dtype=dtype, device=device, quantization=quantization, sieve_file=file, on_progress=on_progress
+        )
+        return cls(weights, inputs, name)
+
+    @torch.inference_mode()
+    def encode_video(self, clip: Clip) -> VideoFeatures | None:
+        """(N, H, W, 3) frames -> (ceil(N / 2), H / 28, W / 28, D), a grid for each pair of frames, on the CPU.
+
+        The time of a grid is that of its first frame.
+        """
+        if clip.frames is None or clip.frame_times_s is None:
+            return None
+        inputs, frames = self.inputs, clip.frames
+        cells = (frames.shape[1] // inputs.patch) * (frames.shape[2] // inputs.patch)
+        window = tower_attention.WINDOW_GRIDS  # a batch is cut at whole windows of the attention that is told
+        batch = max(BATCH_PATCHES // cells // window, 1) * window * inputs.pair
+        grids, paid = [], []
+        for start in range(0, len(frames), batch):
+            pixels, (t, rows, cols) = inputs.patches(frames[start : start + batch])
+            grid = torch.tensor([[t, rows, cols]], device=self.device)
+            found, attention = tower_attention.video_features(self.thinker.model, pixels.to(self.device), grid)
+            size = (t, rows // inputs.merge, cols // inputs.merge)
+            grids.append(found.view(*size, -1).cpu())
+            paid.append(attention.view(size).cpu())
+        times = torch.from_numpy(clip.frame_times_s).double()
+        step = inputs.pair * frame_step(times, clip)
+        return VideoFeatures(torch.cat(grids), times[:: inputs.pair].clone(), step, torch.cat(paid))
+
+    @torch.inference_mode()
+    def encode_audio(self, clip: Clip) -> AudioFeatures | None:
+        """(S,) samples -> (A, D), 25 a second, on the CPU; in windows of 300 s, which changes nothing."""
+        if clip.samples is None:
+            return None
+        tokens, paid = [], []
+        for mel in self.inputs.mel(clip.samples):
+            mask = torch.ones(1, mel.shape[2], dtype=torch.int64, device=self.device)
+            found, attention = tower_attention.audio_features(self.thinker.model, mel.to(self.device), mask)
+            tokens.append(found.cpu())
+            paid.append(attention.cpu())
+        return AudioFeatures(torch.cat(tokens), POSITION_STEP_S, None, torch.cat(paid)) if tokens else None
+
+    @torch.inference_mode()
+    def stream(
+        self, features: Features, question: str, system: str | None, history: Sequence[Turn] = ()
+    ) -> TokenStream:
+        """Chat markup, media and question. Sound and picture of a clip are interleaved in chunks of 2 s."""
+        config, table = self.thinker.config, self.decoder.get_input_embeddings()
+        before, after = self.inputs.prompt(question, system, history)
+        around = (
+            config.vision_start_token_id,
+            config.audio_start_token_id,
+            config.audio_end_token_id,
+            config.vision_end_token_id,
+        )
+        written = table(torch.tensor([*before, *around, *after], device=self.device)).to(self.dtype)
+        head, markers, tail = written.split([len(before), len(around), len(after)])
+        video = None if features.video is None else video_tokens(features.video)
+        audio = None if features.audio is None else AudioTokens(features.audio.tokens, 1, features.audio.attention)
+        media = interleave(video, audio, markers, len(before))
+        return join([text(head, 0), media, text(tail, media.next_position)], self.dtype, self.device)
 
 
 def frame_step(times_s: Tensor, clip: Clip) -> float:
@@ -409,11 +398,11 @@ def sync_sections(decoder: Any, folder: Path) -> Sequence[int]:
     """Sync-RoPE's four sections for a checkpoint: what its config says, else the paper's. Raises WeightsError."""
     config = decoder.config
     said = config.rope_parameters.get("mrope_section", ())
-    if len(said) == len(SYNC_SECTIONS):
+    if len(said) == len(PAPER_SECTIONS):
         return said
     half = config.hidden_size // config.num_attention_heads // 2
-    if all(size * half % sum(SYNC_SECTIONS) == 0 for size in SYNC_SECTIONS):  # the paper's split, to scale
-        return [size * half // sum(SYNC_SECTIONS) for size in SYNC_SECTIONS]
+    if all(size * half % sum(PAPER_SECTIONS) == 0 for size in PAPER_SECTIONS):  # the paper's split, to scale
+        return [size * half // sum(PAPER_SECTIONS) for size in PAPER_SECTIONS]
     raise WeightsError(f"{folder}: config.json does not say Sync-RoPE's four sections; write them into mrope_section")
 
 

@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from epcli.errors import CapacityError, UsageError
-from epcli.models.costs import Omni
+from epcli.models.qwen_omni.costs import Omni
 
 SKIPPED = ("model.audio_tower", "model.visual", "lm_head")
 GPU_SHARE = 0.85  # of the free GPU memory that weights may take, the rest is for activations and the KV cache

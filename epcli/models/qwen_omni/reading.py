@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from epcli.errors import WeightsError
-from epcli.models.qwen_omni.folder import read_header
+from epcli.models.safetensors_header import read_header
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 TRIM_BYTES = 256_000_000  # read between two times that freed memory is given back
@@ -83,7 +83,8 @@ def unmapped(paths: list[Path]) -> dict[str, Unmapped]:
 
 def watched(state: dict[str, Any], on_progress: Callable[[float], None] | None, *, trims: bool) -> dict[str, Any]:
     """The same tensors, telling the share of all bytes read so far; `trims`: giving freed memory back on the way."""
-    total = sum(math.prod(part.get_shape()) * DTYPES[part.get_dtype()].itemsize for part in state.values())
+    known = [part for part in state.values() if part.get_dtype() in DTYPES]
+    total = sum(math.prod(part.get_shape()) * DTYPES[part.get_dtype()].itemsize for part in known)
     read, trimmed = 0, 0
 
     def told(count: int) -> None:

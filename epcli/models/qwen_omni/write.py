@@ -19,7 +19,7 @@ from torch import Tensor
 from epcli.errors import EpError
 from epcli.models.qwen_omni.hub import INDEX, SMALL
 from epcli.models.qwen_omni.model import REFINER, SCORER, thinker_tensors
-from epcli.models.sieve_file import DECODER
+from epcli.models.qwen_omni.sieve_file import DECODER
 
 SHARD_BYTES = 4_000_000_000
 

@@ -24,14 +24,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from epcli.config import Profile
 from epcli.errors import WeightsError
 from epcli.models import chatml, layout
 from epcli.models.sieve_weights import small_sieve
 from epcli.models.smol import efficientnet_lite, yamnet
 from epcli.models.smol.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
+from epcli.models.smol.family import AUDIO_STEP_S, CARD, CONTEXT_TOKENS
 from epcli.models.smol.same_names import same_names
 from epcli.models.smol.smollm import load_smollm
+from epcli.models.smol.weights import TUNED
 from epcli.models.smol.whisper import Window, frames_of, load_whisper
 from epcli.models.smol.yamnet import load_yamnet
 from epcli.records import (
@@ -40,7 +41,6 @@ from epcli.records import (
     AudioFeatures,
     Clip,
     Features,
-    Sampling,
     TokenStream,
     Turn,
     VideoFeatures,
@@ -48,11 +48,8 @@ from epcli.records import (
 from epcli.sieve.sieve import Sieve
 from epcli.sieve.sync_rope import install
 
-ADAPTER = Path(__file__).parent / "data" / "ep_smol.safetensors"
-TUNED = ADAPTER.with_name("ep_smol_vision.safetensors")
 SYSTEM = "You watch and listen to a clip and answer questions about it."
 SECTIONS = (9, 9, 9, 5)  # Sync-RoPE [T, H, W, T] at 32 rotary frequencies: the paper's 18, 18, 18, 10 halved
-AUDIO_STEP_S = 0.12  # 3 position steps; 8.3 tokens a second
 WHISPER_FRAMES = 6  # of 20 ms, a token
 CELL, LITE0_WIDTH = 32, 1280  # the tower's cells: pixels a side, features
 SAME_FRAME = 2.0  # two frames are one if nowhere, over 32 x 32 pixels, they differ by more on the mean, of 255
@@ -577,46 +574,47 @@ def _pool_frames(frames: Tensor, count: int) -> Tensor:
     return frames[: count * WHISPER_FRAMES].view(count, WHISPER_FRAMES, -1).mean(1)
 
 
-def sampling(profile: Profile) -> Sampling:
-    """How ep-smol wants a file decoded: a frame a second, at most 64, of 256 x 448 pixels or as many."""
-    return Sampling(
-        fps=profile.fps or 1.0,
-        max_frames=profile.max_frames or 64,
-        max_pixels=profile.max_pixels or 256 * 448,
-        multiple=64,
-        video=profile.video,
-        audio=profile.audio,
-        audio_track=profile.audio_track,
-        video_track=profile.video_track,
-    )
+class Language:
+    """SmolLM2 with Sync-RoPE: the language model alone, without adapter and towers."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        """On the CPU. Loads it, and fetches it if needed. Raises WeightsError."""
+        self.decoder: Any
+        self.decoder, self.head, self.tokenizer = load_smollm(dtype, torch.device("cpu"))
+        self.device, self.dtype = torch.device("cpu"), dtype
+        install(self.decoder, SECTIONS)
+        self.stop_ids = frozenset(self.tokenizer(text).input_ids[0] for text in ("<|im_end|>", "<|endoftext|>"))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Language:
+        """Moves it; returns itself."""
+        self.decoder.to(device, dtype)
+        self.device, self.dtype = device, dtype
+        return self
 
 
 class EpSmol:
-    """The built-in model, behind the protocol of `models.base`."""
+    """The built-in model, behind the protocol `AVModel`."""
 
-    context_tokens = 8192
+    context_tokens = CONTEXT_TOKENS
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, adapter: Path | None = ADAPTER) -> None:
-        """Load parts (fetching them if needed) and adapter. Raises WeightsError.
-
-        `adapter=None` leaves the decoder plain, for training.
-        """
-        self.name = "ep-smol" if adapter in (ADAPTER, None) else adapter.name
-        self.device, self.dtype = device, dtype
-        self.decoder: Any
-        self.decoder, self.head, self.tokenizer = load_smollm(torch.float32 if adapter else dtype, torch.device("cpu"))
-        install(self.decoder, SECTIONS)
-        self.sieve: Sieve | None = None
-        if adapter is not None:
-            self.adapter, lora, meta = load_adapter(adapter)
-            # Before the LoRA: the refiner is stored as a change of the plain decoder's layers.
-            self.sieve = small_sieve(load_file(adapter), meta.get("refiner"), self.decoder, adapter.name)
-            merge_lora(self.decoder, lora, meta["lora_scale"])
-            self.decoder.to(device, dtype)
-            if self.sieve is not None:
-                self.sieve.to(device, dtype)
-        self.stop_ids = frozenset(self.tokenizer(text).input_ids[0] for text in ("<|im_end|>", "<|endoftext|>"))
+    def __init__(self, language: Language, adapter: Adapter, sieve: Sieve | None, name: str = CARD.name) -> None:
+        """`language`: with the adapter's LoRA, merged or beside it."""
+        self.name, self.adapter, self.sieve = name, adapter, sieve
+        self.decoder, self.head, self.tokenizer = language.decoder, language.head, language.tokenizer
+        self.device, self.dtype, self.stop_ids = language.device, language.dtype, language.stop_ids
         self._towers: Towers | None = None
+
+    @classmethod
+    def open(cls, adapter: Path, name: str, device: torch.device, dtype: torch.dtype) -> EpSmol:
+        """Load an adapter file and the parts, which are fetched if needed. Raises WeightsError."""
+        language = Language(torch.float32)
+        trained, lora, meta = load_adapter(adapter)
+        # Before the LoRA: the refiner is stored as a change of the plain decoder's layers.
+        sieve = small_sieve(load_file(adapter), meta.get("refiner"), language.decoder, adapter.name)
+        merge_lora(language.decoder, lora, meta["lora_scale"])
+        if sieve is not None:
+            sieve.to(device, dtype)
+        return cls(language.to(device, dtype), trained, sieve, name)
 
     @property
     def towers(self) -> Towers:
@@ -625,9 +623,6 @@ class EpSmol:
             native = self.dtype == torch.bfloat16 and self.device.type == "cpu"
             self._towers = Towers(self.tokenizer, sees_in=torch.bfloat16 if native else torch.float32)
         return self._towers
-
-    def sampling(self, profile: Profile) -> Sampling:
-        return sampling(profile)
 
     def encode_video(self, clip: Clip) -> VideoFeatures | None:
         return self.towers.video(clip)
