@@ -148,7 +148,7 @@ def test_each_row_names_its_selector_and_the_mean_over_the_layers(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deep = replace(TINY, layers=36)
-    monkeypatch.setitem(SHAPES, "qwen2.5-omni-3b", Omni(deep, {}, {}, 32768))
+    monkeypatch.setitem(SHAPES, "qwen2.5-omni-3b", Omni(deep, {"depth": 1}, {}, 32768))
     flags = ["--shape", "qwen2.5-omni-3b", "--av-tokens", "800", "--selector", "seats,cs2", "--keep", "none,0.1"]
     made = json.loads(run(capsys, *flags, "--repeat", "1", "--device", "cpu", "--json"))
     whole, seats, cs2 = made["rows"]
