@@ -58,8 +58,7 @@ def ask(
     try:
         from epcli.session.session import Session  # the model libraries load here
 
-        session = Session(resolved.profile, screen.stage)
-        session.on_progress = screen.progress
+        session = Session(resolved.profile, screen.stage, screen.progress)
         looked = session.look(media, start_s, end_s)
         report = session.ask(looked, question, screen.text, evidence=evidence)
     finally:

@@ -64,8 +64,7 @@ def chat(
         from epcli.session.chat import Chat  # the model libraries load here
         from epcli.session.session import Session
 
-        session = Session(resolved.profile, screen.stage)
-        session.on_progress = screen.progress
+        session = Session(resolved.profile, screen.stage, screen.progress)
         talk = Chat(session, media, start_s, end_s, history, resolved.chosen())
         session.load()  # after a hit it is not there yet
     finally:

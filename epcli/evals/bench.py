@@ -417,8 +417,7 @@ def bench_clips(
     Raises MediaError, UsageError, WeightsError or CapacityError.
     """
     profile = replace(profile, cache=False)  # every pass looks at its files anew
-    session = Session(profile)
-    session.on_progress = on_progress
+    session = Session(profile, on_progress=on_progress)
     loading = Meter(session.device)
     model = session.load(loading)
     shape, depth = decoder_shape(model.decoder.config), len(model.sieve.refiner.layers) if model.sieve else 0

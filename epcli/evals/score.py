@@ -131,8 +131,7 @@ def score(
 
     ledger = Ledger(out, Run.of(questions, profile, blind=blind))
     items = [*(exchanged(questions.questions) if blind else questions.questions)][:limit]
-    session = Session(profile)
-    session.on_progress = on_progress
+    session = Session(profile, on_progress=on_progress)
     todo = [item for item in items if item.key not in ledger.rows]
     if any(not item.problem for item in todo):
         session.load()  # weights that are missing are no question's fault

@@ -48,8 +48,7 @@ def inspect(
             raise UsageError(f"no selector named {name!r}; there are: {', '.join(SELECTORS)}")
     profiles = [_with_selector(profile, name) for name in selectors] or [profile]
     planned = plan(media, profile, start_s=start_s, end_s=end_s)
-    session = Session(profile, on_stage)
-    session.on_progress = on_progress
+    session = Session(profile, on_stage, on_progress)
     opened = session.open(media, start_s, end_s)
     looked = session.encode(opened)
     asked: list[Answered] = []

@@ -62,12 +62,11 @@ class Session:
         print(session.ask(looked, "What plays?").answer)
     """
 
-    on_progress: Callable[[float], None] | None = None  # called while a model loads, with the share read, 0 to 1
-
     def __init__(
         self,
         profile: Profile | str | os.PathLike[str] | None = None,
         on_stage: Callable[[str], None] | None = None,
+        on_progress: Callable[[float], None] | None = None,
         **settings: Any,
     ) -> None:
         """Raises UsageError (a wrong setting, a missing device) or WeightsError (a model that must be pulled first).
@@ -76,9 +75,11 @@ class Session:
             profile: the settings to start from: a `Profile`, the name of a shipped one or the path of a YAML file. None
                 is the defaults. Neither the environment (EP_*) nor ep.yaml is read.
             on_stage: called with a stage's name when the stage begins.
+            on_progress: called while the model loads, with the share of the weights read, 0 to 1.
             settings: fields of `Profile`, which go before those of `profile`: model="ep-smol", keep=0.1, ...
         """
-        self.profile, self.on_stage = from_python(profile, settings), on_stage
+        self.profile = from_python(profile, settings)
+        self.on_stage, self.on_progress = on_stage, on_progress
         catalog.check_present(self.profile.model)
         self.source = catalog.find(self.profile.model)
         self.device = choose_device(self.profile)
@@ -91,10 +92,12 @@ class Session:
         source: Source,
         model: AVModel | None,
         on_stage: Callable[[str], None] | None = None,
+        on_progress: Callable[[float], None] | None = None,
     ) -> Session:
         """A session with a model that is loaded. `source` may be of one that `ep models list` does not know."""
         session = cls.__new__(cls)
-        session.profile, session.on_stage = profile, on_stage
+        session.profile = profile
+        session.on_stage, session.on_progress = on_stage, on_progress
         session.source, session.device, session._model = source, choose_device(profile), model
         return session
 
@@ -120,7 +123,7 @@ class Session:
 
     def using(self, profile: Profile) -> Session:
         """The same model under other settings: all may differ but model, device, dtype and quantize."""
-        return Session.of(profile, self.source, self._model, self.on_stage)
+        return Session.of(profile, self.source, self._model, self.on_stage, self.on_progress)
 
     @property
     def sampling(self) -> Sampling:
