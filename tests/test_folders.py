@@ -270,6 +270,13 @@ def test_a_checkpoint_with_a_sieve_and_one_of_the_thinker_alone_pass(tmp_path):
         assert folders.look(path).shape.decoder.layers == 4
 
 
+def test_the_references_own_model_type_and_files_beside_the_weights_pass(whole, tmp_path):
+    path = tiny_omni.copy(whole, tmp_path / "reference")
+    top(model_type="qwen2_5_omni_compress")(path)
+    save_file({"steps": torch.zeros(3, dtype=torch.int64)}, path / "inputs.safetensors")
+    catalog.check_present(str(path))
+
+
 @pytest.mark.parametrize("size", ["tiny", "published"])
 def test_the_tensors_looked_for_are_those_of_the_model(whole, size):
     config = folders.thinker_config(whole) if size == "tiny" else Qwen2_5OmniThinkerConfig().to_dict()

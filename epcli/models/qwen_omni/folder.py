@@ -16,7 +16,7 @@ from typing import Any
 
 from epcli.errors import UsageError, WeightsError
 from epcli.models.qwen_omni.costs import Omni
-from epcli.models.qwen_omni.hub import INDEX, REPOS, UNUSED, thinker_shards
+from epcli.models.qwen_omni.hub import INDEX, REPOS, UNUSED, WHOLE, thinker_shards
 from epcli.models.qwen_omni.hub import folder as cached
 from epcli.models.safetensors_header import Stored, read_header
 
@@ -61,8 +61,11 @@ class Folder:
     shards: tuple[Path, ...]  # the files that hold any of the thinker
 
 
-def look(path: Path) -> Folder:
-    """Check a checkpoint folder. Raises WeightsError with the one line that says what it is and what to do."""
+def look(path: Path, *, words: bool = True) -> Folder:
+    """Check a checkpoint folder. Raises WeightsError with the one line that says what it is and what to do.
+
+    `words`: its tokenizer and preprocessor too, which weights alone do not need.
+    """
     config = thinker_config(path)
     shape = _shape(path, config)
     files = weight_files(path)
@@ -76,7 +79,8 @@ def look(path: Path) -> Folder:
         tensors |= ours
         holders += [file] if ours else []
     _check_tensors(path, config, tensors, any_file=bool(files))
-    _check_words(path, config, shape)
+    if words:
+        _check_words(path, config, shape)
     return Folder(path, config, shape, tuple(holders))
 
 
@@ -281,7 +285,7 @@ def _shape(path: Path, config: Mapping[str, Any]) -> Omni:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The safetensors files of a folder that its index says hold the thinker; without an index, all.
+    """The safetensors files of a folder that its index says hold the thinker; else model.safetensors; else all.
 
     Raises WeightsError if there are none, or the index names one that is not there.
     """
@@ -298,6 +302,8 @@ def weight_files(path: Path) -> list[Path]:
             more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
             raise WeightsError(f"{path}: lacks {absent[0]}{more}, which its index names; fetch the checkpoint again")
         return [path / shard for shard in shards]
+    if (path / WHOLE).is_file():
+        return [path / WHOLE]
     files = sorted(path.glob("*.safetensors"))
     if not files:
         names = [file.name for file in path.iterdir()]

@@ -24,7 +24,7 @@ from epcli.models.layout import CHUNK_STEPS, AudioTokens, VideoTokens, interleav
 from epcli.models.qwen_omni import attention as tower_attention
 from epcli.models.qwen_omni import quantize, reading
 from epcli.models.qwen_omni.costs import BATCH_PATCHES
-from epcli.models.qwen_omni.folder import SIEVE, look, thinker_config, weight_files
+from epcli.models.qwen_omni.folder import SIEVE, look, weight_files
 from epcli.models.qwen_omni.hub import UNUSED
 from epcli.models.qwen_omni.inputs import Inputs
 from epcli.models.qwen_omni.reading import watched
@@ -89,7 +89,8 @@ class Thinker:
             WeightsError: files missing or unreadable, or weights that do not fit the config.
             CapacityError: the weights fit neither device nor host.
         """
-        config = Qwen2_5OmniThinkerConfig.from_dict({**thinker_config(folder), "tie_word_embeddings": False})
+        looked = look(folder, words=False)
+        config = Qwen2_5OmniThinkerConfig.from_dict({**looked.config, "tie_word_embeddings": False})
         placed = quantize.placement(config, torch.device(device), dtype, quantization)
         if sieve_file is not None:
             sieve_file.check_base(folder)
@@ -362,7 +363,7 @@ def thinker_tensors(folder: Path, *, mapped: bool = True) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     if not mapped:
-        found = dict(reading.unmapped(list(look(folder).shards)))
+        found = dict(reading.unmapped(list(look(folder, words=False).shards)))
         return {key: part for key, part in found.items() if not key.startswith((*UNUSED, *SIEVE))}
     for path in weight_files(folder):
         try:
