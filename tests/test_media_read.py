@@ -13,7 +13,7 @@ from media_samples import SMALL, X264, each_ffmpeg, number_of, onset_s, pitch_hz
 from PIL import Image, ImageOps
 
 from epcli.errors import MediaError, UsageError
-from epcli.media import decode, plan
+from epcli.media import decode, sampling
 from epcli.media.ffmpeg import Deadline
 from epcli.media.probe import inspect, probe
 from epcli.media.read import read
@@ -115,7 +115,7 @@ def test_seeking_finds_the_same_pixels_as_decoding_all(name: str, monkeypatch: p
     video, audio = CODECS[name]
     film = samples.shared_film(name, video, audio)
     three = replace(SMALL, fps=1.0, audio=False)
-    monkeypatch.setattr(plan, "KEYFRAMES_SUFFICE", 2.0)  # never take keyframes instead
+    monkeypatch.setattr(sampling, "KEYFRAMES_SUFFICE", 2.0)  # never take keyframes instead
     monkeypatch.setattr(decode, "EXACT_GAP_S", 1e9)
     decoded = read(film, three)
     monkeypatch.setattr(decode, "EXACT_GAP_S", 0.0)
@@ -134,7 +134,7 @@ def test_wide_intervals_of_a_format_without_index_show_frames_of_their_own(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     film = samples.shared_film(name, *CODECS[name])
-    monkeypatch.setattr(plan, "WINDOW_STEP_S", 0.5)
+    monkeypatch.setattr(sampling, "WINDOW_STEP_S", 0.5)
     monkeypatch.setattr(decode, "EXACT_GAP_S", 0.0)
     clip = read(film, replace(SMALL, fps=1.0, audio=False))
     assert_counts(clip, 0.0, name, samples.offset_s(film))

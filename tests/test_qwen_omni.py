@@ -23,7 +23,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from epcli.cli import app
 from epcli.errors import EpError, UsageError, WeightsError
 from epcli.media import ffmpeg
-from epcli.media.plan import fit_size
+from epcli.media.sampling import fit_size
 from epcli.models import catalog
 from epcli.models.qwen_omni import sieve_file
 from epcli.models.qwen_omni.costs import FRAME_PIXELS, audio_tokens

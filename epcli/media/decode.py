@@ -17,8 +17,8 @@ from av.container import InputContainer
 from epcli.errors import CapacityError
 from epcli.media import stills
 from epcli.media.ffmpeg import Deadline, MessageFilter, Process, name, source
-from epcli.media.plan import INDEXED, TICK_S, FramePick
 from epcli.media.probe import Layout
+from epcli.media.sampling import INDEXED, TICK_S, FramePick
 from epcli.records import SAMPLE_RATE
 
 # A gap between two frames longer than this is skipped by seeking, a shorter one is decoded through. About where the two

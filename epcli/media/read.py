@@ -10,8 +10,8 @@ import numpy as np
 from epcli.errors import MediaError, UsageError
 from epcli.media import decode
 from epcli.media.ffmpeg import Deadline, name
-from epcli.media.plan import FramePick, fit_size, frame_count, plan, with_room
 from epcli.media.probe import DEFAULT_DEADLINE_S, Layout, inspect
+from epcli.media.sampling import FramePick, fit_size, frame_count, pick_frames, with_room
 from epcli.records import SAMPLE_RATE, Clip, MediaInfo, Sampling
 from epcli.text import format_time
 
@@ -202,7 +202,7 @@ def _frames(
         picks = [FramePick(origin, origin, float("inf"))]
     else:
         count = frame_count(end - start, sampling.fps, sampling.max_frames)
-        picks = plan(layout, origin + start, origin + end, count, deadline)
+        picks = pick_frames(layout, origin + start, origin + end, count, deadline)
     if not picks:
         warnings.append(f"{label}: shows no picture from {format_time(start)} to {format_time(end)}")
         return None, None

@@ -13,8 +13,8 @@ import psutil
 
 from epcli.config import Profile
 from epcli.errors import MediaError, UsageError
-from epcli.media.plan import fit_size, frame_count, with_room
 from epcli.media.probe import probe
+from epcli.media.sampling import fit_size, frame_count, with_room
 from epcli.models import catalog, costs
 from epcli.models.costs import Costs, Look
 from epcli.records import (

@@ -92,7 +92,7 @@ def shown_at(times: np.ndarray, last_end: float, centre: float, low: float, high
     return None
 
 
-def plan(layout: Layout, start_s: float, end_s: float, count: int, deadline: Deadline) -> list[FramePick]:
+def pick_frames(layout: Layout, start_s: float, end_s: float, count: int, deadline: Deadline) -> list[FramePick]:
     """The frames to decode for `count` intervals of [start_s, end_s) (file timestamps), ascending.
 
     Fewer than `count` where the picture stream does not cover the range. Neighbours may name the same frame, if it

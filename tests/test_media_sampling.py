@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from epcli.errors import UsageError
-from epcli.media import plan as planning
+from epcli.media import sampling
 from epcli.media.ffmpeg import Deadline
-from epcli.media.plan import fit_size, frame_count, plan, shown_at, with_room
 from epcli.media.probe import inspect
+from epcli.media.sampling import fit_size, frame_count, pick_frames, shown_at, with_room
 from epcli.records import MediaInfo, Sampling
 
 
@@ -93,13 +93,13 @@ def test_an_interval_is_stood_for_by_the_frame_on_screen_at_its_centre(
 def test_keyframes_are_taken_where_each_interval_holds_one_and_exact_frames_where_not() -> None:
     film = samples.shared_film("gop.mkv", (*samples.X264, "-g", "25", "-sc_threshold", "0"), (), length=10)
     layout = inspect(film, Deadline(60))
-    coarse = plan(layout, 0.0, 10.0, 9, Deadline(60))
+    coarse = pick_frames(layout, 0.0, 10.0, 9, Deadline(60))
     assert [pick.at_s for pick in coarse] == pytest.approx([0, 2, 3, 4, 5, 6, 7, 8, 9])
     assert all(pick.is_keyframe for pick in coarse)
-    fine = plan(layout, 0.0, 10.0, 20, Deadline(60))
+    fine = pick_frames(layout, 0.0, 10.0, 20, Deadline(60))
     assert [pick.at_s for pick in fine] == pytest.approx([0.24 + 0.5 * n - 0.02 * (n % 2) for n in range(20)])
     assert not any(pick.is_keyframe for pick in fine)
-    few = plan(layout, 0.0, 10.0, 2, Deadline(60))
+    few = pick_frames(layout, 0.0, 10.0, 2, Deadline(60))
     assert [pick.at_s for pick in few] == pytest.approx([2.48, 7.48])
 
 
@@ -109,9 +109,9 @@ def test_looking_up_interval_by_interval_finds_the_same_frames_as_reading_on(
 ) -> None:
     film = samples.shared_film("gop.mkv", (*samples.X264, "-g", "25", "-sc_threshold", "0"), (), length=10)
     layout = inspect(film, Deadline(60))
-    reading_on = plan(layout, 0.3, 9.7, count, Deadline(60))
-    monkeypatch.setattr(planning, "WINDOW_STEP_S", 0.0)
-    assert plan(layout, 0.3, 9.7, count, Deadline(60)) == reading_on
+    reading_on = pick_frames(layout, 0.3, 9.7, count, Deadline(60))
+    monkeypatch.setattr(sampling, "WINDOW_STEP_S", 0.0)
+    assert pick_frames(layout, 0.3, 9.7, count, Deadline(60)) == reading_on
 
 
 def test_wide_intervals_of_a_format_without_index_are_planned_without_reading_it(
@@ -119,8 +119,8 @@ def test_wide_intervals_of_a_format_without_index_are_planned_without_reading_it
 ) -> None:
     film = samples.film(tmp_path / "stream.ts")
     layout = inspect(film, Deadline(60))
-    monkeypatch.setattr(planning, "WINDOW_STEP_S", 0.0)
-    picks = plan(layout, 0.0, 3.0, 3, Deadline(60))
+    monkeypatch.setattr(sampling, "WINDOW_STEP_S", 0.0)
+    picks = pick_frames(layout, 0.0, 3.0, 3, Deadline(60))
     assert [(pick.at_s, pick.is_known) for pick in picks] == [(0.5, False), (1.5, False), (2.5, False)]
 
 
