@@ -104,6 +104,13 @@ def test_a_page_says_what_the_program_says(name: str) -> None:
     assert page == PAGES[name](page), "run: python tests/test_docs.py"
 
 
+@pytest.mark.parametrize("name", ["README.md", "docs/inspect.md", "docs/ep-smol.md"])
+def test_a_page_names_the_default_budget_as_it_is(name: str) -> None:
+    page = (ROOT / name).read_text(encoding="utf-8")
+    assert f"{config.DEFAULT_KEEP}" in page
+    assert f"{config.DEFAULT_LEAST} tokens at least" in page
+
+
 def test_exit_codes_in_the_page_are_those_of_the_errors() -> None:
     page = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}

@@ -17,9 +17,9 @@ from epcli.cli.options import (
     DebugFlag,
     EndFlag,
     StartFlag,
-    a_path,
-    argument,
     option,
+    path_argument,
+    path_option,
     settings,
     time_range,
 )
@@ -46,9 +46,7 @@ class Asking:
     ] = None
     questions: Annotated[
         Path | None,
-        option(
-            "A file of questions: a line each, or JSONL or CSV with question and media.", "FILE", ASKING, parser=a_path
-        ),
+        path_option("A file of questions: a line each, or JSONL or CSV with question and media.", "FILE", ASKING),
     ] = None
 
     def read(self, places: list[Path]) -> list[Question]:
@@ -146,8 +144,7 @@ class Machines:
 @settings("look", "answer", "tokens", "machine")
 def batch(
     media: Annotated[
-        list[Path] | None,
-        argument("Folders to search, or files; none if the questions name them.", "FOLDER...", parser=a_path),
+        list[Path] | None, path_argument("Folders to search, or files; none if the questions name them.", "FOLDER...")
     ] = None,
     *,
     asking: Asking,
@@ -157,9 +154,9 @@ def batch(
     resolved: Resolved,
     running: Running,
     machines: Machines,
-    out: Annotated[
-        Path, option("Rows go here: .jsonl, .csv or .parquet.", "FILE", OUTPUT, "--out", "-o", parser=a_path)
-    ] = Path("results.jsonl"),
+    out: Annotated[Path, path_option("Rows go here: .jsonl, .csv or .parquet.", "FILE", OUTPUT, "--out", "-o")] = Path(
+        "results.jsonl"
+    ),
     json: Annotated[bool, option("Print what was done as one JSON object.", "", OUTPUT, "--json")] = False,
     quiet: Annotated[bool, option("Say nothing but errors.", "", OUTPUT, "--quiet", "-q")] = False,
     debug: DebugFlag = False,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from epcli.cli.options import DebugFlag, JsonFlag, a_path, argument, given, option, settings
+from epcli.cli.options import DebugFlag, JsonFlag, given, option, path_argument, settings
 from epcli.cli.screen import StatusLine
 from epcli.config import Resolved
 from epcli.errors import UsageError
@@ -32,29 +32,37 @@ class Weights:
     ] = None
 
 
-@settings("look", "model", "device", "dtype", "quantize", "threads")
-def bench(
-    media: Annotated[
-        list[Path] | None, argument("Files to ask a model about; none with --shape.", "MEDIA...", parser=a_path)
-    ] = None,
-    *,
+@dataclass(frozen=True)
+class Rounds:
+    """What is compared, and how often."""
+
     keeps: Annotated[
         str,
         option("Shares of the tokens to compare; none: no sieve.", "LIST", "", "--keep"),
-    ] = "none,1.0,0.2,0.1,0.05",
+    ] = "none,1.0,0.2,0.1,0.05"
     selectors: Annotated[
         str | None,
         option(
-            "Selectors to compare at these shares, as seats,cs2 (default: the model's own; cs2 with --shape).",
+            "Selectors to compare at these shares, as seats,cs2.",
             "LIST",
             "",
             "--selector",
+            show_default="the model's own; cs2 with --shape",
         ),
-    ] = None,
-    repeat: Annotated[int, option("Rounds that count; one before does not.", "COUNT", min=1)] = 3,
+    ] = None
+    repeat: Annotated[int, option("Rounds that count; one before does not.", "COUNT", min=1)] = 3
     again: Annotated[
         bool, option("Compare asking again, from the feature cache, with asking first.", "", "", "--again")
-    ] = False,
+    ] = False
+
+
+@settings("look", "model", "device", "dtype", "quantize", "threads")
+def bench(
+    media: Annotated[
+        list[Path] | None, path_argument("Files to ask a model about; none with --shape.", "MEDIA...")
+    ] = None,
+    *,
+    rounds: Rounds,
     weights: Weights,
     resolved: Resolved,
     json: JsonFlag = False,
@@ -68,6 +76,7 @@ def bench(
     is a quick look.
     """
     media, shape, layers, profile = media or [], weights.shape, weights.layers, resolved.profile
+    keeps, selectors, repeat, again = rounds.keeps, rounds.selectors, rounds.repeat, rounds.again
     _check(media, weights, again, given(resolved))
 
     from epcli.media.probe import check_file

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from epcli.cli.help import Command, Group
-from epcli.cli.options import DebugFlag, a_path, argument, option
+from epcli.cli.options import DebugFlag, option, path_argument
 from epcli.config import resolve
 from epcli.errors import UsageError
 from epcli.text import ago, format_range, one_line, parse_age, parse_size, size
@@ -108,7 +108,7 @@ def prune(
 def clear(
     media: Annotated[
         list[Path] | None,
-        argument("Only what was made of these files.", "MEDIA...", parser=a_path),
+        path_argument("Only what was made of these files.", "MEDIA..."),
     ] = None,
     dry_run: DryRun = False,
     debug: DebugFlag = False,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from epcli.cli.options import OUTPUT, DebugFlag, JsonFlag, a_path, argument, option, settings
+from epcli.cli.options import OUTPUT, DebugFlag, JsonFlag, option, path_argument, path_option, settings
 from epcli.cli.screen import StatusLine
 from epcli.config import Resolved
 from epcli.errors import EXIT_PARTIAL
@@ -17,27 +17,21 @@ from epcli.text import one_line, visible
 
 @settings("look", "answer", "tokens", "machine")
 def evaluate(
-    questions: Annotated[Path, argument("File of questions, or the folder of a published set.", "SET", parser=a_path)],
+    questions: Annotated[Path, path_argument("File of questions, or the folder of a published set.", "SET")],
     *,
     limit: Annotated[int | None, option("Ask only the first so many.", "COUNT", min=1, show_default="all")] = None,
     format: Annotated[
-        str | None,
-        option("Layout of SET, by a name in docs/questions.md.", "NAME", show_default="found out"),
+        str | None, option("Layout of SET, by a name in docs/questions.md.", "NAME", show_default="found out")
     ] = None,
-    media: Annotated[
-        Path | None, option("Where the media of a benchmark are, if not in SET.", "FOLDER", parser=a_path)
-    ] = None,
+    media: Annotated[Path | None, path_option("Where the media of a benchmark are, if not in SET.", "FOLDER")] = None,
     out: Annotated[
         Path | None,
-        option(
-            "Write a line of JSONL for each question here; run again to go on where it stopped.",
-            "FILE",
-            OUTPUT,
-            parser=a_path,
+        path_option(
+            "Write a line of JSONL for each question here; run again to go on where it stopped.", "FILE", OUTPUT
         ),
     ] = None,
     summary: Annotated[
-        Path | None, option("Write the table here, as Markdown (.md) or .csv.", "FILE", OUTPUT, parser=a_path)
+        Path | None, path_option("Write the table here, as Markdown (.md) or .csv.", "FILE", OUTPUT)
     ] = None,
     blind: Annotated[
         bool, option("Ask about another file each: what can be guessed without the clip.", "", "", "--blind")

@@ -17,10 +17,10 @@ from epcli.cli.options import (
     MediaArgument,
     Shown,
     StartFlag,
-    a_path,
     argument,
     given,
     option,
+    path_option,
     settings,
     time_range,
 )
@@ -43,17 +43,15 @@ class Outputs:
     ] = False
     html: Annotated[
         Path | None,
-        option(
-            "Write one self-contained page here: frames, sound and every keep share.", "FILE", OUTPUT, parser=a_path
-        ),
+        path_option("Write one self-contained page here: frames, sound and every keep share.", "FILE", OUTPUT),
     ] = None
     no_media: Annotated[bool, option("Leave pictures and sound out of the page.", "", OUTPUT, "--no-media")] = False
     png: Annotated[
-        Path | None, option("Write a contact sheet of the frames with what was kept.", "FILE", OUTPUT, parser=a_path)
+        Path | None, path_option("Write a contact sheet of the frames with what was kept.", "FILE", OUTPUT)
     ] = None
     film: Annotated[
         Path | None,
-        option("Write the clip with what was dropped dimmed, as MP4.", "FILE", OUTPUT, "--video", parser=a_path),
+        path_option("Write the clip with what was dropped dimmed, as MP4.", "FILE", OUTPUT, "--video"),
     ] = None
 
     def check(self, media: Path) -> None:

@@ -37,7 +37,17 @@ def a_path(text: str) -> Path:
     return Path(text)
 
 
-MediaArgument = Annotated[Path, argument("Video, sound or picture file.", "MEDIA", parser=a_path)]
+def path_option(*words: Any, **more: Any) -> Any:
+    """An `option` whose value is a path."""
+    return option(*words, parser=a_path, **more)
+
+
+def path_argument(*words: Any, **more: Any) -> Any:
+    """An `argument` that is a path."""
+    return argument(*words, parser=a_path, **more)
+
+
+MediaArgument = Annotated[Path, path_argument("Video, sound or picture file.", "MEDIA")]
 # main() looks for --debug among the arguments itself: an error can come before any command has run.
 DebugFlag = Annotated[bool, option("Show the traceback of an error, and what libraries warn about.", "", "", "--debug")]
 JsonFlag = Annotated[bool, option("Print one JSON object and nothing else.", "", OUTPUT, "--json")]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from epcli.cli.options import DebugFlag, Shown, a_path, argument, option, settings
+from epcli.cli.options import DebugFlag, Shown, option, path_argument, path_option, settings
 from epcli.config import Resolved
 from epcli.errors import UsageError
 from epcli.train.recipe import FULL_LR, LORA_LR, METHODS, Order, Shape, SieveRecipe
@@ -95,13 +95,9 @@ class Learned:
 class Running:
     """How the run goes."""
 
-    out: Annotated[Path, option("Folder for checkpoints, log and result.", "FOLDER", RUN, parser=a_path)] = Order.out
-    media: Annotated[
-        Path | None, option("Where the media lie.", "FOLDER", RUN, show_default="beside DATA", parser=a_path)
-    ] = None
-    held_out: Annotated[
-        Path | None, option("Questions to measure on, never trained on.", "FILE", RUN, parser=a_path)
-    ] = None
+    out: Annotated[Path, path_option("Folder for checkpoints, log and result.", "FOLDER", RUN)] = Order.out
+    media: Annotated[Path | None, path_option("Where the media lie.", "FOLDER", RUN, show_default="beside DATA")] = None
+    held_out: Annotated[Path | None, path_option("Questions to measure on, never trained on.", "FILE", RUN)] = None
     minutes: Annotated[float, option("How long to train.", "NUMBER", RUN, min=0.01)] = SieveRecipe.minutes
     steps: Annotated[int | None, option("How many steps to train, in place of minutes.", "COUNT", RUN, min=1)] = (
         SieveRecipe.steps
@@ -145,10 +141,8 @@ class Running:
 def train(
     data: Annotated[
         Path,
-        argument(
-            'Questions and answers: JSONL of {"media", "question", "answer"}, AVQA or LLaVA-Video files.',
-            "DATA",
-            parser=a_path,
+        path_argument(
+            'Questions and answers: JSONL of {"media", "question", "answer"}, AVQA or LLaVA-Video files.', "DATA"
         ),
     ],
     *,
