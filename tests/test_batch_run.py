@@ -237,7 +237,7 @@ def test_wrong_command_lines(tmp_path: Path, environment: dict[str, str]) -> Non
         (["clips", "-Q", "What?", "--watch", "--limit", "3"], 2, "leave out --limit"),
         (["clips", "-Q", "What?", "--ship"], 2, "go with --engine ray"),
         (["clips", "-Q", "What?", "--engine", "spark"], 2, "there are local and ray"),
-        (["clips", "--questions", "none.txt"], 2, "none.txt: the questions cannot be read"),
+        (["clips", "--questions", "none.txt"], 2, "none.txt: no such file or folder"),
     ):
         run = ep("batch", *arguments, cwd=tmp_path, env=environment)
         assert (run.returncode, run.stdout) == (code, ""), run.stderr
