@@ -6,12 +6,14 @@ Run this file to rewrite the outputs in that page: python tests/test_python_api.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import tiny_omni
@@ -67,6 +69,23 @@ def test_every_public_name_is_there_and_no_other() -> None:
         assert name in dir(epcli)
     with pytest.raises(AttributeError, match="Sesion"):
         _ = epcli.Sesion  # type: ignore[attr-defined]
+
+
+def test_every_record_in_a_report_is_public() -> None:
+    from epcli import config, records
+
+    found: set[type] = set()
+
+    def walk(kind: object) -> None:
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind not in found:
+            found.add(kind)
+            for inner in get_type_hints(kind, {**vars(records), **vars(config)}).values():
+                walk(inner)
+        for inner in get_args(kind):
+            walk(inner)
+
+    walk(epcli.Report)
+    assert {kind.__name__ for kind in found} <= set(epcli.__all__)
 
 
 @pytest.fixture(scope="module")
