@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -295,12 +296,30 @@ def test_a_caf_without_a_length_is_not_damaged(tmp_path: Path) -> None:
     assert read(path, SMALL).warnings == ()
 
 
-def test_a_wav_that_was_cut_off_is_damaged(tmp_path: Path) -> None:
-    path = tmp_path / "cut.wav"
-    samples.run("-f", "lavfi", "-i", samples.tone(4, 16000), path)
-    path.write_bytes(path.read_bytes()[:70_000])
-    (warning,) = read(path, SMALL).warnings
-    assert "damaged" in warning
+@pytest.mark.parametrize("suffix", ["wav", "w64", "caf", "wma", "mp3"])
+def test_sound_that_is_cut_off_is_told(suffix: str, tmp_path: Path) -> None:
+    whole, path = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
+    samples.run("-f", "lavfi", "-i", samples.tone(4, 16000), whole)
+    assert read(whole, SMALL).warnings == ()
+    path.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    assert "it seems cut off" in read(path, SMALL).warnings[0]
+
+
+def test_an_avi_that_was_written_to_a_pipe_is_not_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "piped.avi"
+    samples.run("-i", samples.shared_film("plain.mp4"), "-c:v", "mpeg4", "-c:a", "libmp3lame", "-seekable", "0", path)
+    assert read(path, SMALL).warnings == ()
+
+
+def test_a_header_that_points_beyond_any_file_is_one_clear_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "far.caf"
+    samples.run("-f", "lavfi", "-i", samples.tone(2, 16000), path)
+    path.write_bytes(path.read_bytes() + b"data" + b"\x7f" + b"\xff" * 7 + b"." * 100)
+    with suppress(MediaError):
+        read(path, SMALL)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "mp4", "ts"])

@@ -86,10 +86,13 @@ def test_all_of_a_chained_ogg_is_read(codec: str, tmp_path: Path) -> None:
     assert onset_s(second.samples) == pytest.approx(samples.ONSET_S - 1, abs=0.02)
 
 
-@pytest.mark.parametrize("suffix", ["wav", "avi", "mp4", "mkv"])
+FILMS = {"avi": "mpeg4", "mp4": "mpeg4", "mkv": "mpeg4", "flv": "flv1", "wmv": "wmv2", "mxf": "mpeg2video"}
+
+
+@pytest.mark.parametrize("suffix", [*FILMS, "wav", "aiff", "au", "caf", "w64", "flac", "wv", "mp3"])
 def test_all_files_that_were_written_one_behind_another_are_read(suffix: str, tmp_path: Path) -> None:
     part, path = tmp_path / f"part.{suffix}", tmp_path / f"joined.{suffix}"
-    picture = () if suffix == "wav" else ("-f", "lavfi", "-i", samples.counting(2), "-c:v", "mpeg4")
+    picture = ("-f", "lavfi", "-i", samples.counting(2), "-c:v", FILMS[suffix]) if suffix in FILMS else ()
     samples.run("-f", "lavfi", "-i", samples.tone(2), *picture, part)
     assert read(part, SMALL).warnings == ()
     path.write_bytes(part.read_bytes() * 3)
@@ -101,6 +104,38 @@ def test_all_files_that_were_written_one_behind_another_are_read(suffix: str, tm
     for number in range(3):
         piece = clip.samples[round(number * length * SAMPLE_RATE) + 800 :]
         assert onset_s(piece) == pytest.approx(samples.ONSET_S - 0.05, abs=0.06)
+
+
+@pytest.mark.parametrize("suffix", ["ivf", "y4m"])
+def test_all_pictures_of_joined_files_without_sound_are_seen(suffix: str, tmp_path: Path) -> None:
+    part, path = tmp_path / f"part.{suffix}", tmp_path / f"joined.{suffix}"
+    if suffix == "ivf":
+        samples.need("libvpx")
+    samples.run("-f", "lavfi", "-i", samples.counting(2), "-pix_fmt", "yuv420p", part)
+    path.write_bytes(part.read_bytes() * 2)
+    clip, one = read(path, SMALL), read(part, SMALL)
+    assert clip.duration_s == pytest.approx(4.0, abs=0.05)
+    assert clip.frames is not None
+    assert one.frames is not None
+    numbers = [number_of(frame) for frame in one.frames]
+    assert [number_of(frame) for frame in clip.frames] == pytest.approx(numbers * 2, abs=1.5)
+
+
+def test_joined_speech_of_telephones_is_read(tmp_path: Path) -> None:
+    samples.need("libopencore_amrnb")
+    part, path = tmp_path / "part.amr", tmp_path / "joined.amr"
+    samples.run("-f", "lavfi", "-i", samples.tone(2, 8000), part)
+    path.write_bytes(part.read_bytes() * 2)
+    clip = read(path, SMALL)
+    assert len(clip.warnings) == 1
+    assert clip.duration_s == pytest.approx(2 * probe(part).duration_s, abs=0.01)
+
+
+def test_a_tag_in_the_middle_of_an_mp3_that_no_sound_follows_begins_no_recording(tmp_path: Path) -> None:
+    path = tmp_path / "one.mp3"
+    samples.run("-f", "lavfi", "-i", samples.tone(2), path)
+    path.write_bytes(path.read_bytes() + b"ID3\4\0\0\0\0\0\x0a" + b"." * 1200)
+    assert joined.spans(path, "mp3") == [(0, path.stat().st_size)]
 
 
 def test_a_second_recording_without_sound_is_seen_and_silent(tmp_path: Path) -> None:

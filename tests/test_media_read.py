@@ -573,3 +573,13 @@ def test_a_numbered_picture_is_itself_and_not_a_series(tmp_path: Path) -> None:
     clip = read(tmp_path / "%03d.png", SMALL)
     assert clip.frames is not None
     assert clip.frames[0, 24, 24].tolist() == [255, 0, 0]
+
+
+def test_an_flv_whose_sound_begins_before_its_picture_shows_all_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "small.flv"
+    picture = ("-f", "lavfi", "-i", samples.counting(3, 5), "-c:v", "flv1")
+    samples.run("-f", "lavfi", "-i", samples.tone(3), *picture, "-c:a", "aac", path)
+    clip = read(path, SMALL)
+    assert clip.warnings == ()
+    assert clip.frames is not None
+    assert len(clip.frames) == 6

@@ -144,6 +144,7 @@ def test_only_the_part_that_cancels_out_is_heard_by_one_channel(tmp_path: Path) 
         ("sine=440:r=48000:d=1,volume=0.002", True),  # a sine of ffmpeg's has an amplitude of 1/8
         ("sine=440:r=48000:d=1,volume=0.05", False),
         ("anullsrc=r=48000:d=1,aeval='0.5*between(n,40000,40100)'", False),
+        ("aevalsrc=0.0015:s=16000:d=2", True),  # a constant
     ],
 )
 @pytest.mark.parametrize("suffix", ["wav", "m4a"])

@@ -2,14 +2,17 @@
 
 Each has a clock of its own, so that time stamps alone tell neither the length nor the order. The file is cut where the
 clock jumps, and each part is read like a file. Looking for the jumps decodes nothing: MPEG-TS and MPEG-PS carry the
-sender's clock beside the streams, Ogg marks each beginning, and WAV, AVI, MP4 and Matroska tell where they end.
+sender's clock beside the streams, Ogg marks each beginning, formats made of boxes (WAV, MP4, Matroska, ...) tell where
+they end, and the others begin with bytes that stand nowhere else (FLAC, FLV, MP3 with a tag, ...).
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -22,8 +25,35 @@ _HERTZ = 90_000
 _WRAP = 2**33
 _BACK_S = 0.1  # a clock that goes back by more was set anew
 _FORWARD_S = 10.0  # and one that goes forward by more from one stamp to the next
-_LEAST_BYTES = 1000  # a shorter part holds nothing
-_HEADERS = {"wav": b"RIFF", "avi": b"RIFF", "mov": b"ftyp", "matroska": b"\x1a\x45\xdf\xa3"}  # what a file begins with
+_LEAST_BYTES = 1000  # of MPEG-TS and MPEG-PS: a shorter part holds nothing
+_W64, _ASF = bytes.fromhex("726966662e91cf11a5d628db04c10000"), bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_MXF = bytes.fromhex("060e2b34020501010d01020101")  # of a partition; the next byte is 2 if it is the first of a file
+_HEADERS = {  # what the first box of a file begins with
+    "wav": re.compile(rb"RIFF.{4}WAVE", re.DOTALL),
+    "avi": re.compile(rb"RIFF.{4}AVI ", re.DOTALL),
+    "aiff": re.compile(rb"FORM.{4}AIF[FC]", re.DOTALL),
+    "mov": re.compile(rb".{4}ftyp", re.DOTALL),
+    "matroska": re.compile(rb"\x1a\x45\xdf\xa3"),
+    "caf": re.compile(b"caff\x00\x01"),
+    "au": re.compile(rb"\.snd"),
+    "w64": re.compile(re.escape(_W64)),
+    "asf": re.compile(re.escape(_ASF)),
+    "mxf": re.compile(re.escape(_MXF) + b"\2"),
+}
+_BEGINNINGS = {  # of formats whose parts tell no length: fixed first bytes, and what follows them
+    "flac": (b"fLaC", re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")),
+    "mp3": (b"ID3", re.compile(rb"ID3[\x02-\x04]\x00.([\x00-\x7f]{4})", re.DOTALL)),
+    "flv": (b"FLV\1", re.compile(rb"FLV\x01[\x00\x01\x04\x05]\x00\x00\x00\x09\x00{4}")),
+    "ivf": (b"DKIF", re.compile(rb"DKIF\x00\x00\x20\x00")),
+    "yuv4mpegpipe": (b"YUV4MPEG2 ", re.compile(rb"YUV4MPEG2 [WHFIAC]\d*")),
+    "amr": (b"#!AMR", re.compile(rb"#!AMR(-WB)?\n")),
+    "wv": (b"wvpk", re.compile(rb"wvpk.{4}[\x02-\x10]\x04.{6}\x00{4}.{4}.[\x08-\x0f\x18-\x1f]", re.DOTALL)),
+}
+_CLOCKED = ("mpegts", "mpeg")
+JOINABLE = frozenset((*_CLOCKED, "ogg", *_HEADERS, *_BEGINNINGS))  # may hold several recordings
+_MOST_TAGS = 300  # an MP3 with more was made of short pieces of one sound, of a stream over HTTP
+PLACE_HOLDER = 0x7FFF_0000  # bytes: writers to a pipe claim about 2 or 4 GB, or all that the field can say
+_SLACK = 0.02  # of the claimed bytes may be missing
 _MOST_BOXES = 200_000
 _PACK = re.compile(rb"\x00\x00\x01\xba(.{5})", re.DOTALL)
 
@@ -42,10 +72,14 @@ def spans(path: Path, demuxer: str) -> list[Span]:
     with open(path, "rb") as file:
         if demuxer in _HEADERS:
             cuts = _headers(file, size, demuxer)
+        elif demuxer in _BEGINNINGS:
+            cuts = list(_beginnings(file, demuxer))
+            cuts = [] if demuxer == "mp3" and len(cuts) > _MOST_TAGS else cuts
         else:
             cuts = _chains(file, size) if demuxer == "ogg" else _jumps(file, size, demuxer)
     edges = [0, *cuts, size]
-    return [(low, high) for low, high in pairwise(edges) if high - low >= _LEAST_BYTES]
+    least = _LEAST_BYTES if demuxer in _CLOCKED else 1
+    return [(low, high) for low, high in pairwise(edges) if high - low >= least]
 
 
 def is_scrambled(path: Path) -> bool:
@@ -56,34 +90,110 @@ def is_scrambled(path: Path) -> bool:
     return len(streams) > 0 and bool((streams[:, 3] & 0xC0 > 0).mean() > 0.5)
 
 
+def is_cut_off(path: Path, demuxer: str, span: Span | None) -> bool:
+    """Whether a recording of WAV, W64, CAF, ASF or MP3, whose length is read off the file, claims more bytes.
+
+    Claims of writers who could not know, those to a pipe, do not count. Raises OSError.
+    """
+    low, high = span or (0, os.stat(path).st_size)
+    claimed = None
+    with open(path, "rb") as file:
+        if demuxer in ("wav", "w64", "caf", "asf"):
+            at = low
+            length: int | None = 0
+            while length is not None and at < high:
+                file.seek(at)
+                length = _box_length(head, demuxer) if len(head := file.read(64)) >= 24 else None
+                at += max(length or 0, 8)
+            claimed = None if length is None else at - low
+        elif demuxer == "mp3":
+            file.seek(low)
+            claimed = _told_by_mp3(file)
+    return claimed is not None and high - low < claimed * (1 - _SLACK) and claimed < PLACE_HOLDER
+
+
+def _told_by_mp3(file: BinaryIO) -> int | None:
+    """Bytes of an MP3 with its tag, as its first frame tells (Xing, Info); None if it does not."""
+    begin = file.tell()
+    found = _BEGINNINGS["mp3"][1].match(file.read(10))
+    if found:
+        file.seek(begin + 10 + _tag_bytes(found[1]))
+    table = re.search(rb"(?:Xing|Info)\0\0\0[\x02-\x0f]", frame := file.read(64 + 10))
+    if table is None or not frame[table.end() - 1] & 2:
+        return None
+    place = table.end() + (4 if frame[table.end() - 1] & 1 else 0)
+    return (10 + _tag_bytes(found[1]) if found else 0) + int.from_bytes(frame[place : place + 4], "big")
+
+
 def _headers(file: BinaryIO, size: int, demuxer: str) -> list[int]:
     """Where another file begins behind the end of one, as the sizes of its outermost boxes tell."""
     cuts, at = [], 0
     for _ in range(_MOST_BOXES):
         file.seek(at)
-        head = file.read(16)
+        head = file.read(64)
         if len(head) < 16:
             break
-        kind, length = _box(head, demuxer)
-        if at and kind == _HEADERS[demuxer] and (demuxer in ("mov", "matroska") or head[8:12] in (b"WAVE", b"AVI ")):
+        if at and _HEADERS[demuxer].match(head):
             cuts.append(at)
+        length = _box_length(head, demuxer)
         if length is None or length < 8 or at + length >= size:
             break
         at += length
     return cuts
 
 
-def _box(head: bytes, demuxer: str) -> tuple[bytes, int | None]:
-    """Name and length of a RIFF chunk, an MP4 box or a Matroska element; None if it has no end of its own."""
-    if demuxer in ("wav", "avi"):
-        length = int.from_bytes(head[4:8], "little")
-        return head[:4], 8 + length + length % 2
-    if demuxer == "mov":
-        length = int.from_bytes(head[:4], "big")
-        return head[4:8], int.from_bytes(head[8:16], "big") if length == 1 else length or None
-    width = 9 - head[4].bit_length()  # of the size, behind a name of four bytes
-    length = int.from_bytes(head[4 : 4 + width], "big") & ((1 << 7 * width) - 1)
-    return head[:4], None if width > 8 or length == (1 << 7 * width) - 1 else 4 + width + length
+def _box_length(head: bytes, demuxer: str) -> int | None:
+    """Bytes of the outermost box that begins with `head`; None if it has no end of its own."""
+    match demuxer:
+        case "wav" | "avi" | "aiff":
+            length = int.from_bytes(head[4:8], "big" if demuxer == "aiff" else "little")
+            return 8 + length + length % 2
+        case "mov":
+            length = int.from_bytes(head[:4], "big")
+            return int.from_bytes(head[8:16], "big") if length == 1 else length or None
+        case "caf":
+            length = int.from_bytes(head[4:12], "big", signed=True)
+            return 8 if head.startswith(b"caff") else 12 + length if length >= 0 else None
+        case "au":
+            return int.from_bytes(head[4:8], "big") + int.from_bytes(head[8:12], "big")
+        case "w64":
+            return -(-int.from_bytes(head[16:24], "little") // 8) * 8
+        case "asf":
+            return int.from_bytes(head[16:24], "little") or None
+        case "mxf":
+            width = head[16] & 0x7F if head[16] & 0x80 else 0
+            if _HEADERS[demuxer].match(head):  # its last partition is where this says, or it was never closed
+                footer = 17 + width + 24
+                return int.from_bytes(head[footer : footer + 8], "big") or None
+            return 17 + width + (int.from_bytes(head[17 : 17 + width], "big") if width else head[16])
+        case _:  # Matroska: the width of the length behind a name of four bytes is told by its leading zeros
+            width = 9 - head[4].bit_length()
+            length = int.from_bytes(head[4 : 4 + width], "big") & ((1 << 7 * width) - 1)
+            return None if width > 8 or length == (1 << 7 * width) - 1 else 4 + width + length
+
+
+def _beginnings(file: BinaryIO, demuxer: str) -> Iterator[int]:
+    """Where the bytes stand that a file of this format begins with, but for its own beginning."""
+    first, whole = _BEGINNINGS[demuxer]
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(first, 1)
+        while at > 0:
+            found = whole.match(data, at)
+            if found and (demuxer != "mp3" or _is_before_sound(data, at, found[1])):
+                yield at
+            at = data.find(first, at + 1)
+
+
+def _is_before_sound(data: mmap.mmap, at: int, size: bytes) -> bool:
+    """Whether a frame of MP3 stands behind the tag (ID3v2) at `at`, whose length has 7 bits in each byte of `size`."""
+    end = at + 10 + _tag_bytes(size)
+    return data[end : end + 1] == b"\xff" and data[end + 1 : end + 2] >= b"\xe0"
+
+
+def _tag_bytes(size: bytes) -> int:
+    """A number of 7 bits in each of four bytes."""
+    a, b, c, d = size
+    return a << 21 | b << 14 | c << 7 | d
 
 
 def _chains(file: BinaryIO, size: int) -> list[int]:

@@ -58,9 +58,6 @@ _ESTIMATED = frozenset(("mp3", "aac", "ac3", "eac3", "amr", "mpegts", "mpeg", "o
 _ONE_THREAD = ("vp3", "vp4", "theora")
 
 _ADTS_RATES = dict(enumerate((96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)))
-_JOINABLE = frozenset(
-    ("mpegts", "mpeg", "ogg", "wav", "avi", "mov", "matroska")
-)  # may hold several recordings, each with a clock of its own
 _MOST_PARTS = 300
 _LONG_S, _LEAST_BYTES_A_SECOND = 6 * 3600.0, 20  # the leanest speech codecs need 80
 _COUNT_ANEW = "count them anew, then ask again: ffmpeg -i OLD -vf setpts=N/FRAME_RATE/TB -af asetpts=N/SR/TB NEW.mp4"
@@ -68,7 +65,7 @@ _MANY_PACKETS = 10
 _NO_COUNT = 1 << 30  # frames: an AVI that was written to a pipe claims these
 _ENCRYPTED = "encrypted, cannot be read; ask for a copy without protection"
 _ENCRYPTED_TAGS = frozenset(("encv", "enca", "drmi", "drms", "aavd"))  # of MP4: common encryption, Apple's, Audible's
-_PLACE_HOLDER = 0x7FFF_0000  # bytes: writers to a pipe claim about 2 or 4 GB, or all that the field can say
+_MOST_BYTES = 1 << 43  # of a file: ext4 has 2^44
 _MOST_CHUNKS = 64  # looked at before that of the sound
 _WRAPPING = frozenset(("mpegts", "mpeg"))  # clock of 33 bits, 26.5 hours
 _STREAMED = frozenset(("mpegts", "mpeg", "matroska", "flv"))  # may begin with any picture
@@ -185,7 +182,7 @@ def inspect(path: Path, deadline: Deadline, video_track: int | None = None) -> L
         demuxer = _demuxer(container)
     if demuxer == "mpegts" and joined.is_scrambled(path):
         raise MediaError(f"{name(path)}: {_ENCRYPTED}")
-    spans = joined.spans(path, demuxer) if demuxer in _JOINABLE else []
+    spans = joined.spans(path, demuxer) if demuxer in joined.JOINABLE else []
     if len(spans) < 2:
         return _plausible(_inspect_part(path, None, video_track, deadline))
     return _plausible(_inspect_joined(path, spans, video_track, deadline))
@@ -345,7 +342,7 @@ def _is_open_ended(path: Path, demuxer: str) -> bool:
             header = file.read(4 + width)
             size = int.from_bytes(header[4:], "little" if demuxer == "wav" else "big")
             if header[:4] == b"data":
-                return not size or (size >= _PLACE_HOLDER and file.tell() + size > os.stat(path).st_size)
+                return not size or (size >= joined.PLACE_HOLDER and file.tell() + size > os.stat(path).st_size)
             start += 4 + width + size + (size % 2 if demuxer == "wav" else 0)
     return False
 
@@ -431,6 +428,8 @@ class _LocalFile:
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = {os.SEEK_SET: self._begin, os.SEEK_CUR: self._file.tell(), os.SEEK_END: self._end}[whence]
+        if not 0 <= offset + base - self._begin <= _MOST_BYTES:
+            return -errno.EINVAL  # of a broken header; what an exception says would be printed
         return self._file.seek(base + offset) - self._begin
 
     def tell(self) -> int:
@@ -675,11 +674,9 @@ def _declared(container: InputContainer) -> float | None:
     """The length that the header tells, seconds; None if it tells none."""
     told = [container.duration / av.time_base] if container.duration else []
     if container.format.name == "avi":  # libavformat believes the index, and without one the size of the file
-        told += [
-            float(stream.frames * stream.time_base)
-            for stream in container.streams
-            if stream.time_base and stream.frames < _NO_COUNT
-        ]
+        if any(stream.frames >= _NO_COUNT for stream in container.streams):
+            return None
+        told += [float(stream.frames * stream.time_base) for stream in container.streams if stream.time_base]
     return max(told, default=None)
 
 
@@ -714,6 +711,8 @@ def _measure(layout: Layout, declared: float | None, deadline: Deadline) -> Layo
             duration = declared
         elif max(ends.values()) < declared - slack and layout.demuxer not in _ESTIMATED:
             warnings += (f"{label}: ends after {duration:.1f} s, its header says {declared:.1f} s; it seems cut off",)
+    if not warnings and joined.is_cut_off(layout.info.path, layout.demuxer, layout.span):
+        warnings += (f"{label}: ends before its header says, after {duration:.1f} s; it seems cut off",)
     if duration < 1 and layout.times_s is None and _stands_still(layout, deadline):
         warnings += (
             f"{label}: all its time stamps are the same, so that it seems to last {duration:.2f} s; {_COUNT_ANEW}",

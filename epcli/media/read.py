@@ -128,8 +128,8 @@ def _in_place(pieces: list[tuple[float, np.ndarray]]) -> np.ndarray | None:
 
 
 def is_silent(samples: np.ndarray) -> bool:
-    """Whether nothing of (S,) float32 samples is loud enough to be heard (SILENCE_PEAK)."""
-    return bool(max(samples.max(initial=0.0), -samples.min(initial=0.0)) < SILENCE_PEAK)
+    """Whether nothing of (S,) float32 samples is loud enough to be heard (SILENCE_PEAK). A constant is no sound."""
+    return not len(samples) or bool(samples.max() - samples.min() < 2 * SILENCE_PEAK)
 
 
 def _named(info: MediaInfo, track: int) -> str:

@@ -145,7 +145,8 @@ def _packets(container: Any, layout: Layout, low: float, high: float) -> tuple[n
     frame_s = 1 / float(stream.average_rate) if stream.average_rate else 0.0
     times, keys, last = [], [], (-math.inf, -math.inf)
     with suppress(av.error.FFmpegError):  # cannot seek: read on from here
-        container.seek(math.floor(low / tick), stream=stream)
+        # Not before the first picture: FLV fails then, and has lost what was read ahead.
+        container.seek(max(math.floor(low / tick), stream.start_time or 0), stream=stream)
     with suppress(av.error.FFmpegError):  # broken off: what came before counts
         for packet in container.demux(stream):
             stamp = packet.pts if packet.pts is not None else packet.dts  # AVI has no pts
