@@ -145,7 +145,9 @@ def toy(folder: Path, recipe: SieveRecipe, *, sieve: bool = True, say=lambda lin
     projection = nn.Parameter(torch.eye(WIDTH))
     base = {key: value.clone() for key, value in model.decoder.state_dict().items()}
     shape = Shape(depth=1, refiner_rank=4, refiner_gain=0.5)
-    groups = add_sieve(model, shape, base.__getitem__, list(base)) if sieve else {}
+    groups = {}
+    if sieve:
+        model.sieve, groups = add_sieve(model.decoder, shape, base.__getitem__, list(base))
     groups["decoder"] = add_low_rank(model.decoder, 8, REFINED)
     groups["adapter"] = {"projection": projection}
 

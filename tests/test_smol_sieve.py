@@ -13,13 +13,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from epcli.errors import WeightsError
+from epcli.models.smol.learner import smol_items, smol_learner
 from epcli.models.smol.model import AUDIO_WIDTH, VIDEO_WIDTH, EpSmol, media_layout, prompt_ids
 from epcli.models.smol.weights import ADAPTER
 from epcli.questions.record import Evidence
 from epcli.records import AudioFeatures, Features, Modality, VideoFeatures
 from epcli.session.device import cpu_dtype
-from epcli.train.examples import smol_items
-from epcli.train.learners import Shape, smol_learner
+from epcli.train.recipe import Shape
 from epcli.train.sieve_trainer import read_item
 
 MEDIA = Path(__file__).parents[1] / "docs" / "media"

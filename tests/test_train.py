@@ -15,15 +15,15 @@ import torch
 from safetensors.torch import load_file
 
 from epcli.errors import MediaError, UsageError
+from epcli.models.qwen_omni.learner import qwen_items, qwen_learner
 from epcli.models.qwen_omni.model import QwenOmni
 from epcli.questions.record import Evidence, Question
 from epcli.records import AudioFeatures, Features, Modality, VideoFeatures
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import Tools, select
 from epcli.train import data
-from epcli.train.examples import qwen_items
-from epcli.train.learners import Shape, qwen_learner
 from epcli.train.plot import draw
+from epcli.train.recipe import Shape
 from epcli.train.run import rates
 from epcli.train.sieve_trainer import SieveRecipe, SieveTrainer, read_item
 

@@ -13,9 +13,10 @@ from epcli.lab.pools import NOTHING, Scene, SceneMaker
 from epcli.lab.questions import Evidence, ask
 from epcli.lab.scenes import Library
 from epcli.lab.trainer import choose, thin
+from epcli.models.smol.learner import smol_items
 from epcli.models.smol.model import media_layout, prompt_ids
 from epcli.records import Modality, TokenStream
-from epcli.train.examples import Example, smol_items
+from epcli.train.examples import Example
 
 
 def evidence_tokens(stream: TokenStream, evidence: Sequence[Evidence], scene: Scene, number: dict[str, int]) -> Tensor:

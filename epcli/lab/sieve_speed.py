@@ -16,12 +16,13 @@ import torch
 import typer
 
 from epcli.models.smol.family import AUDIO_STEP_S
+from epcli.models.smol.learner import smol_items, smol_learner
 from epcli.models.smol.model import AUDIO_WIDTH, VIDEO_WIDTH, media_layout, prompt_ids
 from epcli.models.smol.weights import ADAPTER
 from epcli.questions.record import Evidence
 from epcli.records import AudioFeatures, Features, Modality, VideoFeatures
-from epcli.train.examples import Example, smol_items
-from epcli.train.learners import Shape, smol_learner
+from epcli.train.examples import Example
+from epcli.train.recipe import Shape
 from epcli.train.sieve_trainer import SieveRecipe, SieveTrainer
 
 

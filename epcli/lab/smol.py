@@ -42,13 +42,14 @@ from epcli.lab.sounds import Patches, fit_sound, score
 from epcli.lab.trainer import Example, Recipe, Trainer
 from epcli.lab.vision import named_cells
 from epcli.models.smol.family import AUDIO_STEP_S
+from epcli.models.smol.learner import smol_learner
 from epcli.models.smol.model import Adapter, EpSmol, Language, SoundHead, Towers, load_adapter
 from epcli.models.smol.weights import ADAPTER
 from epcli.models.smol.yamnet import load_yamnet
 from epcli.records import AudioFeatures, Features, VideoFeatures
 from epcli.session.device import cpu_dtype
 from epcli.train import parallel
-from epcli.train.learners import Shape, smol_learner
+from epcli.train.recipe import Shape
 from epcli.train.sieve_trainer import SieveRecipe, SieveTrainer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)

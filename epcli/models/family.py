@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from epcli.config import Profile
     from epcli.records import AudioFeatures, Clip, Features, Sampling, TokenStream, Turn, VideoFeatures
     from epcli.sieve.sieve import Sieve
+    from epcli.train.examples import Make
+    from epcli.train.recipe import Order
+    from epcli.train.recipe import Shape as TrainedShape
+    from epcli.train.sieve_trainer import Learner
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,15 @@ class Family(Protocol):
         """The model on its device. Raises UsageError (settings), WeightsError or CapacityError.
 
         `on_progress`: called with the share of the weights that was read, 0 to 1, where that takes long.
+        """
+        ...
+
+    def learner(
+        self, source: Source, order: Order, shape: TrainedShape, profile: Profile
+    ) -> tuple[Learner, Make] | None:
+        """The model made ready for `ep train`, and what makes its examples; None if models of this family are not.
+
+        Raises UsageError, WeightsError or CapacityError.
         """
         ...
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
     from epcli.config import Profile
     from epcli.models.smol.model import EpSmol
+    from epcli.train.examples import Make
+    from epcli.train.recipe import Order
+    from epcli.train.recipe import Shape as TrainedShape
+    from epcli.train.sieve_trainer import Learner
 
 CARD = Card(
     name="ep-smol",
@@ -128,6 +132,11 @@ class Smol:
         from epcli.models.smol.model import EpSmol
 
         return EpSmol.open(source.path or ADAPTER, source.name, device, dtype)
+
+    def learner(self, source: Source, order: Order, shape: TrainedShape, profile: Profile) -> tuple[Learner, Make]:
+        from epcli.models.smol.learner import learner
+
+        return learner(source, order, shape, profile)
 
     def shapes(self) -> Mapping[str, Shape]:
         return {}
