@@ -207,6 +207,20 @@ def test_a_selector_keeps_the_share_asked_for(session, selector):
 
 
 @pytest.mark.slow
+def test_seats_drops_inside_the_decoder_and_tells_the_mean_and_the_moments(session):
+    looked = session.look(MEDIA / "duet.mp4")
+    chosen = Session(Profile(keep=0.1, selector="seats"))
+    chosen._model = session._model
+    asked = chosen.run(looked, "What do you hear?", with_evidence=True)
+    tokens = asked.report.tokens
+    assert tokens.mean_keep_ratio == pytest.approx(0.1, abs=0.015)
+    assert tokens.keep_ratio > tokens.mean_keep_ratio
+    assert tokens.leaves_inside
+    assert set(asked.kept.depths.tolist()) <= {17, 19, 21, 25, 30}
+    assert asked.evidence.sum() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.slow
 def test_the_stream_interleaves_both_modalities_in_time(session):
     looked = session.look(MEDIA / "farm.mp4")
     stream = session._model.stream(looked.features, "What?", None)

@@ -123,7 +123,7 @@ def test_the_program_answers_in_a_process_of_its_own(media, plain, tmp_path, qua
     report = json.loads(run.stdout)
     assert report["model"] == "plain"
     assert 1 <= report["generated_tokens"] <= 4
-    assert report["selector"] == "query-aware"
+    assert report["selector"] == "seats"
     assert "no trained sieve" in " ".join(report["warnings"])
     assert run.stderr == ""  # no library's warnings
 

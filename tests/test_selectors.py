@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from epcli.config import SETTINGS
+from epcli.config import SETTINGS, Profile
 from epcli.lab.sweep import read_settings
 from epcli.session.chat import _help
+from epcli.session.selection import default_selector
 from epcli.sieve.selector import NEEDS
 from epcli.sieve.selectors import SELECTORS
 
@@ -69,6 +71,21 @@ def test_a_selector_is_added_by_one_file(tmp_path: Path) -> None:
 
     assert "first-ones" in ep("ask", "clip.mp4", "What?", "--selector", "best")
     assert "first-ones" not in ep("ask", "clip.mp4", "What?", "--selector", "first-ones")
+
+
+@pytest.mark.parametrize(
+    ("settings", "trained", "chosen"),
+    [
+        ({}, False, "none"),
+        ({"keep": 0.1}, False, "seats"),
+        ({"budget": 100}, False, "seats"),
+        ({"keep": "auto"}, False, "query-aware"),  # it goes by scores
+        ({}, True, "cs2"),
+        ({"keep": 0.1}, True, "cs2"),
+    ],
+)
+def test_without_a_selector_model_and_settings_decide(settings: dict[str, Any], trained: bool, chosen: str) -> None:
+    assert default_selector(Profile(**settings), trained) == chosen
 
 
 def test_the_list_of_selectors_loads_no_model_library() -> None:

@@ -122,6 +122,7 @@ def _look(info: MediaInfo, duration_s: float, profile: Profile, sampling: Sampli
 def _kept(needs: Costs, selector: str, profile: Profile) -> tuple[TokenCounts, list[str]]:
     """Tokens before and after the selector, and what there is to say about them."""
     from epcli.session.selection import budget_of
+    from epcli.sieve.selectors import SELECTORS
 
     video, audio, notes = needs.video_tokens, needs.audio_tokens, []
     total = kept = video + audio
@@ -130,6 +131,8 @@ def _kept(needs: Costs, selector: str, profile: Profile) -> tuple[TokenCounts, l
             notes.append("--keep auto decides by the clip; planned as if everything were kept")
         else:
             kept = budget_of(profile).count(total)
+    if SELECTORS[selector].drops_inside and kept < total:
+        return _entering(needs, kept)
     if 0 < kept < total:
         notes.append(
             "how the kept tokens divide between picture and sound is the selector's choice; shown in proportion"
@@ -137,6 +140,21 @@ def _kept(needs: Costs, selector: str, profile: Profile) -> tuple[TokenCounts, l
     kept_video = round(kept * video / total) if total else 0
     text = TokenCount(TEXT_TOKENS, TEXT_TOKENS)
     return TokenCounts(TokenCount(video, kept_video), TokenCount(audio, kept - kept_video), text), notes
+
+
+def _entering(needs: Costs, mean: int) -> tuple[TokenCounts, list[str]]:
+    """What enters the decoder so that `mean` media tokens are in its layers on average."""
+    from epcli.sieve.seats.schedule import schedule_for_mean
+
+    video, audio = needs.video_tokens, needs.audio_tokens
+    schedule = schedule_for_mean(needs.decoder.layers, mean / (video + audio), video, audio)
+    counts = [TokenCount(n, round(n * share)) for n, share in zip((video, audio), schedule.entering, strict=True)]
+    enter = counts[0].kept + counts[1].kept
+    notes = [
+        f"{enter:,} sound and picture tokens enter the language model and leave inside it; {mean:,} "
+        f"({mean / (video + audio):.1%}) are in its layers on average"
+    ]
+    return TokenCounts(counts[0], counts[1], TokenCount(TEXT_TOKENS, TEXT_TOKENS)), notes if schedule.drops else []
 
 
 def _memory(
@@ -162,6 +180,7 @@ def _memory(
 
 def _choosing(needs: Costs, selector: str, media_tokens: int, number_bytes: int) -> int:
     """Bytes that the selector needs besides the weights and the embeddings."""
+    from epcli.sieve.seats.diversity import TOKENS_AT_ONCE
     from epcli.sieve.selector import CHUNK_TOKENS, WINDOW_TOKENS
 
     decoder, whole = needs.decoder, media_tokens + TEXT_TOKENS
@@ -174,6 +193,10 @@ def _choosing(needs: Costs, selector: str, media_tokens: int, number_bytes: int)
         seen = min(whole, CHUNK_TOKENS)
         repeated = 2 * whole * decoder.heads * decoder.head * number_bytes + seen * whole if whole > seen else 0
         return early + decoder.activation_bytes(seen, number_bytes) + repeated
+    if selector == "seats":
+        # One sense's embeddings; of some windows at a time a copy in float32, unit vectors and distances.
+        seen = min(media_tokens, TOKENS_AT_ONCE)
+        return media_tokens * decoder.width * number_bytes + 3 * seen * decoder.width * 4
     return 0
 
 

@@ -6,7 +6,7 @@ from epcli.config import DEFAULT_KEEP, DEFAULT_LEAST, Profile
 from epcli.errors import UsageError
 from epcli.models.family import AVModel
 from epcli.sieve.select import Budget
-from epcli.sieve.selectors import TRAINED, TRAINING_FREE
+from epcli.sieve.selectors import TRAINED, TRAINING_FREE, TRAINING_FREE_SCORED
 
 
 def default_selector(profile: Profile, trained: bool) -> str:
@@ -17,7 +17,9 @@ def default_selector(profile: Profile, trained: bool) -> str:
     """
     if trained:
         return TRAINED
-    return "none" if profile.keep is None and profile.budget is None else TRAINING_FREE
+    if profile.keep is None and profile.budget is None:
+        return "none"
+    return TRAINING_FREE_SCORED if profile.keep == "auto" and profile.budget is None else TRAINING_FREE
 
 
 def choose_selector(profile: Profile, model: AVModel) -> tuple[str, Budget, list[str]]:
@@ -28,7 +30,7 @@ def choose_selector(profile: Profile, model: AVModel) -> tuple[str, Budget, list
     name, notes = profile.selector, []
     if name is None:
         name = default_selector(profile, trained=model.sieve is not None)
-        if name == TRAINING_FREE:
+        if name in (TRAINING_FREE, TRAINING_FREE_SCORED):
             notes = [f"{model.name} has no trained sieve; the training-free selector {name} chose the tokens"]
     if name == "none":
         if profile.keep is not None or profile.budget is not None:

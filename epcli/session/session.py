@@ -294,13 +294,13 @@ class Session:
                 cache=cache,
             )
             answer, prefill_s, depths = yield from silence.checked(saying, looked.clip)
+            kept = replace(kept, depths=depths)
             meter.seconds["prefill"] += prefill_s
             meter.seconds["decode"] = answer.first_token_s - prefill_s + answer.decode_s
             carried = None
             if with_evidence:
                 with meter.stage("evidence"):
                     carried = find_evidence(model, kept, answer, cache)
-        kept = replace(kept, depths=depths)
         made = Measured(model, selector, kept, answer, meter, carried, tuple(notes))
         return Answered(build_report(question, profile, looked, made), kept, carried)
 

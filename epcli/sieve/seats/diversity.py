@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 SCALE = 1e6  # of the towers' attention, which is a small number
-WINDOWS_AT_ONCE = 64  # the distances of a window are a matrix
+TOKENS_AT_ONCE = 8192  # of several windows: so memory does not grow with the clip
 
 
 def reference_counts(sizes: Tensor, share: float) -> Tensor:
@@ -39,8 +39,9 @@ def keep_diverse(
         elif count:
             alike.setdefault((size, count), []).append(window)
     for (size, count), windows in alike.items():
-        for first in range(0, len(windows), WINDOWS_AT_ONCE):
-            some = windows[first : first + WINDOWS_AT_ONCE]
+        together = max(TOKENS_AT_ONCE // size, 1)
+        for first in range(0, len(windows), together):
+            some = windows[first : first + together]
             places = torch.tensor([starts[window] for window in some])[:, None] + torch.arange(size)
             device = embeds.device
             found = pick(embeds[places.to(device)], attention[places.to(attention.device)].to(device), count, reference)

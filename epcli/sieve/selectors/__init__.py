@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from epcli.records import KeptStream, TokenStream
     from epcli.sieve.select import Budget
 
-__all__ = ["SELECTORS", "TRAINED", "TRAINING_FREE", "Selector", "Tools", "select"]
+__all__ = ["SELECTORS", "TRAINED", "TRAINING_FREE", "TRAINING_FREE_SCORED", "Selector", "Tools", "select"]
 
 TRAINED = "cs2"  # of a model with a trained sieve, unless another selector is asked for
-TRAINING_FREE = "query-aware"  # of a model without, where tokens are to be dropped
+TRAINING_FREE = "seats"  # of a model without, where tokens are to be dropped
+TRAINING_FREE_SCORED = "query-aware"  # the same for `--keep auto`, which goes by scores
 
 
 def discover() -> dict[str, Selector]:
