@@ -21,5 +21,5 @@ for dependency in project["dependencies"]:
         print(f"{name}=={oldest}")
 END
 [ -x "$folder/venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$folder/venv"
-"$folder/venv/bin/python" -m pip install --quiet --constraint "$folder/oldest.txt" --editable '.[dev,train]'
+"$folder/venv/bin/python" -m pip install --quiet --constraint "$folder/oldest.txt" --editable '.[dev,lab]'
 PATH="$folder/venv/bin:$PATH" PYTHONPATH=$PWD "$folder/venv/bin/python" -m pytest -m "not slow" "${@:2}"
