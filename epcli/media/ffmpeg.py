@@ -271,6 +271,8 @@ class Process(AbstractContextManager["Process"]):
 
     def reason(self) -> str:
         """Why it failed, in ffmpeg's own words: its first error."""
+        if self.status < 0:
+            return f"ffmpeg crashed, signal {-self.status}; try another version of ffmpeg"
         errors = [line for line in self.messages if _is_error(line)]
         return self._clean((errors or self.messages or ["ffmpeg gave no reason"])[0])
 
