@@ -1,4 +1,4 @@
-"""Training: ep-smol's adapter from drawn scenes, and sieve and model together on any clips."""
+"""Training: a model and its sieve together, on a user's own clips."""
 
 import logging
 import warnings
