@@ -409,9 +409,40 @@ def test_an_avi_that_is_cut_off_is_told(tmp_path: Path) -> None:
     assert "its header says 6.0 s; it seems cut off" in warning
 
 
-@pytest.mark.parametrize("suffix", ["mkv", "flv"])
-def test_time_stamps_that_stand_still_are_told(suffix: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["mkv", "flv", "mp4", "ts"])
+@pytest.mark.parametrize("also_sound", [True, False])
+def test_time_stamps_that_stand_still_are_told(suffix: str, also_sound: bool, tmp_path: Path) -> None:
     path = tmp_path / f"stuck.{suffix}"
-    still = ("-bsf:v", "setts=ts=0", "-bsf:a", "setts=ts=0")
+    still = ("-bsf:v", "setts=ts=0", *(("-bsf:a", "setts=ts=0") if also_sound else ()))
     samples.run("-i", samples.shared_film("plain.mp4"), "-c", "copy", *still, path)
-    assert any("all its time stamps are the same" in warning for warning in read(path, SMALL).warnings)
+    try:
+        told = read(path, SMALL).warnings[0]
+    except MediaError as problem:
+        told = str(problem)
+    assert "all time stamps of its picture are the same; count them anew" in told
+
+
+def test_sound_whose_time_stamps_stand_still_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "stuck.mkv"
+    samples.run("-f", "lavfi", "-i", samples.tone(4), "-c:a", "aac", "-bsf:a", "setts=ts=0", path)
+    assert "all its time stamps are the same" in read(path, SMALL).warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("codec", "missing"), [(b"avc1\0\0\0\0", "picture"), (b"V_MPEG4/ISO/AVC", "picture"), (b"A_AAC", "sound")]
+)
+def test_a_stream_of_an_unknown_kind_is_told(codec: bytes, missing: str, tmp_path: Path) -> None:
+    path = tmp_path / f"odd.{'mkv' if b'_' in codec else 'mp4'}"
+    data = samples.shared_film(f"plain{path.suffix}").read_bytes()
+    assert codec in data
+    path.write_bytes(data.replace(codec, codec[:2] + b"x" + codec[3:]))
+    (told,) = [warning for warning in read(path, SMALL).warnings if "not known here" in warning]
+    assert missing in told
+
+
+def test_a_file_of_nothing_but_unknown_streams_is_refused_saying_so(tmp_path: Path) -> None:
+    path = tmp_path / "odd.mkv"
+    data = samples.shared_film("plain.mkv").read_bytes()
+    path.write_bytes(data.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/XYZ").replace(b"A_AAC", b"A_XYZ"))
+    with pytest.raises(MediaError, match=r"odd\.mkv: encrypted, or of a kind that is not known here; convert it"):
+        read(path, SMALL)

@@ -266,6 +266,17 @@ def test_high_dynamic_range_is_mapped_to_what_a_screen_shows(transfer: Transfer,
 
 
 @pytest.mark.parametrize("transfer", Transfer)
+def test_high_dynamic_range_of_a_jpeg_xl_is_mapped(transfer: Transfer, tmp_path: Path) -> None:
+    samples.need("libjxl")
+    curve = {Transfer.PQ: "smpte2084", Transfer.HLG: "arib-std-b67"}[transfer]
+    shade = "0x{:02x}{:02x}{:02x}".format(*coded((50.0, 50.0, 50.0), transfer))
+    path = tmp_path / "hdr.jxl"
+    told = f"format=rgb48le,setparams=color_primaries=bt2020:color_trc={curve}"
+    samples.run(*colour(64, 48, shade, 0.4), "-vf", told, "-frames:v", "1", path)
+    assert_near(middle(read(path, PICTURE)), (136, 136, 136), transfer.name, 9)
+
+
+@pytest.mark.parametrize("transfer", Transfer)
 def test_brighter_light_is_never_shown_darker_and_the_brightest_is_white(transfer: Transfer) -> None:
     greys = np.repeat(np.arange(0, 65536, 97, dtype=np.uint16)[None, :, None], 3, -1)
     shown = hdr.to_srgb(greys, transfer)[0, :, 0].astype(int)

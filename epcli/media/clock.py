@@ -47,11 +47,15 @@ def decoded_times(layout: Layout, deadline: Deadline) -> np.ndarray:
 def first_frame(layout: Layout, deadline: Deadline) -> av.VideoFrame:
     """The first picture as ffmpeg decodes it, for codecs that PyAV has no decoder for. Raises MediaError."""
     output = source(layout.demuxer, **layout.decoding)[str(layout.video_index)].output(
-        "pipe:1", format="nut", vcodec="rawvideo", fps_mode="passthrough", **{"frames:v": 1}
+        "pipe:1",
+        format="matroska",  # carries the transfer curve
+        vcodec="ffv1",
+        fps_mode="passthrough",
+        **{"frames:v": 1},
     )
     frame = None
     with Process(output, layout.info.path, deadline, layout.span) as process:
-        with suppress(av.error.FFmpegError), av.open(process.stdout, format="nut") as pipe:
+        with suppress(av.error.FFmpegError), av.open(process.stdout, format="matroska") as pipe:
             assert isinstance(pipe, InputContainer)
             frame = next(pipe.decode(video=0), None)
         process.stdout.close()

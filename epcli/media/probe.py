@@ -61,9 +61,10 @@ _ADTS_RATES = dict(enumerate((96000, 88200, 64000, 48000, 44100, 32000, 24000, 2
 _MOST_PARTS = 300
 _LONG_S, _LEAST_BYTES_A_SECOND = 6 * 3600.0, 20  # the leanest speech codecs need 80
 _COUNT_ANEW = "count them anew, then ask again: ffmpeg -i OLD -vf setpts=N/FRAME_RATE/TB -af asetpts=N/SR/TB NEW.mp4"
-_MANY_PACKETS = 10
+_MANY_PACKETS = 30
 _NO_COUNT = 1 << 30  # frames: an AVI that was written to a pipe claims these
 _ENCRYPTED = "encrypted, cannot be read; ask for a copy without protection"
+_UNKNOWN = "encrypted, or of a kind that is not known here"
 _ENCRYPTED_TAGS = frozenset(("encv", "enca", "drmi", "drms", "aavd"))  # of MP4: common encryption, Apple's, Audible's
 _MOST_BYTES = 1 << 43  # of a file: ext4 has 2^44
 _MOST_CHUNKS = 64  # looked at before that of the sound
@@ -196,6 +197,9 @@ def _inspect_part(path: Path, span: Span | None, video_track: int | None, deadli
         untimed = layout.raw_rate is not None or _lacks_times(container, layout)
     if untimed and not layout.info.is_image:
         layout = _with_times(layout, deadline)
+    elif _picture_stands_still(layout, deadline):
+        told = f"{name(path)}: all time stamps of its picture are the same; {_COUNT_ANEW}"
+        layout = replace(layout, warnings=(*layout.warnings, told))
     return layout if layout.info.is_image else _measure(layout, declared, deadline)
 
 
@@ -273,7 +277,10 @@ def _describe(path: Path, container: InputContainer, video_track: int | None, de
     sounds = [s for s in container.streams.audio if s.codec_context and s.codec_context.sample_rate]
     if container.metadata.get("major_brand", "").strip() in _HEIC:
         raise MediaError(f"{name(path)}: HEIC pictures are not read here; convert it to jpg")
+    unknown = {s.type for s in container.streams if s.codec_context is None} & {"video", "audio"}
     if video is None and not sounds:
+        if unknown:
+            raise MediaError(f"{name(path)}: {_UNKNOWN}; convert it to mp4 or mkv")
         raise MediaError(f"{name(path)}: no picture and no sound found; is it a media file, and complete?")
     if any(_is_encrypted(container, stream) for stream in ([video] if video else []) + sounds):
         raise MediaError(f"{name(path)}: {_ENCRYPTED}")
@@ -284,6 +291,10 @@ def _describe(path: Path, container: InputContainer, video_track: int | None, de
     ]
     is_image = video is not None and not sounds and _is_still(container, video, demuxer)
     decoder, warnings = _alpha_decoder(path, video) if video else (None, ())
+    if video is None and "video" in unknown:
+        warnings += (f"{name(path)}: the picture is {_UNKNOWN}; only the sound is read",)
+    if not sounds and "audio" in unknown:
+        warnings += (f"{name(path)}: the sound is {_UNKNOWN}; only the picture is read",)
     exif = upright.of_picture_file(path, demuxer) if demuxer in _PICTURES else None
     picture_from_s = _first_keyframe_s(container, video) if video and demuxer in _STREAMED else -math.inf
     width, height, pixels = _displayed(container, video, exif) if video else (0, 0, Pixels())
@@ -380,7 +391,7 @@ def _describe_jpeg_xl(path: Path, demuxer: str, container: InputContainer, deadl
     layout = replace(
         layout,
         info=replace(info, width=first.width, height=first.height),
-        pixels=Pixels(first.width / first.height, has_alpha=_has_alpha(first)),
+        pixels=Pixels(first.width / first.height, has_alpha=_has_alpha(first), transfer=_transfer(first.color_trc)),
         video_tracks=(f"{first.width}x{first.height}",),
     )
     if demuxer == "jpegxl_anim":
@@ -621,9 +632,14 @@ def _displayed(container: InputContainer, video: Any, turn: Turn | None) -> tupl
         turn=turn,
         has_alpha=frame is not None
         and (_has_alpha(frame, raw=_codec(video) == "rawvideo") or _says_alpha(video.codec_context.extradata)),
-        transfer=next((each for each in Transfer if each.value == curve), None),
+        transfer=_transfer(curve),
     )
     return (height, width, pixels) if turn.swap else (width, height, pixels)
+
+
+def _transfer(curve: int) -> Transfer | None:
+    """The high dynamic range of this number in ITU-T H.273, if it is one."""
+    return next((each for each in Transfer if each.value == curve), None)
 
 
 def _says_alpha(header: bytes | None) -> bool:
@@ -680,6 +696,21 @@ def _declared(container: InputContainer) -> float | None:
     return max(told, default=None)
 
 
+def _picture_stands_still(layout: Layout, deadline: Deadline) -> bool:
+    """Whether the first packets of a film, of which there are many, all have about the same time stamp."""
+    if layout.video_index is None or layout.info.is_image:
+        return False
+    stamps: list[float] = []
+    with opened(layout.info.path, deadline, layout.span) as container, suppress(av.error.FFmpegError):
+        for packet in container.demux(container.streams[layout.video_index]):
+            stamp = packet.dts if packet.pts is None else packet.pts
+            if packet.size and stamp is not None:
+                stamps.append(float(stamp * packet.time_base))
+            if len(stamps) == _MANY_PACKETS:
+                break
+    return len(stamps) == _MANY_PACKETS and max(stamps) - min(stamps) < TICK_S * _MANY_PACKETS
+
+
 def _stands_still(layout: Layout, deadline: Deadline) -> bool:
     """Whether many packets of a stream have one and the same time stamp."""
     counts: Counter[int] = Counter()
@@ -713,7 +744,7 @@ def _measure(layout: Layout, declared: float | None, deadline: Deadline) -> Layo
             warnings += (f"{label}: ends after {duration:.1f} s, its header says {declared:.1f} s; it seems cut off",)
     if not warnings and joined.is_cut_off(layout.info.path, layout.demuxer, layout.span):
         warnings += (f"{label}: ends before its header says, after {duration:.1f} s; it seems cut off",)
-    if duration < 1 and layout.times_s is None and _stands_still(layout, deadline):
+    if not warnings and duration < 1 and layout.times_s is None and _stands_still(layout, deadline):
         warnings += (
             f"{label}: all its time stamps are the same, so that it seems to last {duration:.2f} s; {_COUNT_ANEW}",
         )

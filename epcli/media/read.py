@@ -219,7 +219,8 @@ def _frames(
                 times.append(time)
                 bars += boxed
     if not pictures:
-        raise MediaError(f"{label}: no picture could be decoded ({damage[0] if damage else 'ffmpeg gave none'})")
+        why = [*damage, *(told.removeprefix(f"{label}: ") for told in layout.warnings), "ffmpeg gave none"][0]
+        raise MediaError(f"{label}: no picture could be decoded ({why})")
     if bars:
         warnings.append(
             f"{label}: the picture changes its shape; {bars} of {len(pictures)} frames stand between black bars"
