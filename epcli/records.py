@@ -300,8 +300,9 @@ class TokenUse(TokenCounts):
 
 @dataclass(frozen=True)
 class StageSeconds:
-    """Seconds that each stage took; 0.0 for a stage that did not run."""
+    """Seconds that each stage kept the user waiting; 0.0 for a stage that did not run."""
 
+    start: float  # the program and its libraries, of `ep ask`; 0.0 where the program was running already
     load: float
     cache: float
     media: float
@@ -321,7 +322,7 @@ STAGES = tuple(field.name for field in fields(StageSeconds) if field.name != "to
 class Speed:
     """How soon and how fast the answer came."""
 
-    first_token_s: float  # from the beginning of the first stage to the first token, seconds
+    first_token_s: float  # from the beginning of the first stage, `start` included, to the first token, seconds
     decode_tokens_per_s: float  # of the tokens after the first; 0.0 if there were none
 
 

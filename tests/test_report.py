@@ -43,6 +43,7 @@ REPORT = Report(
         TokenCount(12784, 70), TokenCount(80, 17), TokenCount(31, 31), 87 / 12864, Requested(keep=0.1, budget=None)
     ),
     timings_s=StageSeconds(
+        start=0.0,
         load=1.204,
         cache=0.0,
         media=0.31,
@@ -91,6 +92,7 @@ JSON = {
         "mean_kept": None,
     },
     "timings_s": {
+        "start": 0.0,
         "load": 1.204,
         "cache": 0.0,
         "media": 0.31,

@@ -124,6 +124,7 @@ app.command(cls=Command)(doctor.doctor)
 def main() -> None:
     """The `ep` program: run the command line and exit with its code."""
     arguments = sys.argv[1:] or ["--help"]
+    _let_threads_sleep()
     debug = "--debug" in arguments
     if not debug:
         _silence_libraries()
@@ -172,6 +173,16 @@ def _sentence(error: Any) -> str:
         message = error.format_message().rstrip(".")
     page = error.ctx.command_path if error.ctx else "ep"
     return f"{message[:1].lower()}{message[1:]} (see `{page} --help`)"
+
+
+def _let_threads_sleep() -> None:
+    """A thread of OpenMP that waits for the others gives its processor away, unless the user has decided how they wait.
+
+    By default it spins. Beside another busy process the others then wait for it (docs/benchmarks.md). Read when torch
+    is first imported.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def _silence_libraries() -> None:

@@ -18,6 +18,7 @@ from epcli.cli.options import (
     settings,
     time_range,
 )
+from epcli.cli.process import age_s
 from epcli.cli.screen import Screen
 from epcli.config import Resolved
 from epcli.text import as_question
@@ -56,11 +57,15 @@ def ask(
     screen = Screen(quiet=quiet, json=json)
     screen.say_where_settings_come_from(resolved)
     try:
-        from epcli.session.session import Session  # the model libraries load here
+        from epcli.compat import import_transformers
+
+        import_transformers()
+        from epcli.session.reporting import counted_from  # the model libraries load here
+        from epcli.session.session import Session
 
         session = Session(resolved.profile, screen.stage, screen.progress)
         looked = session.look(media, start_s, end_s)
-        report = session.ask(looked, question, screen.text, evidence=evidence)
+        report = counted_from(session.ask(looked, question, screen.text, evidence=evidence), age_s())
     finally:
         screen.close()
     screen.report(replace(report, profile=resolved.chosen()))

@@ -61,6 +61,9 @@ def chat(
     screen = Screen(quiet=quiet, json=json)
     screen.say_where_settings_come_from(resolved)
     try:
+        from epcli.compat import import_transformers
+
+        import_transformers()
         from epcli.session.chat import Chat  # the model libraries load here
         from epcli.session.session import Session
 

@@ -138,6 +138,9 @@ def inspect(
     screen = Screen(quiet=quiet, json=json)
     screen.say_where_settings_come_from(resolved)
     try:
+        from epcli.compat import import_transformers
+
+        import_transformers()
         from epcli.session import inspection  # the model libraries load here
 
         found = inspection.inspect(

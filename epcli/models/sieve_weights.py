@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from epcli.errors import WeightsError
+from epcli.models.blank import blank
 from epcli.sieve.refiner import Refiner
 from epcli.sieve.select import ScoreHead
 from epcli.sieve.sieve import Sieve
@@ -91,7 +92,7 @@ def build_sieve(weights: dict[str, Tensor], decoder: Any, where: Any) -> Sieve:
     """A sieve of these whole weights, on the decoder's device and in its dtype. Raises WeightsError naming `where`."""
     depth = 1 + max((int(key.split(".")[2]) for key in weights if key.startswith("refiner.layers.")), default=-1)
     like, layer = decoder.norm.weight, type(decoder.layers[0])
-    with torch.device("meta"):  # the weights are assigned below, not copied
+    with blank():
         layers: list[nn.Module] = [layer(decoder.config, index) for index in range(depth)]
         scorer = ScoreHead(decoder.config.hidden_size)
     sieve = Sieve(Refiner(layers, decoder.config), scorer, decoder.rotary_emb)

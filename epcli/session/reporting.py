@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -73,6 +73,17 @@ def build_report(question: str, profile: Profile, looked: EncodedClip, made: Mea
         settings=profile,
         warnings=(*clip.warnings, *made.notes, *missing(clip, looked.sampling), *cut_short(answer)),
         evidence=None if made.evidence is None else _evidence(media_tokens(made.kept.stream, clip), made.evidence),
+    )
+
+
+def counted_from(report: Report, seconds: float) -> Report:
+    """The report of a program that began `seconds` ago and has just answered: what no stage took was its start."""
+    timings = report.timings_s
+    start = max(seconds - timings.total, 0.0)
+    return replace(
+        report,
+        timings_s=replace(timings, start=timings.start + start, total=timings.total + start),
+        speed=replace(report.speed, first_token_s=report.speed.first_token_s + start),
     )
 
 

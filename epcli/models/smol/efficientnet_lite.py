@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from epcli.models.blank import blank
 from epcli.models.smol.weights import LITE0_PTH, prepared
 
 STRIDE = 32  # pixels a grid cell covers on each side
@@ -129,7 +130,7 @@ def load_efficientnet_lite0(
 ) -> EfficientNetLite0:
     """Load EfficientNet-Lite0. Raises WeightsError if it is not cached and cannot be downloaded."""
     file = prepare() / "model.safetensors"
-    with torch.device("meta"):
+    with blank():
         model = EfficientNetLite0()
     state = {name: value.to(device, dtype) for name, value in load_file(file).items()}
     model.load_state_dict(state, assign=True)
@@ -144,7 +145,7 @@ def load_classifier() -> tuple[Tensor, Tensor]:
 
 def _convert(sources: list[Path], folder: Path) -> None:
     published = torch.load(sources[0], map_location="cpu", weights_only=True)
-    with torch.device("meta"):
+    with blank():
         model = EfficientNetLite0()
     state = {"classifier.weight": published["_fc.weight"], "classifier.bias": published["_fc.bias"]}
 

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from gguf import GGUFReader
-from gguf.quants import dequantize
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
@@ -22,6 +20,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
     Qwen2_5OmniThinkerTextModel,
 )
 
+from epcli.models.blank import blank
 from epcli.models.smol.weights import SMOLLM_GGUF, prepared
 
 CONTEXT = 8192  # tokens
@@ -76,12 +75,12 @@ def load_smollm(dtype: torch.dtype = torch.float32, device: str | torch.device =
     """Load the language model. Raises WeightsError if it is not cached and cannot be downloaded."""
     folder = prepare()
     config = text_config()
-    with torch.device("meta"):  # no memory, no random initialisation
+    with blank():
         model = Qwen2_5OmniThinkerTextModel._from_config(config, attn_implementation="sdpa")
+        lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
     state = {name: value.to(device, dtype) for name, value in load_file(folder / "model.safetensors").items()}
     model.load_state_dict(state, assign=True)
     model.rotary_emb = _rotary(config).to(device)  # its frequencies are not in the file
-    lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False, device="meta")
     lm_head.weight = model.embed_tokens.weight
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     return SmolLM(model.eval().requires_grad_(False), lm_head.requires_grad_(False), tokenizer)
@@ -92,6 +91,9 @@ def _rotary(config: Qwen2_5OmniTextConfig) -> Qwen2_5OmniRotaryEmbedding:
 
 
 def _convert(files: list[Path], folder: Path) -> None:
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+
     (gguf_file,) = files
     state: dict[str, Tensor] = {}
     for tensor in GGUFReader(gguf_file).tensors:

@@ -31,6 +31,7 @@ from transformers import (
 )
 
 from epcli.compat import caching
+from epcli.models.blank import blank
 from epcli.models.smol.weights import WHISPER_CONFIG, WHISPER_CT2, WHISPER_TOKENIZER, prepared
 from epcli.records import SAMPLE_RATE
 
@@ -323,7 +324,7 @@ def load_whisper(device: str | torch.device = "cpu") -> Whisper:
         encoder_ffn_dim=1536,
         decoder_ffn_dim=1536,
     )
-    with torch.device("meta"):  # eager attention: the others do not hand out the attention weights
+    with blank():  # eager attention: the others do not hand out the attention weights
         model = WhisperForConditionalGeneration._from_config(config, attn_implementation="eager")
     state = {name: value.to(device, torch.float32) for name, value in load_file(folder / "model.safetensors").items()}
     state["proj_out.weight"] = state["model.decoder.embed_tokens.weight"]

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
+from epcli.models.blank import blank
 from epcli.models.smol.weights import YAMNET_CLASSES, YAMNET_ONNX, prepared
 from epcli.records import SAMPLE_RATE
 
@@ -123,7 +124,7 @@ def load_yamnet(hop: int = PATCH_FRAMES // 2, device: str | torch.device = "cpu"
     Raises WeightsError if it is not cached and cannot be downloaded.
     """
     folder = prepare()
-    with torch.device("meta"):
+    with blank():
         model = Yamnet(load_class_names(), hop)
     model.load_state_dict(load_file(folder / "model.safetensors", device=str(device)), assign=True)
     model.init_front_end(device)
