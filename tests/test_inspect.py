@@ -122,10 +122,13 @@ def test_how_deep_each_token_came_is_told_where_tokens_leave_inside() -> None:
     kept = [token["layers"] for token in json.loads(to_json(found))["runs"][0]["kept_tokens"]]
     assert kept == layers[run.kept].tolist()
     said = " ".join(shown(found).split())
-    assert (
-        f"{run.kept.sum()} entered the language model; left: 3 after layer 17, 0 after layer 25; 4.0% on average"
-        in said
-    )
+    line = f"{run.kept.sum()} entered the language model; left: 3 after layer 17, 0 after layer 25; 4.0% on average"
+    assert line in said
+    row = page_data(found)["runs"][0]
+    assert line in row["chosen_by"]
+    depth = np.frombuffer(base64.b64decode(row["depth"]), "<f4")
+    assert depth[run.kept].min() == pytest.approx(17 / 25)
+    assert depth.max() == 1
 
 
 def test_selectors_side_by_side_have_the_same_numbers_in_every_view():

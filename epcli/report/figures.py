@@ -123,3 +123,13 @@ def stream_words(stream: dict[str, Any]) -> str:
         channels = {1: "mono", 2: "stereo"}.get(stream["channels"], f"{stream['channels']} channels")
         facts += [channels, f"{stream['sample_rate'] / 1000:g} kHz", stream["language"], stream["title"]]
     return ", ".join(fact for fact in facts if fact)
+
+
+def leaving(run: InspectionRun) -> str:
+    """How many tokens are left after each layer that drops some; empty where none leave inside the decoder."""
+    if run.layers is None or not run.report.tokens.leaves_inside:
+        return ""
+    depths = sorted(set(run.layers[run.kept].tolist()))
+    steps = ", ".join(f"{int((run.layers > layer).sum()):,} after layer {layer}" for layer in depths)
+    mean = run.report.tokens.mean_keep_ratio or 0
+    return f"{int(run.kept.sum()):,} entered the language model; left: {steps}; {mean:.1%} on average over its layers"

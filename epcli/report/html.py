@@ -124,8 +124,11 @@ def _run(inspection: Inspection, run: InspectionRun, name: str) -> dict[str, Any
         "answer": _text(report.answer),
         "selector": report.selector,
         "per_modality": report.selector == "cs2-per-modality",
-        "chosen_by": SELECTORS[report.selector].shown,
+        "chosen_by": " ".join(
+            [SELECTORS[report.selector].shown, *([f"{line}."] if (line := figures.leaving(run)) else [])]
+        ),
         "kept": _pack(run.kept, "u1"),
+        "depth": _pack(_depth(run), "<f4"),
         "scores": None if run.scores is None else _pack(run.scores, "<f4"),
         "no_scores": _no_scores(report.selector),
         "evidence": _pack(run.evidence, "<f4"),
@@ -178,6 +181,13 @@ def command(inspection: Inspection, run: InspectionRun) -> str:
 
 def _argument(name: str) -> str:
     return f"./{name}" if name.startswith("-") else name
+
+
+def _depth(run: InspectionRun) -> np.ndarray:
+    """(n,) float32 how deep each token came, relative to the deepest; 1 for all kept ones where none leave inside."""
+    if run.layers is None or not run.report.tokens.leaves_inside:
+        return run.kept.astype(np.float32)
+    return (run.layers / max(int(run.layers.max()), 1)).astype(np.float32)
 
 
 def _pack(values: np.ndarray, kind: str) -> str:

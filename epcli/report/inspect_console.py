@@ -91,7 +91,8 @@ def _timeline(inspection: Inspection, run: InspectionRun, console: Console) -> I
         count = run.report.tokens.of(name)
         yield Text.assemble(f" {figures.WORDS[name]:{LABEL}}", (row, STYLES[name]))
         yield Text(f"{'':{LABEL + 1}}{count.kept:,} of {count.total:,} tokens kept", style="dim")
-    yield from _leaving(run)
+    if line := figures.leaving(run):
+        yield Text(f"{'':{LABEL + 1}}{line}", style="dim")
     yield Text(f"{'':{LABEL + 1}}a column is {(end - start) / columns:.2g} s; {bars[-1]} all kept, · none", style="dim")
 
 
@@ -139,18 +140,6 @@ def _grids(inspection: Inspection, run: InspectionRun, console: Console) -> Iter
             yield Text("   " + "".join(part.ljust(width) for part in parts).rstrip(), style="cyan")
         if first + fits < len(blocks):
             yield Text("")
-
-
-def _leaving(run: InspectionRun) -> Iterator[RenderableType]:
-    """How many are left after each layer that drops some."""
-    if run.layers is None or not run.report.tokens.leaves_inside:
-        return
-    entered = int(run.kept.sum())
-    depths = sorted(set(run.layers[run.kept].tolist()))
-    steps = [f"{int((run.layers > layer).sum()):,} after layer {layer}" for layer in depths]
-    mean = run.report.tokens.mean_keep_ratio or 0
-    line = f"{entered:,} entered the language model; left: {', '.join(steps)}; {mean:.1%} on average over its layers"
-    yield Text(f"{'':{LABEL + 1}}{line}", style="dim")
 
 
 def _comparison(inspection: Inspection) -> Iterator[RenderableType]:
