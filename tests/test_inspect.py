@@ -126,9 +126,10 @@ def test_how_deep_each_token_came_is_told_where_tokens_leave_inside() -> None:
     assert line in said
     row = page_data(found)["runs"][0]
     assert line in row["chosen_by"]
-    depth = np.frombuffer(base64.b64decode(row["depth"]), "<f4")
-    assert depth[run.kept].min() == pytest.approx(17 / 25)
-    assert depth.max() == 1
+    depth = np.frombuffer(base64.b64decode(row["depth"]), np.uint8)
+    assert depth[run.kept].min() == 17 * 255 // 25
+    assert depth.max() == 255
+    assert page_data(inspection())["runs"][0]["depth"] is None
 
 
 def test_selectors_side_by_side_have_the_same_numbers_in_every_view():

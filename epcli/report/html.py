@@ -128,7 +128,7 @@ def _run(inspection: Inspection, run: InspectionRun, name: str) -> dict[str, Any
             [SELECTORS[report.selector].shown, *([f"{line}."] if (line := figures.leaving(run)) else [])]
         ),
         "kept": _pack(run.kept, "u1"),
-        "depth": _pack(_depth(run), "<f4"),
+        "depth": _depth(run),
         "scores": None if run.scores is None else _pack(run.scores, "<f4"),
         "no_scores": _no_scores(report.selector),
         "evidence": _pack(run.evidence, "<f4"),
@@ -183,11 +183,11 @@ def _argument(name: str) -> str:
     return f"./{name}" if name.startswith("-") else name
 
 
-def _depth(run: InspectionRun) -> np.ndarray:
-    """(n,) float32 how deep each token came, relative to the deepest; 1 for all kept ones where none leave inside."""
+def _depth(run: InspectionRun) -> str | None:
+    """How deep each token came, 255 for the deepest; None where none leave inside the language model."""
     if run.layers is None or not run.report.tokens.leaves_inside:
-        return run.kept.astype(np.float32)
-    return (run.layers / max(int(run.layers.max()), 1)).astype(np.float32)
+        return None
+    return _pack(run.layers.astype(np.int32) * 255 // max(int(run.layers.max()), 1), "u1")
 
 
 def _pack(values: np.ndarray, kind: str) -> str:

@@ -21,7 +21,7 @@
   const piece = (which, many) => many === 1 ? { [VIDEO]: "cell of a picture", [AUDIO]: "moment of sound" }[which] : PIECES[which];
   const runs = data.runs.map((run) => ({
     ...run,
-    kept: array(Uint8Array, run.kept), depth: array(Float32Array, run.depth), scores: array(Float32Array, run.scores), evidence: array(Float32Array, run.evidence),
+    kept: array(Uint8Array, run.kept), depth: array(Uint8Array, run.depth), scores: array(Float32Array, run.scores), evidence: array(Float32Array, run.evidence),
     order: null, at: null, then: null, // best first; what is kept at the slider's share
   }));
 
@@ -129,8 +129,8 @@
     for (const i of cellsOf[index]) {
       const x = columnOf[i] * w, y = rowOf[i] * h;
       if (state.dim && !kept[i]) { pen.fillStyle = "rgba(8, 8, 14, 0.78)"; pen.fillRect(x, y, w + 0.5, h + 0.5); }
-      if (state.dim && kept[i] && run.kept[i] && run.depth[i] < 1) { // left inside the language model: darker the sooner
-        pen.fillStyle = `rgba(8, 8, 14, ${0.6 * (1 - run.depth[i])})`; pen.fillRect(x, y, w + 0.5, h + 0.5);
+      if (state.dim && kept[i] && run.depth && run.kept[i]) { // left inside the language model: darker the sooner
+        pen.fillStyle = `rgba(8, 8, 14, ${0.6 * (1 - run.depth[i] / 255)})`; pen.fillRect(x, y, w + 0.5, h + 0.5);
       }
       if (state.dim && kept[i] && detail) {
         pen.strokeStyle = "rgba(255, 255, 255, 0.55)"; pen.lineWidth = 1; pen.strokeRect(x + 0.5, y + 0.5, w - 1, h - 1);
