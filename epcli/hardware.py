@@ -42,7 +42,7 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ProfileMatch:
     """A profile's name, and why it is the one, as the middle of a sentence."""
 
     profile: str
@@ -55,7 +55,7 @@ def choose(
     environment: Mapping[str, str],
     model: str | None = None,
     device: str | None = None,
-) -> Choice:
+) -> ProfileMatch:
     """The profile for this machine.
 
     Args:
@@ -66,25 +66,25 @@ def choose(
         device: the device that was named without a profile.
     """
     if device in ("cpu", "mps"):
-        return Choice(CPU, f"device {device} was asked for")
+        return ProfileMatch(CPU, f"device {device} was asked for")
     card, reason = _card(environment.get("PATH", ""), environment.get("CUDA_VISIBLE_DEVICES"))
     if card is None:
-        return Choice(CPU, reason)
+        return ProfileMatch(CPU, reason)
     sizes = {name: int(size[1]) for name in names if (size := re.fullmatch(r"gpu-(\d+)gb", name))}
     fitting = [name for name, size in sizes.items() if size * 2**30 * USABLE <= card.memory_bytes]
     fitting.sort(key=lambda name: -sizes[name])
     if model is not None:
         made_for = next((name for name in fitting if model_of(name) == model), None)
         if made_for:
-            return Choice(made_for, str(card))
-        return Choice(NEUTRAL, f"{card}, for which no profile has model {model}")
+            return ProfileMatch(made_for, str(card))
+        return ProfileMatch(NEUTRAL, f"{card}, for which no profile has model {model}")
     if not fitting:
-        return Choice(CPU, f"{card} is less than the smallest GPU profile needs")
+        return ProfileMatch(CPU, f"{card} is less than the smallest GPU profile needs")
     ready = _first_ready([model_of(name) for name in fitting])
     if ready == 0:
-        return Choice(fitting[0], str(card))
+        return ProfileMatch(fitting[0], str(card))
     lacking = f"{card}, but {fitting[0]} lacks its model: `ep models pull {model_of(fitting[0])}`"
-    return Choice(CPU if ready is None else fitting[ready], lacking)
+    return ProfileMatch(CPU if ready is None else fitting[ready], lacking)
 
 
 def _first_ready(models: Sequence[str]) -> int | None:

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from epcli.cli import app
 from epcli.errors import CapacityError, UsageError
 from epcli.evals import bench
-from epcli.evals.bench import Choice, Pass
+from epcli.evals.bench import Configuration, Pass
 from epcli.media import ffmpeg
 from epcli.models import catalog
 from epcli.models.costs import Decoder
@@ -41,10 +41,10 @@ def test_the_list_of_ratios_is_read_and_checked() -> None:
 
 def test_configurations_take_turns_and_the_first_round_does_not_count() -> None:
     order: list[bench.Keep] = []
-    choices = [Choice("none", None), Choice("cs2", 0.1)]
+    choices = [Configuration("none", None), Configuration("cs2", 0.1)]
     seconds = iter([100.0, 100.0, 4.0, 1.0, 5.0, 9.0, 60.0, 2.0])
 
-    def run(choice: Choice) -> Pass:
+    def run(choice: Configuration) -> Pass:
         keep = choice.keep
         order.append(keep)
         spent = {"sieve": 0.0 if keep is None else 0.5, "prefill": next(seconds)}
@@ -136,12 +136,12 @@ def test_the_command_prints_one_object_with_a_row_for_each_ratio(capsys: pytest.
 
 
 def test_selectors_and_ratios_are_crossed_and_no_selection_stands_once() -> None:
-    made = bench.read_choices("seats,cs2", "none,0.1,0.05")
+    made = bench.read_configurations("seats,cs2", "none,0.1,0.05")
     assert made == [("none", None), ("seats", 0.1), ("cs2", 0.1), ("seats", 0.05), ("cs2", 0.05)]
-    assert bench.read_choices(None, "none,0.1") == [("none", None), (None, 0.1)]
+    assert bench.read_configurations(None, "none,0.1") == [("none", None), (None, 0.1)]
     for wrong in ("best", "none", "cs2,cs2", ""):
         with pytest.raises(UsageError):
-            bench.read_choices(wrong, "0.1")
+            bench.read_configurations(wrong, "0.1")
 
 
 def test_each_row_names_its_selector_and_the_mean_over_the_layers(

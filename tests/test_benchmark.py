@@ -15,7 +15,7 @@ import soundfile
 from epcli.errors import UsageError
 from epcli.evals import score
 from epcli.lab import benchmark
-from epcli.lab.questions import Evidence, Question, ask
+from epcli.lab.questions import SceneEvidence, SceneQuestion, ask
 from epcli.lab.scenes import Library
 from epcli.media.probe import probe
 from epcli.questions.sets import read_set
@@ -80,10 +80,10 @@ def test_types_are_balanced_and_tell_what_they_need(folder):
 
 
 def test_an_absence_needs_the_sense_that_would_notice():
-    assert benchmark.needs(Question("silent", "?", "a", "a")) == "sound"
-    assert benchmark.needs(Question("see", "?", "a", "a")) == "picture"
-    both = (Evidence("video", 0, 1, "dog"), Evidence("audio", 0, 1))
-    assert benchmark.needs(Question("visible", "?", "a", "a", evidence=both)) == "both"
+    assert benchmark.needs(SceneQuestion("silent", "?", "a", "a")) == "sound"
+    assert benchmark.needs(SceneQuestion("see", "?", "a", "a")) == "picture"
+    both = (SceneEvidence("video", 0, 1, "dog"), SceneEvidence("audio", 0, 1))
+    assert benchmark.needs(SceneQuestion("visible", "?", "a", "a", evidence=both)) == "both"
 
 
 def test_a_small_set_is_made_and_read_and_made_again(folder, tmp_path, monkeypatch):

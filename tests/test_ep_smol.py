@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from epcli.config import DEFAULT_LEAST, Profile
 from epcli.lab.scenes import COLOURS
 from epcli.models.smol import efficientnet_lite, yamnet
-from epcli.models.smol.model import SAME_FROM, SAME_GAIN, VIDEO_WIDTH, Projector, level, place_features
+from epcli.models.smol.model import SAME_FROM, SAME_GAIN, VIDEO_WIDTH, Projector, normalise_loudness, place_features
 from epcli.models.smol.same_names import same_names
 from epcli.models.smol.weights import ADAPTER
 from epcli.records import STAGES, Clip, MediaInfo, Modality, TokenCount
@@ -40,7 +40,7 @@ def test_the_shipped_weights_stay_small():
 )
 def test_a_quiet_clip_is_raised_to_an_ordinary_level(loud, expected):
     samples = (loud * np.sign(np.sin(np.arange(32000) / 7))).astype(np.float32)
-    assert np.abs(level(samples)).mean() == pytest.approx(expected, rel=0.02, abs=1e-6)
+    assert np.abs(normalise_loudness(samples)).mean() == pytest.approx(expected, rel=0.02, abs=1e-6)
 
 
 def test_places_tell_begin_from_end_and_left_from_right():
@@ -79,7 +79,7 @@ def test_a_name_that_the_tower_knows_counts_more_and_others_as_before():
         projector.prior_weight[1, 0] = 20.0  # the tower is sure of class 1, which is the first name
         projector.same = torch.tensor([[1, 2], [0, 1]])
     cell = F.pad(torch.ones(1, 1), (0, VIDEO_WIDTH - 1))
-    told = projector.told(cell)
+    told = projector.prior_logits(cell)
     assert told[0, 0] == pytest.approx(SAME_GAIN * -SAME_FROM, abs=1e-3)
     assert told[0, 1] == 0
     sure, unsure = projector.probabilities(cell)[0].tolist()
@@ -168,7 +168,7 @@ def test_it_tells_the_colour_of_every_cell(session):
     info = MediaInfo(MEDIA, "test", 1.0, False, 192, 128, 1.0, "test", ())
     grid = model.encode_video(Clip(info, (0.0, 11.0), frames, np.arange(11.0), None)).grid
     with torch.inference_mode():
-        shares = model.adapter.tints(grid.float()).mean((1, 2))
+        shares = model.adapter.colour_probabilities(grid.float()).mean((1, 2))
     assert [list(COLOURS)[i] for i in shares.argmax(1)] == list(COLOURS)
     assert shares.max(1).values.min() > 0.5
 

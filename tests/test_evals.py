@@ -99,7 +99,7 @@ def test_a_run_that_was_killed_goes_on_and_asks_again_what_failed(folder, model)
 @pytest.mark.parametrize("what", ["keep", "set", "weights"])
 def test_another_runs_answers_are_never_taken(folder, model, tmp_path, what):
     out = folder / "out.jsonl"
-    score.Ledger(out, score.Run.of(read_set(folder), profile(model))).add({"key": "1", "answer": "x"})
+    score.ResultsFile(out, score.Run.of(read_set(folder), profile(model))).add({"key": "1", "answer": "x"})
     before = out.read_text()
     chosen, message = profile(model), "the questions, the weights or a setting have changed"
     if what == "keep":
@@ -111,7 +111,7 @@ def test_another_runs_answers_are_never_taken(folder, model, tmp_path, what):
         own = tmp_path / "own.safetensors"
         own.write_bytes(b"1")
         out.unlink()
-        score.Ledger(out, score.Run.of(read_set(folder), profile(own))).add({"key": "1"})
+        score.ResultsFile(out, score.Run.of(read_set(folder), profile(own))).add({"key": "1"})
         before = out.read_text()
         own.write_bytes(b"22")
         chosen = profile(own)

@@ -28,7 +28,7 @@ from epcli.models import catalog
 from epcli.models.qwen_omni import sieve_file
 from epcli.models.qwen_omni.costs import FRAME_PIXELS, audio_tokens
 from epcli.models.qwen_omni.model import QwenOmni, Thinker, thinker_tensors
-from epcli.models.qwen_omni.reading import Unmapped
+from epcli.models.qwen_omni.reading import UnmappedTensor
 from epcli.records import Clip, Features, MediaInfo, Modality
 from epcli.sieve.select import Budget, keep_count
 from epcli.sieve.selectors import SELECTORS, Tools, select
@@ -546,7 +546,7 @@ def test_what_will_be_quantized_is_read_without_a_map_and_byte_for_byte(plain):
     mapped, own = (thinker_tensors(plain, mapped=mapped) for mapped in (True, False))
     assert set(mapped) == set(own)
     for name, part in own.items():
-        assert isinstance(part, Unmapped)
+        assert isinstance(part, UnmappedTensor)
         assert part.get_shape() == mapped[name].get_shape()
         assert torch.equal(part[...], mapped[name][...]), name
 

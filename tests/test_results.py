@@ -15,7 +15,7 @@ from epcli.config import Profile
 from epcli.errors import UsageError
 from epcli.lab import batched, results, sweep
 from epcli.lab.ablate import ABLATIONS, ablated
-from epcli.lab.sweep import Setting
+from epcli.lab.sweep import SweepSetting
 from epcli.questions.evidence import evidence_tokens
 from epcli.questions.sets import read_set
 from epcli.records import KeptStream, Modality
@@ -85,11 +85,13 @@ def test_answers_that_end_leave_the_batch(profile, folder):
         model.stop_ids = usual
 
 
-@pytest.mark.parametrize(("text", "count"), [("none,cs2@0.05,random@0.5,blind", 4), ("main", 19), ("all", 27)])
+@pytest.mark.parametrize(
+    ("text", "count"), [("none,cs2@0.05,random@0.5,blind", 4), ("main", 19), ("all", 19 + 4 * len(sweep.MORE))]
+)
 def test_settings_by_name(text, count):
     found = sweep.read_settings(text, has_sieve=True)
     assert len(found) == count
-    assert [s.name for s in found] == [Setting.read(s.name).name for s in found]
+    assert [s.name for s in found] == [SweepSetting.read(s.name).name for s in found]
     assert not any(s.name.startswith("cs2") for s in sweep.read_settings("all", has_sieve=False))
 
 
@@ -146,7 +148,7 @@ def test_a_file_that_cannot_be_read_fails_alone(profile, folder, tmp_path):
     assert sorted(("error" in row, row["setting"]) for row in rows) == [
         (False, "cs2@0.2"), (False, "none"), (True, "cs2@0.2"), (True, "none")
     ]  # fmt: skip
-    assert results.Outcome.of(rows).failed == 2
+    assert results.SweepResult.of(rows).failed == 2
     assert sweep.sweep(read_set(root), profile, "none", tmp_path / "o.jsonl", minutes=0) == rows, "only read"
 
 
@@ -167,7 +169,7 @@ def row(key: int, right: bool, setting: str, cluster: str | None = None, **more)
 
 def test_settings_are_compared_on_the_same_questions():
     rows = [row(i, i % 2 == 0, "none") for i in range(200)] + [row(i, i % 4 == 0, "cs2@0.1") for i in range(100)]
-    outcome = results.Outcome.of(rows)
+    outcome = results.SweepResult.of(rows)
     found = results.compared(outcome.paired("cs2@0.1", "none"))
     assert (found["n"], found["ratio"], found["difference"]) == (100, 0.5, -0.25)
     low, high = found["ratio_ci"]

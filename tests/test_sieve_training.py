@@ -26,7 +26,7 @@ from epcli.records import Modality, TokenStream
 from epcli.sieve.sieve import Sieve
 from epcli.sieve.sync_rope import install
 from epcli.train.examples import Example
-from epcli.train.learners import REFINED, Shape, add_low_rank, add_sieve
+from epcli.train.learners import REFINED, TrainedParts, add_low_rank, add_sieve
 from epcli.train.sieve_trainer import Learner, SieveRecipe, SieveTrainer, read_item, relevance_losses
 
 CONFORMANCE = Path(__file__).parent / "data" / "conformance"
@@ -144,7 +144,7 @@ def toy(folder: Path, recipe: SieveRecipe, *, sieve: bool = True, say=lambda lin
     model = Toy()
     projection = nn.Parameter(torch.eye(WIDTH))
     base = {key: value.clone() for key, value in model.decoder.state_dict().items()}
-    shape = Shape(depth=1, refiner_rank=4, refiner_gain=0.5)
+    shape = TrainedParts(depth=1, refiner_rank=4, refiner_gain=0.5)
     groups = {}
     if sieve:
         model.sieve, groups = add_sieve(model.decoder, shape, base.__getitem__, list(base))

@@ -19,7 +19,7 @@ from epcli.models.smol.weights import ADAPTER
 from epcli.questions.record import Evidence
 from epcli.records import AudioFeatures, Features, Modality, VideoFeatures
 from epcli.session.device import cpu_dtype
-from epcli.train.recipe import Shape
+from epcli.train.recipe import TrainedParts
 from epcli.train.sieve_trainer import read_item
 
 MEDIA = Path(__file__).parents[1] / "docs" / "media"
@@ -37,7 +37,7 @@ def some_features() -> Features:
 def trained(tmp_path_factory):
     """A file whose sieve and LoRA were changed at random, as training would, and what the model then says."""
     torch.manual_seed(0)  # low-rank weights begin by chance, and what is compared below is close, not equal
-    learner = smol_learner(ADAPTER, Shape(refiner_rank=4))
+    learner = smol_learner(ADAPTER, TrainedParts(refiner_rank=4))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for group in ("refiner", "scorer", "decoder"):
@@ -80,14 +80,14 @@ def test_relevant_tokens_are_those_of_the_named_second(trained):
 
 
 def test_training_leaves_the_heads_as_they_were_fitted():
-    named = smol_learner(ADAPTER, Shape(refiner_rank=4)).groups["adapter"]
+    named = smol_learner(ADAPTER, TrainedParts(refiner_rank=4)).groups["adapter"]
     assert {"video.names", "audio.names", "video.correct.0.weight", "tint_names"} <= named.keys()
     assert not [name for name in named if name.startswith(("video.head", "audio.head", "tint."))]
 
 
 def test_training_goes_on_from_a_file_with_a_sieve(trained):
     path, _, _ = trained
-    first, again = (smol_learner(path, Shape(refiner_rank=rank)) for rank in (4, 2))
+    first, again = (smol_learner(path, TrainedParts(refiner_rank=rank)) for rank in (4, 2))
     with safe_open(path, "pt") as file:
         key = "refiner.layers.0.mlp.down_proj.A"
         assert torch.equal(first.groups["refiner"][key.removeprefix("refiner.")].bfloat16(), file.get_tensor(key))

@@ -19,7 +19,7 @@ Image = pytest.importorskip("PIL.Image")
 
 from epcli.errors import EpError, MediaError  # noqa: E402
 from epcli.lab.sources import audio, build, catalog, fetch, melody, pictures, rcc, sampler, soundfonts, speech  # noqa: E402
-from epcli.lab.sources.catalog import Thing  # noqa: E402
+from epcli.lab.sources.catalog import CatalogThing  # noqa: E402
 from epcli.records import SAMPLE_RATE  # noqa: E402
 
 INSTRUMENTS = {i.name: i for i in melody.instruments()}
@@ -271,12 +271,15 @@ def test_a_copy_is_known_scaled_and_mirrored_but_a_different_picture_is_not():
 
 
 def entry(name: str, train: list[str], heldout: list[str]) -> dict:
-    return Thing(name, "animal", {"train": train, "heldout": heldout}).record([])
+    return CatalogThing(name, "animal", {"train": train, "heldout": heldout}).record([])
 
 
 def test_the_catalog_is_written_with_every_field_and_only_things_that_have_files(tmp_path):
     (tmp_path / "a.png").touch()
-    things = {"dog": Thing("dog", "animal", {"train": ["a.png"], "heldout": []}), "cat": Thing("cat", "animal")}
+    things = {
+        "dog": CatalogThing("dog", "animal", {"train": ["a.png"], "heldout": []}),
+        "cat": CatalogThing("cat", "animal"),
+    }
     catalog.write(tmp_path, things, [{"source": "s", "licence": "MIT"}])
     written = json.loads((tmp_path / "catalog.json").read_text())
     assert written["schema"] == 1
@@ -321,14 +324,14 @@ def test_the_held_out_style_is_never_trained_on_and_its_copies_are_dropped(tmp_p
         (tmp_path / picture.path).parent.mkdir(parents=True, exist_ok=True)
         pictures.trim(drawing(colour)).save(tmp_path / picture.path)
         drawn.append(picture)
-    things = {name: Thing(name, "animal") for name in ("dog", "cat")}
+    things = {name: CatalogThing(name, "animal") for name in ("dog", "cat")}
     build.split_pictures(drawn, things, tmp_path)
     assert things["dog"].pictures == {"train": ["pictures/noto/dog.png"], "heldout": ["pictures/tuxpaint/dog.png"]}
     assert things["cat"].pictures == {"train": ["pictures/noto/cat.png"], "heldout": []}
 
 
 def test_nothing_is_held_out_that_is_never_trained_on():
-    things = {"dog": Thing("dog", "animal", {"train": [], "heldout": ["p"]}, {"train": [], "heldout": ["s"]})}
+    things = {"dog": CatalogThing("dog", "animal", {"train": [], "heldout": ["p"]}, {"train": [], "heldout": ["s"]})}
     build.balance(things)
     assert things["dog"].pictures == {"train": [], "heldout": []}
     assert things["dog"].sounds == {"train": ["s"], "heldout": []}

@@ -23,7 +23,7 @@ from epcli.sieve.select import Budget
 from epcli.sieve.selectors import Tools, select
 from epcli.train import data
 from epcli.train.plot import draw
-from epcli.train.recipe import Shape
+from epcli.train.recipe import TrainedParts
 from epcli.train.run import rates
 from epcli.train.sieve_trainer import SieveRecipe, SieveTrainer, read_item
 
@@ -206,7 +206,7 @@ class Fixed:
     [("lora", 4, "sieve.safetensors"), ("lora", 0, "sieve.safetensors"), ("full", 0, "model"), ("full", 4, "model")],
 )
 def test_what_was_trained_loads_and_says_the_same(plain, tmp_path, method, rank, written_as):
-    shape = Shape(depth=2, refiner_rank=rank, refiner_gain=0.5, lora_rank=2)
+    shape = TrainedParts(depth=2, refiner_rank=rank, refiner_gain=0.5, lora_rank=2)
     learner = qwen_learner(str(plain), shape, method, CPU, torch.float32)
     lr = dict.fromkeys(rates(None, method, shape), 1e-2)
     recipe = SieveRecipe(steps=3, items=1, keep=(0.1, 0.5), plain=0.0, lr=lr, relevance_any=0.1)
@@ -235,7 +235,7 @@ def test_what_was_trained_loads_and_says_the_same(plain, tmp_path, method, rank,
 
 
 def test_a_checkpoint_trained_in_full_has_the_keys_of_the_reference(plain, tmp_path):
-    shape = Shape(depth=2, refiner_rank=0, refiner_gain=1.0)
+    shape = TrainedParts(depth=2, refiner_rank=0, refiner_gain=1.0)
     learner = qwen_learner(str(plain), shape, "full", CPU, torch.float32)
     folder = learner.save(tmp_path, {})
     state = {key for file in folder.glob("*.safetensors") for key in load_file(file)}
@@ -244,14 +244,14 @@ def test_a_checkpoint_trained_in_full_has_the_keys_of_the_reference(plain, tmp_p
     assert not any(key.startswith(("talker.", "token2wav.")) for key in state)
     text = json.loads((folder / "config.json").read_text())["thinker_config"]["text_config"]
     assert (text["av_refiner_layers"], text["rope_scaling"]["mrope_section"]) == (2, [9, 9, 9, 5])
-    again = qwen_learner(str(folder), Shape(refiner_rank=0), "lora", CPU, torch.float32)
+    again = qwen_learner(str(folder), TrainedParts(refiner_rank=0), "lora", CPU, torch.float32)
     assert len(again.model.sieve.refiner.layers) == 2  # and trained on
     with pytest.raises(UsageError, match="--refiner-rank 0"):
-        qwen_learner(str(folder), Shape(), "lora", CPU, torch.float32)
+        qwen_learner(str(folder), TrainedParts(), "lora", CPU, torch.float32)
 
 
 def test_four_bit_weights_are_trained_through(plain, tmp_path):
-    shape = Shape(depth=1, refiner_rank=2, lora_rank=2)
+    shape = TrainedParts(depth=1, refiner_rank=2, lora_rank=2)
     learner = qwen_learner(str(plain), shape, "qlora", CPU, torch.float32)
     assert type(learner.model.decoder.layers[0].mlp.up_proj.base_layer).__name__ == "Linear4bit"
     assert type(learner.model.sieve.refiner.layers[0].mlp.up_proj.base_layer) is torch.nn.Linear
@@ -263,7 +263,7 @@ def test_four_bit_weights_are_trained_through(plain, tmp_path):
 
 
 def test_without_a_sieve_the_plain_rotation_stays(plain, tmp_path):
-    learner = qwen_learner(str(plain), Shape(sieve=False, lora_rank=2), "lora", CPU, torch.float32)
+    learner = qwen_learner(str(plain), TrainedParts(sieve=False, lora_rank=2), "lora", CPU, torch.float32)
     recipe = SieveRecipe(steps=1, items=1)
     path = SieveTrainer(learner, Fixed(learner.model), None, recipe, tmp_path, lambda line: None).run()
     loaded = QwenOmni.open(path, "x", CPU, torch.float32)
@@ -272,10 +272,10 @@ def test_without_a_sieve_the_plain_rotation_stays(plain, tmp_path):
 
 
 def test_the_result_of_a_training_is_no_model_to_start_from(plain, tmp_path):
-    learner = qwen_learner(str(plain), Shape(depth=1, refiner_rank=2), "lora", CPU, torch.float32)
+    learner = qwen_learner(str(plain), TrainedParts(depth=1, refiner_rank=2), "lora", CPU, torch.float32)
     path = learner.save(tmp_path, {})
     with pytest.raises(UsageError, match="give its base model"):
-        qwen_learner(str(path), Shape(), "lora", CPU, torch.float32)
+        qwen_learner(str(path), TrainedParts(), "lora", CPU, torch.float32)
 
 
 # --- the command ---------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Read:
+class _ReadRequest:
     """What the reader is asked for."""
 
     media: Path
@@ -90,7 +90,7 @@ class _Read:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _ReadResult:
     """What the reader found."""
 
     stamp: tuple[int, ...]
@@ -106,11 +106,11 @@ def read_files(pipe: Any) -> None:
 
     pipe.send(None)  # what it needs is loaded: from now on time counts
     while True:
-        order: _Read = pipe.recv()
+        order: _ReadRequest = pipe.recv()
         pipe.send(_read_one(order))
 
 
-def _read_one(order: _Read) -> _Found:
+def _read_one(order: _ReadRequest) -> _ReadResult:
     from epcli import content
 
     began = time.perf_counter()
@@ -139,9 +139,9 @@ def _read_one(order: _Read) -> _Found:
             with order.clip.open("wb") as file:
                 pickle.dump(clip, file, protocol=5)
         frames = 0 if clip is None or clip.frames is None else len(clip.frames)
-        return _Found(stamp, digest, frames, clip is not None, time.perf_counter() - began)
+        return _ReadResult(stamp, digest, frames, clip is not None, time.perf_counter() - began)
     except Exception as error:  # whatever it is, it is this file's trouble and not the next one's
-        return _Found(stamp, digest, 0, False, time.perf_counter() - began, Failure.of(error))
+        return _ReadResult(stamp, digest, 0, False, time.perf_counter() - began, Failure.of(error))
 
 
 def _check_unchanged(media: Path, stamp: tuple[int, ...]) -> None:
@@ -167,7 +167,7 @@ class _Ready:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _EncodeRequest:
     media: Path
     profile: Profile  # with the budget of this attempt
     clip: Path | None  # None: the file is found in the cache, or decoded here
@@ -175,7 +175,7 @@ class _Look:
 
 
 @dataclass(frozen=True)
-class _Looked:
+class _EncodeResult:
     frames: int
     duration_s: float
 
@@ -185,7 +185,7 @@ def answer(pipe: Any, profile: Profile, range_s: tuple[float | None, float | Non
     from epcli.session.clips import EncodedClip
     from epcli.session.session import Session
 
-    _hush()
+    _silence_libraries()
     try:
         session = Session(profile)
         session.load()
@@ -197,7 +197,7 @@ def answer(pipe: Any, profile: Profile, range_s: tuple[float | None, float | Non
     while True:
         order = pipe.recv()
         try:
-            if isinstance(order, _Look):
+            if isinstance(order, _EncodeRequest):
                 looked = None  # the file before need not be in memory with this one
                 session = session.using(order.profile)
                 decoded = None
@@ -205,7 +205,7 @@ def answer(pipe: Any, profile: Profile, range_s: tuple[float | None, float | Non
                     with order.clip.open("rb") as file:
                         decoded = (pickle.load(file), order.read_s)  # our own file, in a folder only we can enter
                 looked = session.encode(session.open(order.media, *range_s, decoded=decoded))
-                result: Any = _Looked(len(looked.clip.frame_times_s), looked.clip.duration_s)
+                result: Any = _EncodeResult(len(looked.clip.frame_times_s), looked.clip.duration_s)
             else:
                 assert looked is not None
                 result = session.ask(looked, order).to_dict()
@@ -214,11 +214,11 @@ def answer(pipe: Any, profile: Profile, range_s: tuple[float | None, float | Non
             result = Failure.of(error)
             if result.exit_code == CapacityError.exit_code:
                 looked = None
-                _free()
+                _release_memory()
         pipe.send(result)
 
 
-def _hush() -> None:
+def _silence_libraries() -> None:
     import logging
     import warnings
 
@@ -226,7 +226,7 @@ def _hush() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def _free() -> None:
+def _release_memory() -> None:
     import torch
 
     gc.collect()
@@ -242,7 +242,7 @@ class _Reading:
     """A file that the reader has begun with."""
 
     task: Task
-    order: _Read
+    order: _ReadRequest
     deadline: float
 
 
@@ -311,10 +311,10 @@ class Worker:
         ready = self.load()
         self._count += 1
         clip = self.folder / f"{self._count}.clip"
-        order = _Read(task.media, ready.sampling, self.range_s, ready.key, self.profile, clip)
+        order = _ReadRequest(task.media, ready.sampling, self.range_s, ready.key, self.profile, clip)
         return self._send(task, order)
 
-    def _send(self, task: Task, order: _Read) -> _Reading:
+    def _send(self, task: Task, order: _ReadRequest) -> _Reading:
         reader = self._hire_reader()
         if not self._reads:
             try:
@@ -325,13 +325,13 @@ class Worker:
         reader.send(order)
         return _Reading(task, order, time.monotonic() + self.limit_s)
 
-    def _found(self, reading: _Reading) -> _Found:
+    def _found(self, reading: _Reading) -> _ReadResult:
         """What the reader found; a failure if it does not come to an end."""
         media = reading.order.media
         for again in (True, False):
             assert self._reader is not None
             try:
-                found: _Found = self._reader.receive(reading.deadline)
+                found: _ReadResult = self._reader.receive(reading.deadline)
                 return found
             except Overdue:
                 failure = Failure(self._overdue(media, "reading it"), EpError.exit_code)
@@ -343,7 +343,7 @@ class Worker:
             if not again:
                 break
             reading = self._send(reading.task, reading.order)
-        return _Found(stamp_of(media), None, 0, False, 0.0, failure)
+        return _ReadResult(stamp_of(media), None, 0, False, 0.0, failure)
 
     def _hire_reader(self) -> Child:
         if self._reader is None:
@@ -357,7 +357,7 @@ class Worker:
 
     # --- Answering ----------------------------------------------------------------------------------
 
-    def _outcomes(self, reading: _Reading, found: _Found) -> Iterator[Outcome]:
+    def _outcomes(self, reading: _Reading, found: _ReadResult) -> Iterator[Outcome]:
         task, profile = reading.task, self.profile
         todo = deque(task.jobs)
         notes: tuple[str, ...] = ()
@@ -374,8 +374,10 @@ class Worker:
         while todo:
             try:
                 if not looked:
-                    seen: _Looked = self._call(_Look(task.media, profile, clip, found.seconds), task.media)
-                    looked, frames = True, seen.frames
+                    reply: _EncodeResult = self._call(
+                        _EncodeRequest(task.media, profile, clip, found.seconds), task.media
+                    )
+                    looked, frames = True, reply.frames
                 report = self._call(todo[0].question.text, task.media)
             except _Trouble as trouble:
                 whole = not looked  # nothing can be asked about this file
@@ -404,7 +406,7 @@ class Worker:
             result = self._model.receive(time.monotonic() + self.limit_s)
         except Overdue:
             self._drop_model()
-            what = "looking at it" if isinstance(order, _Look) else "answering"
+            what = "looking at it" if isinstance(order, _EncodeRequest) else "answering"
             raise _Trouble(Failure(self._overdue(media, what), EpError.exit_code), lost=True, memory=False) from None
         except Died as death:
             self._drop_model()

@@ -88,7 +88,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Running:
+class RunOptions:
     """How the run goes."""
 
     retry_failed: Annotated[bool, option("Ask again what failed before.", "", RUN, "--retry-failed")] = False
@@ -152,7 +152,7 @@ def batch(
     start: StartFlag = None,
     end: EndFlag = None,
     resolved: Resolved,
-    running: Running,
+    running: RunOptions,
     machines: Machines,
     out: Annotated[Path, path_option("Rows go here: .jsonl, .csv or .parquet.", "FILE", OUTPUT, "--out", "-o")] = Path(
         "results.jsonl"

@@ -88,7 +88,7 @@ def bench(
         catalog.check_present(profile.model)
     from epcli.evals import bench as measure  # the model libraries load here
 
-    chosen = measure.read_choices(selectors, keeps)
+    chosen = measure.read_configurations(selectors, keeps)
     status = StatusLine()
 
     def progress(done: int, total: int) -> None:

@@ -14,7 +14,7 @@ import typer
 from epcli.cli.options import DebugFlag, Shown, option, path_argument, path_option, settings
 from epcli.config import Resolved
 from epcli.errors import UsageError
-from epcli.train.recipe import FULL_LR, LORA_LR, METHODS, Order, Shape, SieveRecipe
+from epcli.train.recipe import FULL_LR, LORA_LR, METHODS, Order, SieveRecipe, TrainedParts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,13 +28,15 @@ class Trained:
     """What is trained, and how freely."""
 
     sieve: Annotated[bool, option("Train a sieve, or the model alone.", "", METHOD, show_default="a sieve")] = (
-        Shape.sieve
+        TrainedParts.sieve
     )
     method: Annotated[
         str,
         option("lora; qlora, the same on 4-bit weights; or full. ep-smol takes lora only.", "|".join(METHODS), METHOD),
     ] = Order.method
-    lora_rank: Annotated[int, option("Rank of the decoder's change.", "RANK", METHOD, min=1, max=512)] = Shape.lora_rank
+    lora_rank: Annotated[int, option("Rank of the decoder's change.", "RANK", METHOD, min=1, max=512)] = (
+        TrainedParts.lora_rank
+    )
     refiner_rank: Annotated[
         int | None,
         option(
@@ -43,7 +45,7 @@ class Trained:
             METHOD,
             min=0,
             max=512,
-            show_default=f"{Shape.refiner_rank}, and 0 with full",
+            show_default=f"{TrainedParts.refiner_rank}, and 0 with full",
         ),
     ] = None
     refiner_gain: Annotated[
@@ -54,20 +56,20 @@ class Trained:
             METHOD,
             min=0.0,
             max=1.0,
-            show_default=f"{Shape.refiner_gain:g}, and 1 in full",
+            show_default=f"{TrainedParts.refiner_gain:g}, and 1 in full",
         ),
     ] = None
 
-    def shape(self) -> Shape:
+    def parts(self) -> TrainedParts:
         """Of the model that is trained. Raises UsageError for an unknown method."""
         if self.method not in METHODS:
             raise UsageError(f"--method {self.method}: is not one of {', '.join(METHODS)}")
         rank, gain = self.refiner_rank, self.refiner_gain
         if rank is None:
-            rank = 0 if self.method == "full" else Shape.refiner_rank
+            rank = 0 if self.method == "full" else TrainedParts.refiner_rank
         if gain is None:
-            gain = Shape.refiner_gain if rank else 1.0
-        return Shape(sieve=self.sieve, lora_rank=self.lora_rank, refiner_rank=rank, refiner_gain=gain)
+            gain = TrainedParts.refiner_gain if rank else 1.0
+        return TrainedParts(sieve=self.sieve, lora_rank=self.lora_rank, refiner_rank=rank, refiner_gain=gain)
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Learned:
 
 
 @dataclass(frozen=True)
-class Running:
+class TrainingOptions:
     """How the run goes."""
 
     out: Annotated[Path, path_option("Folder for checkpoints, log and result.", "FOLDER", RUN)] = Order.out
@@ -148,7 +150,7 @@ def train(
     *,
     trained: Trained,
     learned: Learned,
-    running: Running,
+    running: TrainingOptions,
     resolved: Resolved,
     debug: DebugFlag = False,
 ) -> None:
@@ -159,7 +161,7 @@ def train(
     output. An interrupted or killed run goes on with --resume.
     """
     recipe = _recipe(learned, running, resolved.profile.seed)
-    shape = trained.shape()
+    parts = trained.parts()
     order = Order(
         data,
         running.out,
@@ -175,10 +177,10 @@ def train(
     catalog.check_present(resolved.profile.model)
     from epcli.train.run import train  # the model libraries load here
 
-    typer.echo(train(order, recipe, shape, resolved.profile, _screen()))
+    typer.echo(train(order, recipe, parts, resolved.profile, _screen()))
 
 
-def _recipe(learned: Learned, running: Running, seed: int) -> SieveRecipe:
+def _recipe(learned: Learned, running: TrainingOptions, seed: int) -> SieveRecipe:
     return SieveRecipe(
         minutes=running.minutes,
         steps=running.steps,

@@ -55,7 +55,7 @@ RSS_IS = (
 Keep = float | None  # None: no sieve
 
 
-class Choice(NamedTuple):
+class Configuration(NamedTuple):
     """One configuration."""
 
     selector: str | None  # None: the model's own
@@ -91,7 +91,7 @@ def read_keeps(text: str) -> list[Keep]:
     return keeps
 
 
-def read_choices(selectors: str | None, keeps: str) -> list[Choice]:
+def read_configurations(selectors: str | None, keeps: str) -> list[Configuration]:
     """ "seats,cs2" at "none,0.1" -> no selection once, then each selector at each share. Raises UsageError.
 
     Without selectors the model's own chooses.
@@ -103,15 +103,15 @@ def read_choices(selectors: str | None, keeps: str) -> list[Choice]:
             raise UsageError(f"--selector: {name!r} is no selector; give a list of: {there}")
     if len(set(names)) < len(names):
         raise UsageError(f"--selector {selectors}: one of them is there twice")
-    found: list[Choice] = []
+    found: list[Configuration] = []
     for keep in read_keeps(keeps):
-        found += [Choice("none", None)] if keep is None else [Choice(name, keep) for name in names]
+        found += [Configuration("none", None)] if keep is None else [Configuration(name, keep) for name in names]
     return found
 
 
 def alternate(
-    run: Callable[[Choice], Pass],
-    choices: Sequence[Choice],
+    run: Callable[[Configuration], Pass],
+    configurations: Sequence[Configuration],
     repeat: int,
     on_pass: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
@@ -119,15 +119,15 @@ def alternate(
 
     `on_pass`: called with the passes done and their total, the uncounted round's included.
     """
-    passes: dict[Choice, list[Pass]] = {choice: [] for choice in choices}
+    passes: dict[Configuration, list[Pass]] = {configuration: [] for configuration in configurations}
     for number in range(repeat + 1):
-        for place, choice in enumerate(choices):
+        for place, configuration in enumerate(configurations):
             _release()
-            done = run(choice)
+            done = run(configuration)
             if number:
-                passes[choice].append(done)
-            on_pass(number * len(choices) + place + 1, (repeat + 1) * len(choices))
-    rows = [_row(choice, passes[choice]) for choice in choices]
+                passes[configuration].append(done)
+            on_pass(number * len(configurations) + place + 1, (repeat + 1) * len(configurations))
+    rows = [_row(configuration, passes[configuration]) for configuration in configurations]
     whole = next((row for row in rows if row["keep"] is None), None)
     all_flops = whole["flops"] if whole else None
     for row in rows:
@@ -138,11 +138,11 @@ def alternate(
     return rows
 
 
-def _row(choice: Choice, passes: list[Pass]) -> dict[str, Any]:
+def _row(configuration: Configuration, passes: list[Pass]) -> dict[str, Any]:
     on_device = [one.peak_device_bytes for one in passes if one.peak_device_bytes is not None]
     return {
         "selector": passes[0].selector,
-        "keep": choice.keep,
+        "keep": configuration.keep,
         "mean_keep": passes[0].mean_keep,
         "prefill_s": median(one.seconds["sieve"] + one.seconds["prefill"] for one in passes),
         "sieve_s": median(one.seconds["sieve"] for one in passes),
@@ -315,7 +315,7 @@ def random_stream(shape: Decoder, av_tokens: int, device: torch.device) -> Token
 
 def bench_shape(
     name: str,
-    choices: Sequence[Choice],
+    configurations: Sequence[Configuration],
     repeat: int,
     profile: Profile,
     *,
@@ -328,14 +328,21 @@ def bench_shape(
     if layers is not None and layers > shape.layers:
         raise UsageError(f"--layers {layers}: {name} has {shape.layers}")
     return bench_decoder(
-        replace(shape, layers=layers or shape.layers), name, choices, repeat, profile, av_tokens, shape.layers, on_pass
+        replace(shape, layers=layers or shape.layers),
+        name,
+        configurations,
+        repeat,
+        profile,
+        av_tokens,
+        shape.layers,
+        on_pass,
     )
 
 
 def bench_decoder(
     shape: Decoder,
     name: str,
-    choices: Sequence[Choice],
+    configurations: Sequence[Configuration],
     repeat: int,
     profile: Profile,
     av_tokens: int,
@@ -349,7 +356,9 @@ def bench_decoder(
     depth = min(REFINER_DEPTH, shape.layers)
     model = build(shape, device, depth)
     stream = random_stream(shape, av_tokens, device)
-    rows = alternate(lambda choice: _shape_pass(model, shape, stream, choice, depth), choices, repeat, on_pass)
+    rows = alternate(
+        lambda configuration: _shape_pass(model, shape, stream, configuration, depth), configurations, repeat, on_pass
+    )
     setup = {
         "what": "sieve and decoder prefill on random weights, last position's logits",
         "shape": name,
@@ -366,12 +375,12 @@ def bench_decoder(
     return {"schema": BENCH_SCHEMA, "rows": rows, "setup": setup}
 
 
-def _shape_pass(model: Any, shape: Decoder, stream: TokenStream, choice: Choice, depth: int) -> Pass:
-    selector = choice.selector or TRAINED
+def _shape_pass(model: Any, shape: Decoder, stream: TokenStream, configuration: Configuration, depth: int) -> Pass:
+    selector = configuration.selector or TRAINED
     cache = DynamicCache(config=model.decoder.config)
     with Meter(stream.embeds.device) as meter:
         with meter.stage("sieve"):
-            budget = Budget.of(choice.keep or 1.0)
+            budget = Budget.of(configuration.keep or 1.0)
             kept = select(selector, stream, budget, Tools(decoder=model.decoder, sieve=model.sieve))
         with meter.stage("prefill"):
             hidden, depths = generate.prefill(model, kept, cache)
@@ -406,7 +415,7 @@ def machine(device: torch.device, dtype: str, repeat: int) -> dict[str, Any]:
 
 def bench_clips(
     media: Sequence[Path],
-    choices: Sequence[Choice],
+    configurations: Sequence[Configuration],
     repeat: int,
     profile: Profile,
     on_pass: Callable[[int, int], None] = lambda done, total: None,
@@ -423,9 +432,9 @@ def bench_clips(
     shape, depth = decoder_shape(model.decoder.config), len(model.sieve.refiner.layers) if model.sieve else 0
     selectors: dict[str, str] = {}
 
-    def run(choice: Choice) -> Pass:
-        keep = choice.keep
-        session.profile = replace(profile, keep=keep, budget=None, selector=choice.selector or profile.selector)
+    def run(configuration: Configuration) -> Pass:
+        keep = configuration.keep
+        session.profile = replace(profile, keep=keep, budget=None, selector=configuration.selector or profile.selector)
         answered = [session.run(session.look(path), QUESTION, with_evidence=False) for path in media]
         reports = [each.report for each in answered]
         selectors["none" if keep is None else f"{keep:g}"] = reports[0].selector
@@ -442,7 +451,7 @@ def bench_clips(
             mean_keep(answered[0].kept, shape.layers),
         )
 
-    rows = alternate(run, choices, repeat, on_pass)
+    rows = alternate(run, configurations, repeat, on_pass)
     setup = {
         "what": "every stage of asking about whole clips, summed over them",
         "model": model.name,

@@ -94,7 +94,7 @@ def check_case(
         inputs = {key.removeprefix("inputs."): value for key, value in data.items() if key.startswith("inputs.")}
         stream = prompt(checks, model, inputs, case, data)
         plain = KeptStream(stream, stream.embeds, stream.positions, torch.arange(len(stream.embeds)), None)
-        answer = Answered.of(model, plain, len(data["plain.generated_ids"]))
+        answer = GreedyRun.of(model, plain, len(data["plain.generated_ids"]))
         answer.check(checks, part(data, "plain"))
         for ratio, said in case["runs"].items():
             with checks.over(f"case_{name} {ratio}"):
@@ -174,7 +174,7 @@ def check_run(
     kept = seats.sift(stream, schedule, reference=True)
     checks.equal("kept0", kept.indices, want["kept0"])
     new_tokens = len(want["generated_ids"])
-    answer = Answered.of(model, kept, new_tokens, keep_cache=False)
+    answer = GreedyRun.of(model, kept, new_tokens, keep_cache=False)
     steps = [drop for drop in answer.drops if isinstance(drop.found, Step)]
     for number, drop in enumerate(steps):
         prefix = f"step{number}"
@@ -198,7 +198,7 @@ def check_run(
         passed = answer.depths[media[kept.indices]].sum().double()
         mean = passed / (len(model.decoder.layers) * media.sum())
         checks.close("mean_kept_media", mean[None], numbers([said["mean_kept_media"]]), rtol=0, atol=1e-9)
-    other = Answered.of(model, kept, new_tokens, keep_cache=True)
+    other = GreedyRun.of(model, kept, new_tokens, keep_cache=True)
     checks.equal("keepcache ids", other.ids, want["keepcache.generated_ids"])
     checks.close("keepcache logits", other.logits[1:2], want["keepcache.logits"])
     checks.equal("keepcache lengths", torch.tensor(other.cached), torch.tensor(said["keepcache_cache_lengths"]))
@@ -238,7 +238,7 @@ class Dropped:
 
 
 @dataclass(frozen=True, eq=False)
-class Answered:
+class GreedyRun:
     """A greedy answer, and what happened inside."""
 
     ids: Tensor
@@ -250,7 +250,7 @@ class Answered:
     drops: list[Dropped] = field(default_factory=list)
 
     @classmethod
-    def of(cls, model: Thinker, kept: KeptStream, new_tokens: int, *, keep_cache: bool = False) -> Answered:
+    def of(cls, model: Thinker, kept: KeptStream, new_tokens: int, *, keep_cache: bool = False) -> GreedyRun:
         drops: list[Dropped] = []
         watched = replace(kept, plan=tuple(Drop(each.after, partial(_noting, drops, each)) for each in kept.plan))
         cache = DynamicCache(config=model.decoder.config)

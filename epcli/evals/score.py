@@ -50,7 +50,7 @@ class Run:
         return cls(about, hashlib.sha256(whole.encode()).hexdigest()[:16])
 
 
-class Ledger:
+class ResultsFile:
     """The file of results, one JSON object a line: what earlier runs finished, and a place to add."""
 
     def __init__(self, path: Path | None, run: Run) -> None:
@@ -129,16 +129,16 @@ def score(
     """
     from epcli.session.session import Session  # torch loads here
 
-    ledger = Ledger(out, Run.of(questions, profile, blind=blind))
+    results = ResultsFile(out, Run.of(questions, profile, blind=blind))
     items = [*(exchanged(questions.questions) if blind else questions.questions)][:limit]
     session = Session(profile, on_progress=on_progress)
-    todo = [item for item in items if item.key not in ledger.rows]
+    todo = [item for item in items if item.key not in results.rows]
     if any(not item.problem for item in todo):
         session.load()  # weights that are missing are no question's fault
     for members in by_files(todo):
         for row in _ask_about(session, members):
-            on_row(ledger.add(row), len(ledger.rows))
-    return [ledger.rows[item.key] for item in items]
+            on_row(results.add(row), len(results.rows))
+    return [results.rows[item.key] for item in items]
 
 
 def exchanged(items: Sequence[Question], seed: int = 0) -> list[Question]:

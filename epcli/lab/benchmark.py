@@ -27,7 +27,7 @@ from epcli.errors import EpError, UsageError
 from epcli.files import whole
 from epcli.lab.film import write_film
 from epcli.lab.pools import moved
-from epcli.lab.questions import Question, ask
+from epcli.lab.questions import SceneQuestion, ask
 from epcli.lab.scenes import Library, Script, Thing, View, new_view, things_heard, write_long_script, write_script
 
 NAME, VERSION, SEED = "ep-moments", 1, 2512
@@ -46,7 +46,7 @@ PLAIN = ("hear", "first", "last", "see", "where", "colour", "see while", "hear w
 PLAIN_WEIGHT = 0.35  # a plain question counts so much when types are balanced: they are asked three times as often
 
 
-def needs(question: Question) -> str:
+def needs(question: SceneQuestion) -> str:
     """Which senses hold the answer: "sound", "picture" or "both"."""
     kinds = {e.modality for e in question.evidence}
     if len(kinds) == 2:
@@ -91,8 +91,8 @@ def scripts(lib: Library, rng: random.Random, count: int, *, short: bool = False
 
 
 def choose(
-    asked: Sequence[Question], count: int, so_far: Counter[str], rng: random.Random, *, short: bool = False
-) -> list[Question]:
+    asked: Sequence[SceneQuestion], count: int, so_far: Counter[str], rng: random.Random, *, short: bool = False
+) -> list[SceneQuestion]:
     """`count` questions of different types, those asked least so far.
 
     Those for both senses are favoured, or in short scenes the plain ones.
@@ -106,7 +106,7 @@ def choose(
     return [rng.choice([q for q in asked if q.type == kind]) for kind in first]
 
 
-def as_row(media: str, question: Question) -> dict[str, Any]:
+def as_row(media: str, question: SceneQuestion) -> dict[str, Any]:
     """A line of questions.jsonl."""
     row = {"media": media, "question": question.question, "accept": question.accept}
     row |= {"reject": question.reject} if question.reject else {}

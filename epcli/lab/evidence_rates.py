@@ -27,7 +27,7 @@ from epcli.config import DEFAULT_KEEP, Profile
 from epcli.evals.score import ci95
 from epcli.lab.benchmark import SIZES
 from epcli.lab.film import write_film
-from epcli.lab.questions import Question, ask
+from epcli.lab.questions import SceneQuestion, ask
 from epcli.lab.scenes import Library, Script, render, write_script
 from epcli.records import MediaTokens, Modality, Moment
 from epcli.session.clips import EncodedClip
@@ -62,7 +62,7 @@ class Truth:
         return inside
 
 
-def truth_of(script: Script, question: Question, boxes: list[list[Box]]) -> Truth | None:
+def truth_of(script: Script, question: SceneQuestion, boxes: list[list[Box]]) -> Truth | None:
     """Where a question's answer lies; None for a question that is not about one part, or about the whole clip."""
     parts = [part for part in script.sounds if part.things or part.speech]
     views, kind = script.views, question.type
@@ -93,7 +93,7 @@ def truth_of(script: Script, question: Question, boxes: list[list[Box]]) -> Trut
 
 def cases(
     lib: Library, count: int, seed: int, shortest_s: float, longest_s: float
-) -> Iterator[tuple[Script, list[tuple[Question, Truth]]]]:
+) -> Iterator[tuple[Script, list[tuple[SceneQuestion, Truth]]]]:
     """Scenes with the questions whose answer's place is known, until there are `count` questions."""
     rng, made = random.Random(f"evidence{seed}"), 0
     while made < count:
@@ -123,7 +123,7 @@ def measure(
             film.unlink()
 
 
-def _compare(asked: Answered, looked: EncodedClip, question: Question, truth: Truth) -> dict[str, Any]:
+def _compare(asked: Answered, looked: EncodedClip, question: SceneQuestion, truth: Truth) -> dict[str, Any]:
     tokens = media_tokens(asked.kept.stream, looked.clip)
     places = asked.kept.indices.cpu()
     is_av = asked.kept.stream.modality.cpu() != Modality.TEXT

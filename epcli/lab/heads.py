@@ -62,7 +62,7 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     some = torch.randperm(len(cells), generator=generator)[:20000]
-    head.settle(head.own(cells[some].float()))
+    head.fit_normalisation(head.tower_features(cells[some].float()))
     optimizer = torch.optim.AdamW(head.layers.parameters(), lr=lr, weight_decay=0.05)
     steps = epochs * (len(cells) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=max(steps, 2), pct_start=0.1)

@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from epcli.lab.pools import NOTHING, Scene, SceneMaker
-from epcli.lab.questions import Evidence, ask
+from epcli.lab.questions import SceneEvidence, ask
 from epcli.lab.scenes import Library
-from epcli.lab.trainer import choose, thin
+from epcli.lab.trainer import choose, drop_tokens
 from epcli.models.smol.learner import smol_items
 from epcli.models.smol.model import media_layout, prompt_ids
 from epcli.records import Modality, TokenStream
 from epcli.train.examples import Example
 
 
-def evidence_tokens(stream: TokenStream, evidence: Sequence[Evidence], scene: Scene, number: dict[str, int]) -> Tensor:
+def evidence_tokens(
+    stream: TokenStream, evidence: Sequence[SceneEvidence], scene: Scene, number: dict[str, int]
+) -> Tensor:
     """(E, L) bool: for each piece of evidence that any token holds, the tokens that hold it."""
     start, end = stream.spans_s.unbind(-1)
     shown = None
@@ -88,7 +90,7 @@ class Moments:
             media = media_layout(self.model.adapter, table, scene.features, self.head, noise)
         if self.thinned is not None:
             share, generator = rng.uniform(*self.thinned), torch.Generator().manual_seed(rng.getrandbits(31))
-            media = thin(media, share, None, generator)
+            media = drop_tokens(media, share, None, generator)
         items = smol_items(self.model, media, [(*key, None) for key in chosen])
         return [
             Example(i.stream, i.answer, evidence_tokens(i.stream, asked[key].evidence, scene, self.number), i.type)

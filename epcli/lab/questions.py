@@ -17,7 +17,7 @@ NUMBERS = ["No", "One", "Two", "Three", "Four", "Five"]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class SceneEvidence:
     """Where a part of the answer is to be found."""
 
     modality: str  # "video" or "audio"
@@ -27,7 +27,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Question:
+class SceneQuestion:
     """One question about a scene."""
 
     type: str
@@ -35,7 +35,7 @@ class Question:
     answer: str
     accept: str
     reject: str = ""
-    evidence: tuple[Evidence, ...] = ()  # all of it is needed; () where an absence is the answer
+    evidence: tuple[SceneEvidence, ...] = ()  # all of it is needed; () where an absence is the answer
 
     def judge(self, answer: str) -> bool:
         """Whether a free answer is true."""
@@ -81,9 +81,9 @@ YES_NO_HEAR = (
 )
 
 
-def ask(script: Script, lib: Library, rng: random.Random) -> list[Question]:
+def ask(script: Script, lib: Library, rng: random.Random) -> list[SceneQuestion]:
     """Every question that this scene answers, one wording each."""
-    out: list[Question] = []
+    out: list[SceneQuestion] = []
     pick = rng.choice
 
     def add(
@@ -92,9 +92,9 @@ def ask(script: Script, lib: Library, rng: random.Random) -> list[Question]:
         answer: str,
         accept: str,
         reject: str = "",
-        evidence: Sequence[Evidence] = (),
+        evidence: Sequence[SceneEvidence] = (),
     ) -> None:
-        out.append(Question(kind, pick(list(wordings)), _cap(answer), accept, reject, tuple(evidence)))
+        out.append(SceneQuestion(kind, pick(list(wordings)), _cap(answer), accept, reject, tuple(evidence)))
 
     parts = [p for p in script.sounds if p.things or p.speech]
     groups = [p.things for p in parts if p.things]
@@ -124,25 +124,25 @@ def ask(script: Script, lib: Library, rng: random.Random) -> list[Question]:
     return out
 
 
-def _sounding(parts: Sequence[Heard]) -> list[Evidence]:
+def _sounding(parts: Sequence[Heard]) -> list[SceneEvidence]:
     """The parts' time, that of speech in slices: every word counts."""
     found = []
     for p in parts:
         slices = max(1, round((p.end_s - p.start_s) / 0.6)) if p.speech else 1
         step = (p.end_s - p.start_s) / slices
-        found += [Evidence("audio", p.start_s + i * step, p.start_s + (i + 1) * step) for i in range(slices)]
+        found += [SceneEvidence("audio", p.start_s + i * step, p.start_s + (i + 1) * step) for i in range(slices)]
     return found
 
 
-def _of(parts: Sequence[Heard], thing: Thing) -> list[Evidence]:
+def _of(parts: Sequence[Heard], thing: Thing) -> list[SceneEvidence]:
     """The first time that the thing sounds."""
     return _sounding([p for p in parts if thing in p.things][:1])
 
 
-def _shown(views: Sequence[View], *names: str) -> list[Evidence]:
+def _shown(views: Sequence[View], *names: str) -> list[SceneEvidence]:
     """The objects of these names (of any) in these views."""
     return [
-        Evidence("video", v.start_s, v.end_s, o.thing.name)
+        SceneEvidence("video", v.start_s, v.end_s, o.thing.name)
         for v in views
         for o in v.objects
         if not names or o.thing.name in names
@@ -258,13 +258,13 @@ def _ask_sounds(  # type: ignore[no-untyped-def]
         if len(single) == len(groups) and len({g[0].name for g in groups}) == len(groups):
             order = [g[0] for g in groups]
             if instruments:
-                told = f"first {order[0].a} plays, then {', then '.join(t.a for t in order[1:])}."
+                statement = f"first {order[0].a} plays, then {', then '.join(t.a for t in order[1:])}."
             else:
-                told = f"you hear first {order[0].a}, then {', then '.join(t.a for t in order[1:])}."
+                statement = f"you hear first {order[0].a}, then {', then '.join(t.a for t in order[1:])}."
             add(
                 "hear all",
                 (*(what_together if instruments else ()), *(what_plays if instruments else what_heard), *what_heard),
-                told,
+                statement,
                 _all([t.name for t in order]),
                 "",
                 found,
@@ -277,7 +277,7 @@ def _ask_sounds(  # type: ignore[no-untyped-def]
                     "What do you hear, in order?",
                     "List the sounds in order.",
                 ),
-                told,
+                statement,
                 ".*".join(_word(t.name) for t in order),
                 "",
                 found,
@@ -314,11 +314,11 @@ def _ask_sounds(  # type: ignore[no-untyped-def]
                 _sounding(sounding[-2:]),
             )
         else:
-            told = ", then ".join(_plays(g) for g in groups)
+            statement = ", then ".join(_plays(g) for g in groups)
             add(
                 "hear all",
                 (*what_together, *what_plays, *what_heard),
-                f"first {told}.",
+                f"first {statement}.",
                 _all([t.name for t in heard]),
                 "",
                 found,
@@ -327,13 +327,13 @@ def _ask_sounds(  # type: ignore[no-untyped-def]
 
         def one(kind: str, part: Heard, wordings: Sequence[str], word: str, others: list[str]) -> None:
             group = part.things
-            told = (
+            statement = (
                 f"{_join([t.the for t in group])} {'plays' if len(group) == 1 else 'play'} {word}."
                 if verb == "play"
                 else f"you hear {_plays(group)} {word}."
             )
             reject = "|".join(_word(n) for n in others) if len(group) == 1 else ""
-            add(kind, wordings, told, _all([t.name for t in group]), reject, _sounding([part]))
+            add(kind, wordings, statement, _all([t.name for t in group]), reject, _sounding([part]))
 
         noun = "instrument" if instruments else "sound"
         first, last = groups[0], groups[-1]
@@ -388,7 +388,7 @@ def _ask_sounds(  # type: ignore[no-untyped-def]
                     f"at {second} seconds {what}.",
                     _all([t.name for t in moment.things]) or r"silent|silence|nothing|no sound",
                     "",
-                    [Evidence("audio", max(moment.start_s, second - 1), min(moment.end_s, second + 1.0))],
+                    [SceneEvidence("audio", max(moment.start_s, second - 1), min(moment.end_s, second + 1.0))],
                 )
         once = [p for p in sounding if p.start_s >= 0.8 and all(p is q or p.things != q.things for q in sounding)]
         once = [p for p in once if not any(t in q.things for q in sounding if q is not p for t in p.things)]
@@ -449,14 +449,14 @@ def _ask_sounds(  # type: ignore[no-untyped-def]
                 _of(sounding, thing),
             )
         else:
-            told = f"no, you hear {_plays(heard)}." if len(heard) <= 3 else f"no, there is no {other.name}."
-            add("hear?", [w.format(other.a) for w in YES_NO_HEAR], told, r"^\W*no\b", "", _sounding(sounding))
+            statement = f"no, you hear {_plays(heard)}." if len(heard) <= 3 else f"no, there is no {other.name}."
+            add("hear?", [w.format(other.a) for w in YES_NO_HEAR], statement, r"^\W*no\b", "", _sounding(sounding))
     if rng.random() < 0.35:
-        told = f"you hear {_plays(heard)}." if heard else "someone speaks."
+        statement = f"you hear {_plays(heard)}." if heard else "someone speaks."
         add(
             "silent",
             ("Is it silent?", "Is the clip silent?", "Is there no sound?", "Is it quiet?"),
-            f"no, {told}",
+            f"no, {statement}",
             r"^\W*no\b",
             "",
             _sounding(parts[:1]),
@@ -464,7 +464,7 @@ def _ask_sounds(  # type: ignore[no-untyped-def]
         add(
             "sound?",
             ("Is there any sound?", "Is there sound?", "Can you hear anything?", "Do you hear something?"),
-            f"yes, {told}",
+            f"yes, {statement}",
             r"^\W*yes",
             "",
             _sounding(parts[:1]),
@@ -548,8 +548,8 @@ def _ask_picture(script: Script, add, rng: random.Random, lib: Library, seen: li
     if len(views) == 1 or moves:
         add("see", what, f"you see {_plays(names)}.", _all([t.name for t in names]), "", _shown(views[:1]))
     elif len(views) <= 3:
-        told = ", then ".join(_plays([o.thing for o in v.objects]) for v in views)
-        add("see", what, f"you see first {told}.", _all([t.name for t in names]), "", _shown(views))
+        statement = ", then ".join(_plays([o.thing for o in v.objects]) for v in views)
+        add("see", what, f"you see first {statement}.", _all([t.name for t in names]), "", _shown(views))
     if moves:
         _ask_move(views, add)
     placed = [o for o in seen if {p.place for p in seen if p.thing.name == o.thing.name} == {o.place}]
@@ -598,7 +598,7 @@ def _ask_picture(script: Script, add, rng: random.Random, lib: Library, seen: li
             f"the background is {view.background}.",
             _word(view.background).replace("gray", "gr[ae]y"),
             "",
-            [Evidence("video", 0.0, script.duration_s)],
+            [SceneEvidence("video", 0.0, script.duration_s)],
         )
     coloured = [o for o in seen if o.colour]
     if coloured and rng.random() < 0.6:
@@ -626,8 +626,8 @@ def _ask_picture(script: Script, add, rng: random.Random, lib: Library, seen: li
             _shown(views, o.thing.name)[:1],
         )
     else:
-        told = f"no, you see {_plays(names)}." if len(names) <= 3 else f"no, there is no {other.name}."
-        add("see?", [w.format(other.a) for w in YES_NO_SEE], told, r"^\W*no\b", "", _shown(views))
+        statement = f"no, you see {_plays(names)}." if len(names) <= 3 else f"no, there is no {other.name}."
+        add("see?", [w.format(other.a) for w in YES_NO_SEE], statement, r"^\W*no\b", "", _shown(views))
 
 
 def _seconds(start_s: float, end_s: float) -> str:
@@ -710,7 +710,7 @@ def _ask_views(views: Sequence[View], add, rng: random.Random, seen: list[Seen])
             f"at {second} seconds you see {_plays(names)}.",
             _all([t.name for t in names]),
             "",
-            [Evidence("video", max(v.start_s, second - 1), min(v.end_s, second + 1.0), t.name) for t in names],
+            [SceneEvidence("video", max(v.start_s, second - 1), min(v.end_s, second + 1.0), t.name) for t in names],
         )
     counts = [sum(o.thing.name == p.thing.name for p in seen) for o in seen]
     once = [o for o, n in zip(seen, counts, strict=True) if n == 1]
@@ -815,8 +815,8 @@ def _ask_both(script: Script, add, rng: random.Random, lib: Library, heard: list
         )
         if shown:
             evidence = [*_of(parts, thing), *_shown(script.views, thing.name)[:1]]
-            told = f"you hear {thing.a}, and {thing.the} is {shown[0].place}."
-            add("visible", wordings, f"yes, {told}", r"^\W*yes", "", evidence)
+            statement = f"you hear {thing.a}, and {thing.the} is {shown[0].place}."
+            add("visible", wordings, f"yes, {statement}", r"^\W*yes", "", evidence)
             if len(script.views) == 1 and len(script.views[0].objects) > 1:
                 add(
                     "side",
@@ -826,31 +826,31 @@ def _ask_both(script: Script, add, rng: random.Random, lib: Library, heard: list
                         "Where is what you hear?",
                         "On which side is the sounding thing?",
                     ),
-                    told,
+                    statement,
                     _place(shown[0].place),
                     "",
                     evidence,
                 )
         else:
             names = list({t.name: t for t in hidden}.values())
-            told = f"no, you hear {thing.a}, but you see {_plays(names[:3])}."
-            add("visible", wordings, told, r"^\W*no\b", "", [*_of(parts, thing), *_shown(script.views)])
+            statement = f"no, you hear {thing.a}, but you see {_plays(names[:3])}."
+            add("visible", wordings, statement, r"^\W*no\b", "", [*_of(parts, thing), *_shown(script.views)])
 
 
 def _ask_describe(script: Script, add, parts: list[Heard], heard: list[Thing]) -> None:  # type: ignore[no-untyped-def]
-    told = []
+    statement = []
     if script.views:
         views = [_join([f"{o.thing.a} {o.place}" for o in v.objects]) for v in script.views]
-        told.append(f"The picture shows {', then '.join(views)}.")
+        statement.append(f"The picture shows {', then '.join(views)}.")
         if script.views[0].background and len(script.views) == 1:
-            told.append(f"The background is {script.views[0].background}.")
+            statement.append(f"The background is {script.views[0].background}.")
     if not script.sounds:
-        told.append("There is no sound.")
+        statement.append("There is no sound.")
     elif not parts:
-        told.append("It is silent.")
+        statement.append("It is silent.")
     else:
         said = [f'a voice that says: "{p.speech.strip()}"' if p.speech else _plays(p.things) for p in parts]
-        told.append(f"You hear {', then '.join(said)}.")
+        statement.append(f"You hear {', then '.join(said)}.")
     names = [o.thing.name for v in script.views for o in v.objects] + [t.name for t in heard]
     add(
         "describe",
@@ -861,7 +861,7 @@ def _ask_describe(script: Script, add, parts: list[Heard], heard: list[Thing]) -
             "Describe what you see and hear.",
             "What is going on?",
         ),
-        " ".join(told),
+        " ".join(statement),
         _all(names) or "silent|no sound|voice",
         evidence=[*_shown(script.views), *_sounding(parts)],
     )

@@ -19,7 +19,7 @@ from torch import Tensor
 from epcli.lab.pools import NOTHING, Scene, SceneMaker
 from epcli.lab.questions import ask
 from epcli.lab.trainer import one_hot
-from epcli.models.smol.model import EpSmol, Projector, shares
+from epcli.models.smol.model import EpSmol, Projector, relative_weights
 from epcli.session import generate
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import Tools, select
@@ -38,10 +38,10 @@ class Counts:
 
     asked: int = 0
     named: int = 0
-    told: int = 0
+    right_by_names: int = 0
 
     def __str__(self) -> str:
-        return f"{self.asked:5}  heads {self.named / self.asked:.2f}  true names {self.told / self.asked:.2f}"
+        return f"{self.asked:5}  heads {self.named / self.asked:.2f}  true names {self.right_by_names / self.asked:.2f}"
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def true_names(model: EpSmol, scene: Scene) -> Iterator[None]:
 
     def heard(features: Tensor, noise: float = 0.0) -> Tensor:
         assert scene.audio_labels is not None
-        return shares(scene.audio_labels)
+        return relative_weights(scene.audio_labels)
 
     for projector, names in ((picture, seen), (sound, heard)):
         projector.probabilities = names  # type: ignore[method-assign]
@@ -79,11 +79,11 @@ def measure(model: EpSmol, maker: SceneMaker, scenes: int, long: float, seed: in
         for question in rng.sample(questions, min(ASKED, len(questions))):
             right = question.judge(_answer(model, scene, question.question))
             with true_names(model, scene):
-                told = question.judge(_answer(model, scene, question.question))
+                right_by_names = question.judge(_answer(model, scene, question.question))
             for kind in (question.type, "all"):
                 counts[kind].asked += 1
                 counts[kind].named += right
-                counts[kind].told += told
+                counts[kind].right_by_names += right_by_names
     return dict(counts)
 
 

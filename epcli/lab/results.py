@@ -23,7 +23,7 @@ import typer
 from epcli.config import Profile, resolve
 from epcli.errors import EpError, UsageError
 from epcli.evals import score
-from epcli.evals.bench import Choice, bench_clips
+from epcli.evals.bench import Configuration, bench_clips
 from epcli.evals.score import Row, accuracy, answered, kept_share
 from epcli.evals.tables import interval, markdown, percent
 from epcli.files import whole
@@ -47,14 +47,14 @@ MARKS = re.compile(r"(<!-- written by python -m epcli\.lab\.results -->\n).*?(<!
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SweepResult:
     """All answered rows of a sweep, by setting and question."""
 
     by_setting: Mapping[str, Mapping[str, Row]]  # setting -> question -> row
     failed: int
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> Outcome:
+    def of(cls, rows: Sequence[Row]) -> SweepResult:
         table: dict[str, dict[str, Row]] = defaultdict(dict)
         for row in answered(rows):
             table[row["setting"]][row["item"]] = row
@@ -119,7 +119,7 @@ def evidence_kept(rows: Sequence[Row]) -> float | None:
 
 def page(questions: QuestionSet, rows: Sequence[Row], times: Mapping[str, Any] | None, command: str) -> str:
     """docs/results.md."""
-    outcome = Outcome.of(rows)
+    outcome = SweepResult.of(rows)
     items = {item.key: item for item in questions.questions}
     asked = [items[key] for key in outcome.by_setting.get(FULL, {}) if key in items]
     model = rows[0]["model"] if rows else "-"
@@ -158,13 +158,13 @@ def _cell(entry: Mapping[str, Any], usual: int | None = None) -> str:
     return f"{percent(entry['accuracy'])} ({interval(entry['ci95'])}{other})"
 
 
-def _grid(outcome: Outcome, cell: Callable[[str], str]) -> str:
+def _grid(outcome: SweepResult, cell: Callable[[str], str]) -> str:
     keeps = outcome.keeps()
     rows = [[f"`{s}`", *(cell(f"{s}@{keep:g}") for keep in keeps)] for s in outcome.selectors()]
     return markdown(["selector", *(f"keep {keep:g}" for keep in keeps)], rows)
 
 
-def _accuracy(outcome: Outcome) -> str:
+def _accuracy(outcome: SweepResult) -> str:
     full, blind = accuracy(outcome.rows(FULL)), accuracy(outcome.rows(BLIND))
     lines = [f"`none`, all tokens: **{_cell(full)}**, {full['n']} questions."]
     if blind["n"]:
@@ -172,7 +172,7 @@ def _accuracy(outcome: Outcome) -> str:
     return " ".join(lines) + "\n\n" + _grid(outcome, lambda name: _cell(accuracy(outcome.rows(name)), full["n"]))
 
 
-def _relative(outcome: Outcome) -> str:
+def _relative(outcome: SweepResult) -> str:
     def cell(name: str) -> str:
         found = compared(outcome.paired(name, FULL))
         return "-" if found is None else f"{percent(found['ratio'])} ({interval(found['ratio_ci'])})"
@@ -180,7 +180,7 @@ def _relative(outcome: Outcome) -> str:
     return _grid(outcome, cell)
 
 
-def _against(outcome: Outcome) -> str:
+def _against(outcome: SweepResult) -> str:
     """cs2 against each other selector, in points of accuracy."""
     rivals = [s for s in outcome.selectors() if s != "cs2"]
     keeps = [keep for keep in outcome.keeps() if keep < 1]
@@ -202,7 +202,7 @@ def _points(found: Mapping[str, Any] | None) -> str:
     return f"{100 * found['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def _by_type(outcome: Outcome, asked: Sequence[Question]) -> str:
+def _by_type(outcome: SweepResult, asked: Sequence[Question]) -> str:
     constant = score.majority(asked) if asked else {}
     shown = [FULL, *(f"{s}@{k:g}" for s in ("cs2", "query-aware") for k in (0.2, 0.1, 0.05))]
     shown += [f"{s}@0.05" for s in ("random", "uniform")] + [BLIND]
@@ -222,7 +222,7 @@ def _by_type(outcome: Outcome, asked: Sequence[Question]) -> str:
     return note + markdown(["type", "n", *(f"`{name}`" for name in shown), "constant"], rows)
 
 
-def _shares(outcome: Outcome) -> str:
+def _shares(outcome: SweepResult) -> str:
     needs = [n for n in ("sound", "picture", "both") if any(r.get("needs") == n for r in outcome.rows(FULL))]
     if not needs:
         return ""
@@ -246,7 +246,7 @@ def _shares(outcome: Outcome) -> str:
     )
 
 
-def _ablations(outcome: Outcome) -> str:
+def _ablations(outcome: SweepResult) -> str:
     """What the trained sieve finds with one thing taken from it."""
     rows = []
     for name in (name for one in ABLATED for name in outcome.by_setting if name.startswith(f"{one}@")):
@@ -303,7 +303,7 @@ def card(rows: Sequence[Row], questions: QuestionSet, more: str = "results.md") 
 
     `more`: the page beside it with all of the run.
     """
-    outcome = Outcome.of(rows)
+    outcome = SweepResult.of(rows)
     items = {item.key: item for item in questions.questions}
     asked = [items[key] for key in outcome.by_setting.get(FULL, {}) if key in items]
     full = accuracy(outcome.rows(FULL))
@@ -383,7 +383,7 @@ def main(
     measured = out.with_suffix(".times.json")
     if times and minutes != 0 and not measured.exists():
         keeps = KEEPS if any(r["selector"] == "cs2" for r in rows) else KEEPS[1:]
-        choices = [Choice("none", None), *(Choice(None, keep) for keep in keeps)]
+        choices = [Configuration("none", None), *(Configuration(None, keep) for keep in keeps)]
         measured.write_text(json.dumps(bench_clips(clips_to_time(found, times), choices, 3, profile), indent=2))
     clock = json.loads(measured.read_text()) if measured.exists() else None
     said = ["python", "-m", "epcli.lab.results", *map(str, (questions.name, "--out", out.name))]

@@ -34,9 +34,9 @@ class Retold:
 
     def say(self, rng: random.Random, part: Heard) -> str:
         """Half the time the sentence with some words changed, else any words, as many as there is time for."""
-        told = part.speech.split()
+        words = part.speech.split()
         if rng.random() < 0.5:
-            return " ".join(self.word(rng) if rng.random() < 0.5 else word for word in told)
+            return " ".join(self.word(rng) if rng.random() < 0.5 else word for word in words)
         seconds = part.end_s - part.start_s
         return " ".join(self.word(rng) for _ in range(max(1, round(seconds * rng.uniform(SLOWEST, FASTEST)))))
 

@@ -22,7 +22,7 @@ from epcli.models.smol.weights import ADAPTER
 from epcli.questions.record import Evidence
 from epcli.records import AudioFeatures, Features, Modality, VideoFeatures
 from epcli.train.examples import Example
-from epcli.train.recipe import Shape
+from epcli.train.recipe import TrainedParts
 from epcli.train.sieve_trainer import SieveRecipe, SieveTrainer
 
 
@@ -58,7 +58,7 @@ def main(
     adapter: Annotated[Path, typer.Option(help="Adapter file to start from.")] = ADAPTER,
 ) -> None:
     clock = time.process_time if processor_time else time.perf_counter
-    learner = smol_learner(adapter, Shape(), threads=threads)
+    learner = smol_learner(adapter, TrainedParts(), threads=threads)
     source = OneClip(learner.model, random_features(frames, sounds))
     ways = {f"keep {keep:g}": SieveRecipe(items=1, keep=(keep, keep), plain=0.0) for keep in (0.05, 0.1, 0.3, 1.0)}
     for keep in (0.1, 1.0):

@@ -39,7 +39,7 @@ from epcli.lab.reading import measure
 from epcli.lab.retold import Retold
 from epcli.lab.scenes import Library, boxes_of, frame_times, write_long_script, write_script
 from epcli.lab.sounds import Patches, fit_sound, score
-from epcli.lab.trainer import Example, Recipe, Trainer
+from epcli.lab.trainer import AdapterExample, AdapterRecipe, Trainer
 from epcli.lab.vision import named_cells
 from epcli.models.smol.family import AUDIO_STEP_S
 from epcli.models.smol.learner import smol_learner
@@ -49,7 +49,7 @@ from epcli.models.smol.yamnet import load_yamnet
 from epcli.records import AudioFeatures, Features, VideoFeatures
 from epcli.session.device import cpu_dtype
 from epcli.train import parallel
-from epcli.train.recipe import Shape
+from epcli.train.recipe import TrainedParts
 from epcli.train.sieve_trainer import SieveRecipe, SieveTrainer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -76,7 +76,7 @@ class SceneSource:
                 f"{self.lib.folder}: the adapter was trained on other names; give the library it was trained on"
             )
 
-    def draw(self, rng: random.Random, progress: float = 1.0) -> Example:
+    def draw(self, rng: random.Random, progress: float = 1.0) -> AdapterExample:
         share = EASY[0] + (LONG - EASY[0]) * progress
         frames = round(EASY[1] + (FRAMES - EASY[1]) * progress**2)
         if rng.random() < SEVERAL:
@@ -84,7 +84,7 @@ class SceneSource:
         else:
             scene = self.maker.draw(rng, LONGEST_S if rng.random() < share else 0.0, frames)
         pairs = [(q.type, q.question, q.answer) for q in ask(scene.script, self.lib, rng)]
-        return Example(scene.features, pairs, scene.video_labels, scene.audio_labels, scene.tint_labels)
+        return AdapterExample(scene.features, pairs, scene.video_labels, scene.audio_labels, scene.tint_labels)
 
 
 class ProxySource:
@@ -95,7 +95,7 @@ class ProxySource:
         self.seen = {name: i for i, name in enumerate(self.lib.seen_names)}
         self.heard = {name: i for i, name in enumerate(self.lib.heard_names)}
 
-    def draw(self, rng: random.Random, progress: float = 1.0) -> Example:
+    def draw(self, rng: random.Random, progress: float = 1.0) -> AdapterExample:
         script = write_long_script(self.lib, rng, 24.0) if rng.random() < LONG else write_script(self.lib, rng)
         video = audio = video_labels = audio_labels = tints = None
         if script.views:
@@ -130,7 +130,7 @@ class ProxySource:
                         words[at] = piece
             audio = AudioFeatures(torch.empty(0), AUDIO_STEP_S, words)
         pairs = [(q.type, q.question, q.answer) for q in ask(script, self.lib, rng)]
-        return Example(Features(script.duration_s, video, audio), pairs, video_labels, audio_labels, tints)
+        return AdapterExample(Features(script.duration_s, video, audio), pairs, video_labels, audio_labels, tints)
 
 
 @app.command()
@@ -173,7 +173,7 @@ def fit_heads(
     model = Language(cpu_dtype())
     lib = Library(library, "train")
     adapter = Adapter(lib.seen_names, lib.heard_names, 576)
-    adapter.start_from(Towers(model.tokenizer), model.decoder.get_input_embeddings().weight, model.tokenizer)
+    adapter.initialise(Towers(model.tokenizer), model.decoder.get_input_embeddings().weight, model.tokenizer)
     named = named_cells(lib, Towers(model.tokenizer, sound=False), pictures, 1, say=typer.echo)
     heads.warm_up(adapter, named, load_views(lib, run / "train"), typer.echo, epochs)
     del named
@@ -194,9 +194,9 @@ def read(library: Path, run: Path, minutes: float = 20.0, threads: int = 2) -> N
     model = Language(cpu_dtype())
     source = ProxySource(library, model.tokenizer)
     adapter = Adapter(source.lib.seen_names, source.lib.heard_names, 576)
-    adapter.start_from(Towers(model.tokenizer), model.decoder.get_input_embeddings().weight, model.tokenizer)
+    adapter.initialise(Towers(model.tokenizer), model.decoder.get_input_embeddings().weight, model.tokenizer)
     trainer = Trainer(
-        model, adapter, source, None, replace(Recipe(), minutes=minutes, proxy=(1.0, 1.0)), run, typer.echo
+        model, adapter, source, None, replace(AdapterRecipe(), minutes=minutes, proxy=(1.0, 1.0)), run, typer.echo
     )
     trainer.resume()
     trainer.run()
@@ -206,8 +206,8 @@ def read(library: Path, run: Path, minutes: float = 20.0, threads: int = 2) -> N
 def train(
     run: Path,
     minutes: float = 60.0,
-    lr: float = Recipe.lr,
-    lora_lr: float = Recipe.lora_lr,
+    lr: float = AdapterRecipe.lr,
+    lora_lr: float = AdapterRecipe.lora_lr,
     start_from: Annotated[
         Path | None, typer.Option(help="Checkpoint of `read` to begin from, or an adapter file, of which all is taken.")
     ] = None,
@@ -222,7 +222,7 @@ def train(
     torch.set_num_threads(threads)
     parallel.start()
     library = Path(json.loads((run / "library.json").read_text()))
-    recipe = replace(Recipe(), minutes=minutes, lr=lr, lora_lr=lora_lr)
+    recipe = replace(AdapterRecipe(), minutes=minutes, lr=lr, lora_lr=lora_lr)
     model = Language(cpu_dtype())
     source = SceneSource(library, run, "train", model.tokenizer)
     held = SceneSource(library, run, "heldout")
@@ -233,13 +233,13 @@ def train(
     else:
         adapter = Adapter(source.lib.seen_names, source.lib.heard_names, 576)
         adapter.load_state_dict(load_file(run / "heads.safetensors"))
-        adapter.take_classifiers()
+        adapter.load_classifiers()
     trainer = Trainer(model, adapter, source, held, recipe, run, typer.echo)
     if not trainer.resume() and start_from:
         if lora:
-            trainer.take_lora(lora)
+            trainer.load_lora(lora)
         else:
-            trainer.start_from(start_from)
+            trainer.transfer_from(start_from)
     trainer.run()
     parallel.stop()
 
@@ -262,7 +262,7 @@ def sieve(
     torch.set_num_threads(threads)
     parallel.start()
     library = Path(json.loads((run / "library.json").read_text()))
-    learner = smol_learner(begin or run / "adapter.safetensors", Shape())
+    learner = smol_learner(begin or run / "adapter.safetensors", TrainedParts())
     training = SceneSource(library, run, "train", learner.model.tokenizer)
     held = SceneSource(library, run, "heldout")
     recipe = SieveRecipe(minutes=minutes, relevance_any=0.5, relevance_all=0.3, evaluate_s=900.0, evaluate_items=48)
@@ -284,7 +284,7 @@ def sieve(
         finder.run()
     scenes, unseen = (
         Moments(s.lib, s.maker, learner.model, noise=noise, long=0.3, several=SEVERAL, longest_s=44.0, most_frames=20)
-        for s, noise in ((training, Recipe.noise), (held, 0.0))
+        for s, noise in ((training, AdapterRecipe.noise), (held, 0.0))
     )
     together = replace(recipe, lr=rates | {"refiner": 3e-4, "scorer": 5e-4})
     trainer = SieveTrainer(learner, scenes, unseen, together, run / "sieve", typer.echo)

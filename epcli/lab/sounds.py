@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from epcli.lab.scenes import Library, load_sound
-from epcli.models.smol.model import Projector, SoundHead, level
+from epcli.models.smol.model import Projector, SoundHead, normalise_loudness
 from epcli.models.smol.yamnet import PATCH_FRAMES, PATCH_SAMPLES, Yamnet
 
 SILENCE = float(np.log(0.001))  # of a log-mel value
@@ -73,16 +73,16 @@ def fit_sound(
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     with torch.no_grad():
-        head.settle(torch.cat([yamnet.patches(patches.draw(batch, generator)[0]) for _ in range(16)]))
+        head.fit_normalisation(torch.cat([yamnet.patches(patches.draw(batch, generator)[0]) for _ in range(16)]))
     optimizer = torch.optim.AdamW(head.layers.parameters(), lr=2e-3, weight_decay=0.02)
-    start, steps, told, losses = time.perf_counter(), 0, 0.0, [0.0]
+    start, steps, reported, losses = time.perf_counter(), 0, 0.0, [0.0]
     head.train()
     while (share := (time.perf_counter() - start) / 60 / minutes) < 1:
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1.0, (steps + 1) / 50) * (1 - share)
         mel, labels = patches.draw(batch, generator)
         with torch.no_grad():
-            features = head.even(yamnet.patches(mel))
+            features = head.normalise(yamnet.patches(mel))
         logits = head.layers(features)
         target = F.pad(labels, (0, 1)) * 0.95
         loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(1).mean()
@@ -90,9 +90,9 @@ def fit_sound(
         loss.backward()
         optimizer.step()
         losses, steps = [*losses[-199:], loss.item()], steps + 1
-        if share * minutes - told > 2:
-            told = share * minutes
-            say(f"sounds: {told:.0f} min, {steps} steps, loss {np.mean(losses):.2f}")
+        if share * minutes - reported > 2:
+            reported = share * minutes
+            say(f"sounds: {reported:.0f} min, {steps} steps, loss {np.mean(losses):.2f}")
     head.eval()
 
 
@@ -110,8 +110,8 @@ def score(ear: Projector, yamnet: Yamnet, lib: Library) -> tuple[float, float]:
             mel = _log_mel(yamnet, path)
             starts: Sequence[int] = range(0, max(1, len(mel) - PATCH_FRAMES + 1), PATCH_FRAMES // 2)
             cut = torch.stack([_padded(mel[at : at + PATCH_FRAMES].float()) for at in starts])
-            told = yamnet.patches(cut)
-            logits = head.layers(head.even(told))[:, :-1] + ear.told(told)
+            features = yamnet.patches(cut)
+            logits = head.layers(head.normalise(features))[:, :-1] + ear.prior_logits(features)
             stretches.append((logits.argmax(1) == number[thing.name]).float().mean().item())
             recordings.append(float(logits.sigmoid().mean(0).argmax() == number[thing.name]))
     return float(np.mean(stretches)), float(np.mean(recordings))
@@ -119,7 +119,7 @@ def score(ear: Projector, yamnet: Yamnet, lib: Library) -> tuple[float, float]:
 
 def _log_mel(yamnet: Yamnet, path: Path) -> Tensor:
     """(frames, 64) float16, of at least one patch: a short sound is repeated."""
-    sound = level(load_sound(path))
+    sound = normalise_loudness(load_sound(path))
     sound = np.tile(sound, PATCH_SAMPLES // max(len(sound), 1) + 1)[: max(len(sound), PATCH_SAMPLES)]
     with torch.inference_mode():
         return yamnet.log_mel(torch.from_numpy(sound)[None])[0].half()

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from epcli.config import Profile
 from epcli.errors import CapacityError, UsageError
-from epcli.evals.score import Ledger, Row, Run, described, failure
+from epcli.evals.score import ResultsFile, Row, Run, described, failure
 from epcli.lab import batched
 from epcli.lab.ablate import ABLATIONS, ablated
 from epcli.models.family import AVModel
@@ -42,7 +42,7 @@ MORE = {name: KEEPS[1:] for name in SELECTORS if name not in FAIR and name != "n
 
 
 @dataclass(frozen=True)
-class Setting:
+class SweepSetting:
     """A selector at a keep ratio: "none", "cs2@0.05", or "blind"; "cs2/causal@0.05" is cs2 with an ablation."""
 
     selector: str
@@ -56,7 +56,7 @@ class Setting:
         return self.selector if self.keep is None else f"{self.selector}@{self.keep:g}"
 
     @classmethod
-    def read(cls, text: str, judge: str = "cs2") -> Setting:
+    def read(cls, text: str, judge: str = "cs2") -> SweepSetting:
         """`judge`: the selector of blind questions. Raises UsageError."""
         selector, _, keep = text.partition("@")
         if text == BLIND:
@@ -72,15 +72,15 @@ class Setting:
             raise UsageError(f"--settings: {keep!r} is not a share") from None
 
 
-def read_settings(text: str, has_sieve: bool) -> list[Setting]:
+def read_settings(text: str, has_sieve: bool) -> list[SweepSetting]:
     """ "main", "all", or a list such as "none,cs2@0.05,random@0.05". Without a trained sieve, cs2 is left out."""
     judge = TRAINED if has_sieve else TRAINING_FREE
     if text in ("main", "all"):
         table = FAIR | (MORE if text == "all" or not has_sieve else {})
         names = [f"{selector}@{keep:g}" for selector, keeps in table.items() for keep in keeps]
         names = [n for n in names if has_sieve or not SELECTORS[n.partition("@")[0]].trained]
-        return [Setting.read(name, judge) for name in ("none", *names, BLIND)]
-    found = [Setting.read(part.strip(), judge) for part in text.split(",") if part.strip()]
+        return [SweepSetting.read(name, judge) for name in ("none", *names, BLIND)]
+    found = [SweepSetting.read(part.strip(), judge) for part in text.split(",") if part.strip()]
     if not found or len({s.name for s in found}) < len(found):
         raise UsageError(f"--settings {text}: give main, all, or a list of different settings")
     return found
@@ -106,8 +106,8 @@ def sweep(
     profile = replace(profile, selector=None, keep=None, budget=None)
     run = Run({"set": questions.name, "model": profile.model}, Run.of(questions, profile).fingerprint)
     if minutes == 0:
-        return Ledger.lines(out, run)
-    ledger = Ledger(out, run)
+        return ResultsFile.lines(out, run)
+    results = ResultsFile(out, run)
     session = Session(profile)
     model = session.load()
     wanted = read_settings(settings, model.sieve is not None)
@@ -116,14 +116,14 @@ def sweep(
     previous: EncodedClip | None = None
     done = failed = 0
     for group in groups:
-        todo = [(i, [s for s in wanted if _key(i, s) not in ledger.rows]) for i in group]
+        todo = [(i, [s for s in wanted if _key(i, s) not in results.rows]) for i in group]
         done += len(todo)
         todo = [(item, missing) for item, missing in todo if any(not s.blind for s in missing)]
         done -= len(todo)
         looked = None
         for item, missing in todo:
             if minutes is not None and time.monotonic() - start > 60 * minutes:
-                return list(ledger.rows.values())
+                return list(results.rows.values())
             try:
                 if looked is None:
                     looked = item.look(session)
@@ -131,12 +131,12 @@ def sweep(
             except Exception as error:  # one bad file must not end a run of hours
                 rows = [{**_about(item, s), "error": failure(error)} for s in missing]
             for row in rows:
-                ledger.add(row)
+                results.add(row)
                 failed += "error" in row
             done += 1
             on_question(done, total, failed)
         previous = looked or previous
-    return list(ledger.rows.values())
+    return list(results.rows.values())
 
 
 def drawn(questions: QuestionSet, limit: int | None, seed: int = 0) -> list[list[Question]]:
@@ -146,11 +146,11 @@ def drawn(questions: QuestionSet, limit: int | None, seed: int = 0) -> list[list
     return by_files([item for group in groups for item in group][:limit])
 
 
-def _key(item: Question, setting: Setting) -> str:
+def _key(item: Question, setting: SweepSetting) -> str:
     return f"{item.key} {setting.name}"
 
 
-def _about(item: Question, setting: Setting) -> Row:
+def _about(item: Question, setting: SweepSetting) -> Row:
     about = {"selector": setting.selector, "keep": setting.keep, "setting": setting.name}
     return described(item) | {"key": _key(item, setting), "item": item.key} | about
 
@@ -158,7 +158,7 @@ def _about(item: Question, setting: Setting) -> Row:
 def _ask(
     model: AVModel,
     item: Question,
-    settings: Sequence[Setting],
+    settings: Sequence[SweepSetting],
     looked: EncodedClip,
     other: EncodedClip | None,
     profile: Profile,
@@ -194,7 +194,7 @@ def _ask(
     ]
 
 
-def _select(setting: Setting, stream: TokenStream, tools: Tools, whole: dict[str, KeptStream]) -> KeptStream:
+def _select(setting: SweepSetting, stream: TokenStream, tools: Tools, whole: dict[str, KeptStream]) -> KeptStream:
     """What a setting keeps; a selector that scores runs once a question (in `whole`), for all ratios."""
     budget = Budget.of(setting.keep or 1.0)
     name, _, ablation = setting.selector.partition("/")

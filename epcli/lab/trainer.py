@@ -38,7 +38,7 @@ from epcli.models.smol.model import (
     media_layout,
     pool_cells,
     prompt_ids,
-    shares,
+    relative_weights,
     video_places,
 )
 from epcli.records import POSITION_STEP_S, Features, Modality
@@ -47,7 +47,7 @@ from epcli.train.attention import use_written_out
 
 
 @dataclass(frozen=True)
-class Recipe:
+class AdapterRecipe:
     """How to train. Learning rates are peaks of one cosine over `minutes`."""
 
     minutes: float = 60.0  # of training, evaluation and loading not counted
@@ -65,7 +65,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, eq=False)
-class Example:
+class AdapterExample:
     """A clip's features with questions and answers; `labels` are the true names of its tokens where known."""
 
     features: Features
@@ -75,10 +75,10 @@ class Example:
     tint_labels: Tensor | None = None  # (N, rows, cols) int64 index into COLOURS, negative for none
 
 
-class Source(Protocol):
+class AdapterSource(Protocol):
     """Where examples come from."""
 
-    def draw(self, rng: random.Random, progress: float) -> Example:
+    def draw(self, rng: random.Random, progress: float) -> AdapterExample:
         """One clip with its questions; `progress` of the run, 0 to 1: easy ones first."""
         ...
 
@@ -88,7 +88,9 @@ def one_hot(labels: Tensor, count: int) -> Tensor:
     return F.one_hot(labels.clamp(min=-1) + 1, count + 1)[..., 1:].float()
 
 
-def proxy_layout(adapter: Adapter, example: Example, start: int, table: Tensor, generator: torch.Generator) -> Segment:
+def proxy_layout(
+    adapter: Adapter, example: AdapterExample, start: int, table: Tensor, generator: torch.Generator
+) -> Segment:
     """The clip's tokens as their true names with a random certainty, no tower features: reading before looking."""
     features, video, audio = example.features, None, None
     if features.video is not None and example.video_labels is not None:
@@ -98,7 +100,7 @@ def proxy_layout(adapter: Adapter, example: Example, start: int, table: Tensor, 
         stray = F.one_hot(torch.randint(k, p.shape[:3], generator=generator), k).float()
         p = p * sure + stray * (1 - sure) * 0.5
         places = video_places(features.video.times_s, features.duration_s, n, rows, cols)
-        embeds = adapter.video(p, None, places) + adapter.clock(features.video.times_s)[:, None, None]
+        embeds = adapter.video(p, None, places) + adapter.time_embeddings(features.video.times_s)[:, None, None]
         if example.tint_labels is not None:
             tints = pool_cells(one_hot(example.tint_labels, len(COLOURS)))
             embeds = embeds + tints * (0.5 + 0.5 * sure) @ adapter.tint_names
@@ -108,9 +110,9 @@ def proxy_layout(adapter: Adapter, example: Example, start: int, table: Tensor, 
         sure = 0.4 + 0.6 * torch.rand(len(p), 1, generator=generator)
         stray = F.one_hot(torch.randint(p.shape[1], (len(p),), generator=generator), p.shape[1]).float()
         p = p * sure + stray * (1 - sure) * 0.4
-        embeds = adapter.audio(shares(p), None, audio_places(len(p), features.duration_s)) + adapter.clock(
-            audio_times(len(p))
-        )
+        embeds = adapter.audio(
+            relative_weights(p), None, audio_places(len(p), features.duration_s)
+        ) + adapter.time_embeddings(audio_times(len(p)))
         words = features.audio.words
         if words is not None:
             spoken = (words >= 0)[:, None]
@@ -120,7 +122,7 @@ def proxy_layout(adapter: Adapter, example: Example, start: int, table: Tensor, 
     return layout.interleave(video, audio, adapter.markers, start)
 
 
-def thin(segment: Segment, keep: float, words: Tensor | None, generator: torch.Generator) -> Segment:
+def drop_tokens(segment: Segment, keep: float, words: Tensor | None, generator: torch.Generator) -> Segment:
     """A random share of the sound and picture tokens; marker tokens and tokens with spoken words stay."""
     stays = torch.rand(len(segment.modality), generator=generator) < keep
     stays |= segment.modality == Modality.TEXT
@@ -143,9 +145,9 @@ class Trainer:
         self,
         model: Language,
         adapter: Adapter,
-        source: Source,
-        held_out: Source | None,
-        recipe: Recipe,
+        source: AdapterSource,
+        held_out: AdapterSource | None,
+        recipe: AdapterRecipe,
         folder: Path,
         say: Callable[[str], None] = print,
     ) -> None:
@@ -188,7 +190,7 @@ class Trainer:
 
     # --- one row -------------------------------------------------------------------------------------------------
 
-    def _segment(self, example: Example, training: bool) -> Segment:
+    def _segment(self, example: AdapterExample, training: bool) -> Segment:
         start, end = self.recipe.proxy
         share = max(end, start + (end - start) * self.progress * 2)
         if (training and example.video_labels is not None) or example.audio_labels is not None:
@@ -203,10 +205,10 @@ class Trainer:
         if training:
             keep = self.rng.uniform(*self.recipe.keep)
             words = example.features.audio.words if example.features.audio is not None else None
-            segment = thin(segment, keep, words, self.generator)
+            segment = drop_tokens(segment, keep, words, self.generator)
         return segment
 
-    def row(self, source: Source, rng: random.Random, training: bool) -> tuple[Pack, list[str]]:
+    def row(self, source: AdapterSource, rng: random.Random, training: bool) -> tuple[Pack, list[str]]:
         """Scenes up to about `recipe.tokens`, and the type of every question in order."""
         scenes: list[tuple[Segment, list[tuple[str, str]]]] = []
         types: list[str] = []
@@ -342,13 +344,13 @@ class Trainer:
         self.say(f"resumed at step {self.step}, minute {self.spent_s / 60:.1f}")
         return True
 
-    def take_lora(self, lora: dict[str, Tensor]) -> None:
+    def load_lora(self, lora: dict[str, Tensor]) -> None:
         """Begin from a shipped adapter's LoRA, `layers.….q_proj.{A,B}`."""
         for key, value in lora.items():
             name, part = key.rsplit(".", 1)
             self.lora[f"{name}.lora_{part}.default.weight"].data.copy_(value)
 
-    def start_from(self, checkpoint: Path) -> None:
+    def transfer_from(self, checkpoint: Path) -> None:
         """Take over what another run learned about reading tokens: LoRA, places, markers, and names where they match.
 
         Heads and corrections, which read the towers, stay as they are.

@@ -52,7 +52,7 @@ def named_cells(
     cells, names = [], []
     for at in range(0, count, AT_ONCE):
         frames, labels = draw(lib, AT_ONCE, rng.randrange(1 << 30), rng.choice(SIZES), at)
-        shown, called = cells_to_name(towers.look(frames.float()), labels, generator, nothing)
+        shown, called = cells_to_name(towers.encode_frames(frames.float()), labels, generator, nothing)
         cells.append(shown)
         names.append(called)
         if at % 1600 == 0:
@@ -130,9 +130,9 @@ def tune(
         optimizer.zero_grad()
         if step % 2:  # what ImageNet taught must stay readable for its classifier: photographs need it
             with torch.no_grad():
-                told = teacher.classifier(old(x.float())).softmax(-1)
+                target = teacher.classifier(old(x.float())).softmax(-1)
             says = teacher.classifier(features).log_softmax(-1)
-            (loss + 0.5 * F.kl_div(says, told, reduction="none").sum(-1).mean()).backward()
+            (loss + 0.5 * F.kl_div(says, target, reduction="none").sum(-1).mean()).backward()
         else:
             loss.backward()
         optimizer.step()

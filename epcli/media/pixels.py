@@ -8,7 +8,7 @@ import numpy as np
 
 from epcli.media import hdr
 from epcli.media.hdr import Transfer
-from epcli.media.upright import UPRIGHT, Turn
+from epcli.media.upright import UPRIGHT, Orientation
 
 _SAME_SHAPE = 0.03  # logarithm of the ratio of two shapes that are still drawn as one
 # Transparency lies on white, before scaling: else colours of what is transparent bleed over its edges.
@@ -22,7 +22,7 @@ class Pixels:
     """How the stored pixels of a stream are meant to be seen."""
 
     aspect: float = 1.0  # width by height on a screen, of the first frame as it is stored
-    turn: Turn = UPRIGHT
+    turn: Orientation = UPRIGHT
     has_alpha: bool = False
     transfer: Transfer | None = None  # of high dynamic range
 

@@ -34,7 +34,7 @@ from epcli.media.ffmpeg import Deadline, decoders, find, name
 from epcli.media.hdr import Transfer
 from epcli.media.joined import Span
 from epcli.media.pixels import AS_STORED, Pixels
-from epcli.media.upright import Turn
+from epcli.media.upright import Orientation
 from epcli.records import AudioTrack, MediaInfo
 from epcli.text import printable
 
@@ -607,7 +607,7 @@ def _is_still(container: InputContainer, video: Any, demuxer: str) -> bool:
     return container.metadata.get("major_brand") == "avif"
 
 
-def _displayed(container: InputContainer, video: Any, turn: Turn | None) -> tuple[int, int, Pixels]:
+def _displayed(container: InputContainer, video: Any, turn: Orientation | None) -> tuple[int, int, Pixels]:
     """Width and height on a screen with square pixels, upright, and how to get there from the stored picture.
 
     A frame is decoded for it: PyAV does not tell the rotation of a stream. `turn`: what EXIF data say instead.
@@ -619,7 +619,7 @@ def _displayed(container: InputContainer, video: Any, turn: Turn | None) -> tupl
         frame = None  # no decoder in PyAV, or a damaged start: ffmpeg may still get through
     width, height = (frame.width, frame.height) if frame else (video.width, video.height)
     if turn is None:
-        turn = upright.of_frame(frame) if frame else Turn()
+        turn = upright.of_frame(frame) if frame else Orientation()
     aspect = video.sample_aspect_ratio or Fraction(1)
     if Fraction(1, 10) <= aspect <= 10:  # anything else is a broken header
         shape = float(width * aspect / height)

@@ -16,7 +16,7 @@ from av.sidedata.sidedata import Type
 _ORIENTATION_TAG = 0x112  # TIFF 6.0, section 8: Orientation
 
 
-class Turn(NamedTuple):
+class Orientation(NamedTuple):
     """How to put a stored picture upright: first swap rows with columns, then mirror."""
 
     swap: bool = False
@@ -29,43 +29,43 @@ class Turn(NamedTuple):
         return picture[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
 
 
-UPRIGHT = Turn()
+UPRIGHT = Orientation()
 _BY_ORIENTATION = {
-    2: Turn(False, True, False),
-    3: Turn(False, True, True),
-    4: Turn(False, False, True),
-    5: Turn(True, False, False),
-    6: Turn(True, True, False),
-    7: Turn(True, True, True),
-    8: Turn(True, False, True),
+    2: Orientation(False, True, False),
+    3: Orientation(False, True, True),
+    4: Orientation(False, False, True),
+    5: Orientation(True, False, False),
+    6: Orientation(True, True, False),
+    7: Orientation(True, True, True),
+    8: Orientation(True, False, True),
 }
 _BY_DEGREES = {90: _BY_ORIENTATION[8], 180: _BY_ORIENTATION[3], 270: _BY_ORIENTATION[6]}  # counter-clockwise
 
 
-def of_frame(frame: Any) -> Turn:
+def of_frame(frame: Any) -> Orientation:
     """From a decoded frame's display matrix. Angles between right angles count as the nearer one."""
     try:
         side_data = frame.side_data.get(Type.DISPLAYMATRIX)
     except ValueError:  # PyAV 18 does not know every kind of side data, but still tells the angle
-        return _BY_DEGREES.get(round(frame.rotation / 90) * 90 % 360, Turn())
+        return _BY_DEGREES.get(round(frame.rotation / 90) * 90 % 360, Orientation())
     if side_data is None:
-        return Turn()
+        return Orientation()
     # x' = a x + c y, y' = b x + d y (libavutil/display.h)
     a, b, _, c, d = struct.unpack("5i", bytes(side_data)[:20])
-    return Turn(True, c < 0, b < 0) if abs(b) > abs(a) else Turn(False, a < 0, d < 0)
+    return Orientation(True, c < 0, b < 0) if abs(b) > abs(a) else Orientation(False, a < 0, d < 0)
 
 
-def of_picture_file(path: Path, demuxer: str) -> Turn:
+def of_picture_file(path: Path, demuxer: str) -> Orientation:
     """From the EXIF data of a JPEG, PNG, WebP or TIFF file; upright if there are none or they are damaged."""
     finders = {"jpeg_pipe": _in_jpeg, "png_pipe": _in_png, "webp_pipe": _in_webp, "tiff_pipe": lambda file: 0}
     if demuxer not in finders:
-        return Turn()
+        return Orientation()
     try:
         with open(path, "rb") as file:
             base = finders[demuxer](file)
-            return Turn() if base is None else _BY_ORIENTATION.get(_orientation(file, base), Turn())
+            return Orientation() if base is None else _BY_ORIENTATION.get(_orientation(file, base), Orientation())
     except struct.error:  # the file ends in the middle of a field
-        return Turn()
+        return Orientation()
 
 
 def _unpack(file: BinaryIO, layout: str) -> tuple[Any, ...]:

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from epcli.records import AudioFeatures, Clip, Features, Sampling, TokenStream, Turn, VideoFeatures
     from epcli.sieve.sieve import Sieve
     from epcli.train.examples import Make
-    from epcli.train.recipe import Order
-    from epcli.train.recipe import Shape as TrainedShape
+    from epcli.train.recipe import Order, TrainedParts
     from epcli.train.sieve_trainer import Learner
 
 
@@ -132,7 +131,7 @@ class Family(Protocol):
         ...
 
     def learner(
-        self, source: Source, order: Order, shape: TrainedShape, profile: Profile
+        self, source: Source, order: Order, parts: TrainedParts, profile: Profile
     ) -> tuple[Learner, Make] | None:
         """The model made ready for `ep train`, and what makes its examples; None if models of this family are not.
 

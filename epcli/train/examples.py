@@ -24,7 +24,7 @@ class Example:
     type: str = "own"  # of the question, for the tables
 
 
-class Source(Protocol):
+class ExampleSource(Protocol):
     """Where items come from."""
 
     def draw(self, rng: random.Random) -> Sequence[Example]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from epcli.models.sieve_weights import LowRank, build_sieve, starting_layers
 from epcli.sieve.select import ScoreHead
 from epcli.sieve.sieve import Sieve
-from epcli.train.recipe import Shape
+from epcli.train.recipe import TrainedParts
 
 REFINED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LORA_SCALE = 2.0  # alpha / rank
@@ -44,21 +44,21 @@ def add_low_rank(module: nn.Module, rank: int, targets: tuple[str, ...]) -> dict
 
 
 def add_sieve(
-    decoder: Any, shape: Shape, base: Callable[[str], Tensor], names: list[str]
+    decoder: Any, parts: TrainedParts, base: Callable[[str], Tensor], names: list[str]
 ) -> tuple[Sieve, dict[str, dict[str, nn.Parameter]]]:
     """An untrained sieve for a decoder, and its parameters by group, named as in the files.
 
     `base` and `names` are the base decoder's tensors: before LoRA, not quantized.
     """
-    layers = starting_layers(base, names, shape.depth, shape.refiner_gain)
+    layers = starting_layers(base, names, parts.depth, parts.refiner_gain)
     scorer = ScoreHead(decoder.config.hidden_size)
     whole = {f"refiner.{name}": value.clone() for name, value in layers.items()}
     whole |= {f"scorer.{name}": value for name, value in scorer.state_dict().items()}
     sieve: Sieve = build_sieve(whole, decoder, "a new sieve").requires_grad_(False)
     sieve.scorer.float()
     refiner: dict[str, nn.Parameter]
-    if shape.refiner_rank:
-        refiner = add_low_rank(sieve.refiner, shape.refiner_rank, REFINED)
+    if parts.refiner_rank:
+        refiner = add_low_rank(sieve.refiner, parts.refiner_rank, REFINED)
         for name, parameter in sieve.refiner.named_parameters():
             if "norm" in name:
                 parameter.data = parameter.data.float()
@@ -69,8 +69,8 @@ def add_sieve(
     return sieve, {"refiner": refiner, "scorer": dict(sieve.scorer.named_parameters())}
 
 
-def low_rank_of(shape: Shape) -> LowRank:
-    return LowRank(shape.depth, shape.refiner_rank, shape.refiner_gain, LORA_SCALE)
+def low_rank_of(parts: TrainedParts) -> LowRank:
+    return LowRank(parts.depth, parts.refiner_rank, parts.refiner_gain, LORA_SCALE)
 
 
 def stored(groups: dict[str, dict[str, nn.Parameter]]) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Shape:
+class TrainedParts:
     """What is trained, and how freely. Written with the result."""
 
     sieve: bool = True
@@ -65,11 +65,11 @@ class SieveRecipe:
     seed: int = 0
 
 
-def rates(lr: float | None, method: str, shape: Shape) -> dict[str, float]:
+def rates(lr: float | None, method: str, parts: TrainedParts) -> dict[str, float]:
     """Peak learning rates by group; `lr` is that of the decoder."""
     if method == "full":
         base = lr or FULL_LR
         return {"adapter": base, "decoder": base, "refiner": base, "scorer": 10 * base}
     base = lr or LORA_LR
-    refiner = 3 * base if shape.refiner_rank else base / 15
+    refiner = 3 * base if parts.refiner_rank else base / 15
     return {"adapter": base / 2, "decoder": base, "refiner": refiner, "scorer": 3 * base}

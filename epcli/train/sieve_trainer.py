@@ -36,7 +36,7 @@ from epcli.records import Modality
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import Tools, select
 from epcli.train import parallel
-from epcli.train.examples import Example, Source
+from epcli.train.examples import Example, ExampleSource
 from epcli.train.plot import draw
 from epcli.train.recipe import SieveRecipe
 
@@ -126,8 +126,8 @@ class SieveTrainer:
     def __init__(
         self,
         learner: Learner,
-        source: Source,
-        held_out: Source | None,
+        source: ExampleSource,
+        held_out: ExampleSource | None,
         recipe: SieveRecipe,
         folder: Path,
         say: Callable[[str], None] = print,

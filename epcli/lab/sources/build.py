@@ -16,7 +16,7 @@ from PIL import Image
 
 from epcli.errors import EpError, MediaError
 from epcli.lab.sources import audio, catalog, fetch, melody, pictures, recordings, sheet, soundfonts, speech
-from epcli.lab.sources.catalog import Thing
+from epcli.lab.sources.catalog import CatalogThing
 from epcli.lab.sources.pictures import Picture, slug
 
 WORKERS = 2
@@ -56,7 +56,7 @@ def build(out: Path, work: Path) -> dict[str, int]:
     return {**count(things), **spoken}
 
 
-def balance(things: Mapping[str, Thing]) -> None:
+def balance(things: Mapping[str, CatalogThing]) -> None:
     """Make what is held out measurable: nothing can be recognised that was never trained on.
 
     A thing that only the held-out recordings have is trained on them; one that only the held-out style shows is not
@@ -84,7 +84,7 @@ def licences() -> list[dict[str, str]]:
     ]
 
 
-def count(things: Mapping[str, Thing]) -> dict[str, int]:
+def count(things: Mapping[str, CatalogThing]) -> dict[str, int]:
     """How many things have what, and how many files there are."""
     totals = {}
     for kind in ("pictures", "sounds"):
@@ -120,7 +120,7 @@ def draw_all(wanted: Iterable[Picture], out: Path) -> list[Picture]:
         return [picture for picture in pool.map(one, wanted) if picture]
 
 
-def split_pictures(drawn: Sequence[Picture], things: Mapping[str, Thing], out: Path) -> None:
+def split_pictures(drawn: Sequence[Picture], things: Mapping[str, CatalogThing], out: Path) -> None:
     """Put each picture into its thing's split: the held-out style, else one spare picture; drop copies of those."""
     by_thing: dict[str, list[Picture]] = defaultdict(list)
     for picture in drawn:
@@ -179,27 +179,27 @@ def play_all(folders: Mapping[str, Path], out: Path) -> dict[str, dict[str, list
     return made
 
 
-def record_all(folders: Mapping[str, Path], things: Mapping[str, Thing], out: Path) -> None:
+def record_all(folders: Mapping[str, Path], things: Mapping[str, CatalogThing], out: Path) -> None:
     """Clips of every recording, less those for training that are copies of a held-out recording."""
-    found = recordings.batches(folders)
+    found = recordings.recording_groups(folders)
     if unknown := {b.thing for b in found} - things.keys():
         raise EpError(f"recordings.yaml: {min(unknown)!r} is not in things.yaml")
     held = [audio.read(b.files[0]) for b in found if b.split == "heldout"]
 
-    def one(batch: recordings.Batch) -> list[str]:
-        if batch.split == "train" and batch.kind == "single":
-            sound = audio.read(batch.files[0])
+    def one(group: recordings.RecordingGroup) -> list[str]:
+        if group.split == "train" and group.kind == "single":
+            sound = audio.read(group.files[0])
             if any(audio.alike(sound, other) > _SAME_SOUND for other in held):
-                say(f"a copy of a held-out recording, dropped: {batch.files[0].name} ({batch.source})")
+                say(f"a copy of a held-out recording, dropped: {group.files[0].name} ({group.source})")
                 return []
-        paths = _once(out, f"sounds/{batch.source}", batch.id, partial(recordings.make, batch))
+        paths = _once(out, f"sounds/{group.source}", group.id, partial(recordings.make, group))
         if not paths:
-            say(f"left out: nothing to be heard in {batch.files[0].name} ({batch.source})")
+            say(f"left out: nothing to be heard in {group.files[0].name} ({group.source})")
         return paths
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        for batch, paths in zip(found, pool.map(one, found), strict=True):
-            things[batch.thing].sounds[batch.split] += paths
+        for group, paths in zip(found, pool.map(one, found), strict=True):
+            things[group.thing].sounds[group.split] += paths
 
 
 def _once(out: Path, folder: str, name: str, make: partial[list[np.ndarray]]) -> list[str]:

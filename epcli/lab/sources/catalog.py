@@ -25,7 +25,7 @@ def table(name: str) -> dict[str, Any]:
 
 
 @dataclass
-class Thing:
+class CatalogThing:
     """One nameable thing and its files, relative to the library's folder."""
 
     name: str
@@ -46,9 +46,9 @@ class Thing:
         }
 
 
-def things() -> dict[str, Thing]:
+def things() -> dict[str, CatalogThing]:
     """Every thing of things.yaml by name, without files yet."""
-    return {name: Thing(name, group) for group, names in table("things").items() for name in names}
+    return {name: CatalogThing(name, group) for group, names in table("things").items() for name in names}
 
 
 def emoji_codes() -> dict[str, list[str]]:
@@ -100,7 +100,9 @@ def ambiguous(known: Iterable[str]) -> dict[str, set[str]]:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def write(folder: Path, all_things: Mapping[str, Thing], licences: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+def write(
+    folder: Path, all_things: Mapping[str, CatalogThing], licences: Sequence[Mapping[str, str]]
+) -> dict[str, Any]:
     """Check and write catalog.json, whole or not at all. Things without any file are left out."""
     kept = {n: t for n, t in all_things.items() if any(t.pictures.values()) or any(t.sounds.values())}
     mistaken = ambiguous(kept)

@@ -46,7 +46,7 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Clip:
+class RenderedClip:
     """One clip of a render: where it lies in the file, and what is played by which program."""
 
     start_s: float
@@ -78,7 +78,9 @@ def instruments() -> list[Instrument]:
     return found
 
 
-def write_clips(instrument: Instrument, programs: Sequence[tuple[int, int]], n: int, rng: random.Random) -> list[Clip]:
+def write_clips(
+    instrument: Instrument, programs: Sequence[tuple[int, int]], n: int, rng: random.Random
+) -> list[RenderedClip]:
     """`n` random clips of 4 to 6 s, taking `programs` in turn."""
     write = {"melody": _melody, "strokes": _strokes, "kit": _kit, "hold": _hold, "repeat": _repeat}[instrument.style]
     clips, start = [], 0.1
@@ -86,7 +88,7 @@ def write_clips(instrument: Instrument, programs: Sequence[tuple[int, int]], n: 
         end = start + rng.uniform(4.0, 6.0)
         bank, program = programs[i % len(programs)]
         notes = tuple(sorted(write(instrument, start, end, rng), key=lambda note: (note.start_s, note.key)))
-        clips.append(Clip(start, end, bank, program, notes))
+        clips.append(RenderedClip(start, end, bank, program, notes))
         start = end + _GAP_S
     return clips
 
@@ -163,7 +165,7 @@ def _repeat(instrument: Instrument, start: float, end: float, rng: random.Random
     return notes
 
 
-def midi(clips: Sequence[Clip], rng: random.Random) -> bytes:
+def midi(clips: Sequence[RenderedClip], rng: random.Random) -> bytes:
     """The clips as a standard MIDI file, each with its own program and a random amount of reverberation."""
     events: list[tuple[float, int, mido.Message]] = []
     for clip in clips:

@@ -29,7 +29,7 @@ NOTES = {
 
 
 @dataclass(frozen=True)
-class Batch:
+class RecordingGroup:
     """Recordings that become clips of one thing together. `kind`: single, strokes or notes."""
 
     thing: str
@@ -44,7 +44,7 @@ class Batch:
         return "heldout" if self.source in HELD_OUT else "train"
 
 
-def batches(folders: Mapping[str, Path]) -> list[Batch]:
+def recording_groups(folders: Mapping[str, Path]) -> list[RecordingGroup]:
     """Everything of recordings.yaml and NOTES. Identical files are taken once. Raises EpError on a dead pattern."""
     struck = {i.thing for i in melody.instruments() if i.style == "strokes"} | {"tabla", "djembe", "cajon"}
     found, seen = [], set()
@@ -63,25 +63,27 @@ def batches(folders: Mapping[str, Path]) -> list[Batch]:
                     seen.add(digest)
                     fresh.append(file)
             if thing in struck and source in ("hydrogen", "sonic-pi"):
-                found.append(Batch(thing, source, slug(thing), tuple(fresh), "strokes"))
+                found.append(RecordingGroup(thing, source, slug(thing), tuple(fresh), "strokes"))
             else:
                 for file in fresh:
                     digest = hashlib.sha256(str(file.relative_to(root)).encode()).hexdigest()[:4]
-                    found.append(Batch(thing, source, f"{slug(thing)}-{slug(file.stem)}-{digest}", (file,), "single"))
+                    found.append(
+                        RecordingGroup(thing, source, f"{slug(thing)}-{slug(file.stem)}-{digest}", (file,), "single")
+                    )
     for name, instrument in NOTES.items():
         folder = folders[f"tonejs-{name}"] / "package"
-        found.append(Batch(instrument, "tonejs", slug(name), tuple(sorted(folder.glob("*.mp3"))), "notes"))
+        found.append(RecordingGroup(instrument, "tonejs", slug(name), tuple(sorted(folder.glob("*.mp3"))), "notes"))
     return found
 
 
-def make(batch: Batch) -> list[np.ndarray]:
-    """The clips of a batch."""
-    rng = random.Random(f"{batch.source} {batch.id}")
-    if batch.kind == "notes":
-        keyed = {key: file for file in batch.files if (key := sampler.key_of(file.stem)) is not None}
-        how = next(i for i in melody.instruments() if i.name == batch.thing)
+def make(group: RecordingGroup) -> list[np.ndarray]:
+    """The clips of a group."""
+    rng = random.Random(f"{group.source} {group.id}")
+    if group.kind == "notes":
+        keyed = {key: file for file in group.files if (key := sampler.key_of(file.stem)) is not None}
+        how = next(i for i in melody.instruments() if i.name == group.thing)
         return sampler.notes(keyed, how, _NOTE_CLIPS, rng)
-    recorded = [audio.read(file) for file in batch.files]
-    if batch.kind == "strokes":
+    recorded = [audio.read(file) for file in group.files]
+    if group.kind == "strokes":
         return sampler.strokes(recorded, _STROKE_CLIPS, rng)
-    return sampler.clips(recorded[0], rng, 1 if batch.split == "heldout" else 2)
+    return sampler.clips(recorded[0], rng, 1 if group.split == "heldout" else 2)

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from epcli.config import Profile
     from epcli.models.qwen_omni.model import QwenOmni
     from epcli.train.examples import Make
-    from epcli.train.recipe import Order
-    from epcli.train.recipe import Shape as TrainedShape
+    from epcli.train.recipe import Order, TrainedParts
     from epcli.train.sieve_trainer import Learner
 
 CARDS = {
@@ -120,10 +119,10 @@ class Qwen:
         place = source.path or hub.folder(source.name)
         return QwenOmni.open(place, source.name, device, dtype, quantize, on_progress)
 
-    def learner(self, source: Source, order: Order, shape: TrainedShape, profile: Profile) -> tuple[Learner, Make]:
+    def learner(self, source: Source, order: Order, parts: TrainedParts, profile: Profile) -> tuple[Learner, Make]:
         from epcli.models.qwen_omni.learner import learner
 
-        return learner(source, order, shape, profile)
+        return learner(source, order, parts, profile)
 
     def shapes(self) -> Mapping[str, Shape]:
         return {

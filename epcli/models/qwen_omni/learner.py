@@ -29,25 +29,25 @@ from epcli.sieve.sync_rope import install
 from epcli.train.attention import use_written_out
 from epcli.train.examples import Example, Make, rows
 from epcli.train.learners import LORA_SCALE, REFINED, add_low_rank, add_sieve, low_rank_of, stored
-from epcli.train.recipe import Order, Shape
+from epcli.train.recipe import Order, TrainedParts
 from epcli.train.sieve_trainer import Learner
 
 
-def learner(source: Source, order: Order, shape: Shape, profile: Profile) -> tuple[Learner, Make]:
+def learner(source: Source, order: Order, parts: TrainedParts, profile: Profile) -> tuple[Learner, Make]:
     """As `Family.learner`."""
     device = choose_device(profile)
     dtype = choose_dtype(profile, device)
     if dtype == torch.float16:
         dtype = torch.float32  # a GPU without bfloat16
     made = qwen_learner(
-        profile.model, shape, order.method, device, dtype, gradient_checkpointing=order.gradient_checkpointing
+        profile.model, parts, order.method, device, dtype, gradient_checkpointing=order.gradient_checkpointing
     )
     return made, lambda features, asked: qwen_items(made.model, features, rows(asked), profile.system)
 
 
 def qwen_learner(
     name: str,
-    shape: Shape,
+    parts: TrainedParts,
     method: str,
     device: torch.device,
     dtype: torch.dtype,
@@ -75,16 +75,16 @@ def qwen_learner(
     if device.type == "cpu":
         use_written_out(decoder.config)
     groups: dict[str, dict[str, nn.Parameter]] = {}
-    if shape.sieve and sieve is not None:
-        if shape.refiner_rank:
+    if parts.sieve and sieve is not None:
+        if parts.refiner_rank:
             raise UsageError(f"{name}: has a trained sieve, which is trained on in full: give --refiner-rank 0")
         sieve.float()
         groups["refiner"] = dict(sieve.refiner.named_parameters())
         groups["scorer"] = dict(sieve.scorer.named_parameters())
-    elif shape.sieve:
+    elif parts.sieve:
         install(decoder, sync_sections(decoder, folder))
         base, names = base_tensors(thinker_tensors(folder))
-        sieve, groups = add_sieve(decoder, shape, base, names)
+        sieve, groups = add_sieve(decoder, parts, base, names)
     else:
         sieve = None
     if method == "full":
@@ -94,7 +94,7 @@ def qwen_learner(
         groups["decoder"] = {f"{part}.{n}": p for part, module in trained for n, p in module.named_parameters()}
     else:
         decoder.is_loaded_in_4bit = method == "qlora"  # which peft asks
-        groups["decoder"] = add_low_rank(decoder, shape.lora_rank, REFINED)
+        groups["decoder"] = add_low_rank(decoder, parts.lora_rank, REFINED)
     if gradient_checkpointing:
         for layer in (*decoder.layers, *(sieve.refiner.layers if sieve is not None else ())):
             layer.gradient_checkpointing = True
@@ -112,7 +112,7 @@ def qwen_learner(
             base=source.name if source.path is None else str(folder.resolve()),
             folder=folder,
             sieve=stored(groups),
-            refiner=low_rank_of(shape) if shape.sieve and shape.refiner_rank else None,
+            refiner=low_rank_of(parts) if parts.sieve and parts.refiner_rank else None,
             lora={key: p.detach().bfloat16() for key, p in groups["decoder"].items()},
             lora_scale=LORA_SCALE,
             sections=tuple(sections),
@@ -122,10 +122,10 @@ def qwen_learner(
     def whole() -> dict[str, Tensor]:
         """The sieve's weights in full."""
         held = {key: value.to(dtype) for key, value in stored(groups).items()}
-        if not shape.sieve or not shape.refiner_rank:
+        if not parts.sieve or not parts.refiner_rank:
             return held
         base, names = base_tensors(thinker_tensors(folder))
-        return {k: v.to(dtype) for k, v in unfold(held, base, names, low_rank_of(shape), folder).items()}
+        return {k: v.to(dtype) for k, v in unfold(held, base, names, low_rank_of(parts), folder).items()}
 
     model = QwenOmni(Thinker(opened.thinker, sieve), opened.inputs, opened.name)
     return Learner(model, groups, save)

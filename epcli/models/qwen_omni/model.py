@@ -27,7 +27,7 @@ from epcli.models.qwen_omni.costs import BATCH_PATCHES
 from epcli.models.qwen_omni.folder import SIEVE, look, weight_files
 from epcli.models.qwen_omni.hub import UNUSED
 from epcli.models.qwen_omni.inputs import Inputs
-from epcli.models.qwen_omni.reading import watched
+from epcli.models.qwen_omni.reading import tracked
 from epcli.models.qwen_omni.sieve_file import SieveFile
 from epcli.models.sieve_weights import build_sieve
 from epcli.records import (
@@ -94,7 +94,7 @@ class Thinker:
         placed = quantize.placement(config, torch.device(device), dtype, quantization)
         if sieve_file is not None:
             sieve_file.check_base(folder)
-        state = watched(
+        state = tracked(
             thinker_tensors(folder, mapped=quantization == "none"), on_progress, trims=quantization != "none"
         )
         weights: dict[str, Tensor] = {}

@@ -23,7 +23,7 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 TRIM_BYTES = 256_000_000  # read between two times that freed memory is given back
 
 
-class Unmapped:
+class UnmappedTensor:
     """A tensor of a safetensors file, read without a memory map when it is indexed; else as safetensors' slices."""
 
     def __init__(self, path: Path, start: int, shape: tuple[int, ...], dtype: str) -> None:
@@ -52,11 +52,11 @@ class Unmapped:
         return whole[index]
 
 
-class Watched:
+class TrackedTensor:
     """A slice that tells the bytes of its tensor each time it is read."""
 
-    def __init__(self, part: Any, told: Callable[[int], None]) -> None:
-        self.part, self.told = part, told
+    def __init__(self, part: Any, on_read: Callable[[int], None]) -> None:
+        self.part, self.on_read = part, on_read
 
     def get_shape(self) -> list[int]:
         return self.part.get_shape()
@@ -66,28 +66,28 @@ class Watched:
 
     def __getitem__(self, index: Any) -> Tensor:
         found: Tensor = self.part[index]
-        self.told(found.nbytes)
+        self.on_read(found.nbytes)
         return found
 
 
-def unmapped(paths: list[Path]) -> dict[str, Unmapped]:
+def unmapped(paths: list[Path]) -> dict[str, UnmappedTensor]:
     """The tensors of safetensors files by name, to be read without a map. Raises WeightsError."""
     found = {}
     for path in paths:
         _, tensors = read_header(path)
         for key, facts in tensors.items():
             if facts.dtype in DTYPES:
-                found[key] = Unmapped(path, facts.start, facts.shape, facts.dtype)
+                found[key] = UnmappedTensor(path, facts.start, facts.shape, facts.dtype)
     return found
 
 
-def watched(state: dict[str, Any], on_progress: Callable[[float], None] | None, *, trims: bool) -> dict[str, Any]:
+def tracked(state: dict[str, Any], on_progress: Callable[[float], None] | None, *, trims: bool) -> dict[str, Any]:
     """The same tensors, telling the share of all bytes read so far; `trims`: giving freed memory back on the way."""
     known = [part for part in state.values() if part.get_dtype() in DTYPES]
     total = sum(math.prod(part.get_shape()) * DTYPES[part.get_dtype()].itemsize for part in known)
     read, trimmed = 0, 0
 
-    def told(count: int) -> None:
+    def on_read(count: int) -> None:
         nonlocal read, trimmed
         read += count
         if trims and read - trimmed >= TRIM_BYTES:
@@ -96,7 +96,7 @@ def watched(state: dict[str, Any], on_progress: Callable[[float], None] | None, 
         if on_progress:
             on_progress(min(read / max(total, 1), 1.0))
 
-    return {key: Watched(part, told) for key, part in state.items()}
+    return {key: TrackedTensor(part, on_read) for key, part in state.items()}
 
 
 def trim() -> None:

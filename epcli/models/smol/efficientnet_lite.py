@@ -105,8 +105,8 @@ class EfficientNetLite0(nn.Module):
             middle = block.middle(x)
             x = block.finish(x, middle)
             if index in taken:
-                told = x if x.shape[1] == taken[index] else middle
-                early.append(F.avg_pool2d(told, told.shape[2] * STRIDE // frames.shape[2]))
+                used = x if x.shape[1] == taken[index] else middle
+                early.append(F.avg_pool2d(used, used.shape[2] * STRIDE // frames.shape[2]))
         return torch.cat([F.relu6(self.head(x)), *early], 1).permute(0, 2, 3, 1)
 
     def classify(self, grids: Tensor) -> Tensor:

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from epcli.config import Profile
     from epcli.models.smol.model import EpSmol
     from epcli.train.examples import Make
-    from epcli.train.recipe import Order
-    from epcli.train.recipe import Shape as TrainedShape
+    from epcli.train.recipe import Order, TrainedParts
     from epcli.train.sieve_trainer import Learner
 
 CARD = Card(
@@ -133,10 +132,10 @@ class Smol:
 
         return EpSmol.open(source.path or ADAPTER, source.name, device, dtype)
 
-    def learner(self, source: Source, order: Order, shape: TrainedShape, profile: Profile) -> tuple[Learner, Make]:
+    def learner(self, source: Source, order: Order, parts: TrainedParts, profile: Profile) -> tuple[Learner, Make]:
         from epcli.models.smol.learner import learner
 
-        return learner(source, order, shape, profile)
+        return learner(source, order, parts, profile)
 
     def shapes(self) -> Mapping[str, Shape]:
         return {}

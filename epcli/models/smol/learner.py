@@ -34,16 +34,16 @@ from epcli.sieve.sieve import Sieve
 from epcli.train.attention import use_written_out
 from epcli.train.examples import Example, Make, rows
 from epcli.train.learners import LORA_SCALE, add_low_rank, add_sieve, low_rank_of, stored, take, write
-from epcli.train.recipe import Order, Shape
+from epcli.train.recipe import Order, TrainedParts
 from epcli.train.sieve_trainer import Learner
 
 
-def learner(source: Source, order: Order, shape: Shape, profile: Profile) -> tuple[Learner, Make]:
+def learner(source: Source, order: Order, parts: TrainedParts, profile: Profile) -> tuple[Learner, Make]:
     """As `Family.learner`."""
     if order.method != "lora":
         raise UsageError(f"--method {order.method}: {source.name} is trained with lora; leave the flag out")
     dtype = choose_dtype(profile, torch.device("cpu"))
-    made = smol_learner(source.path or ADAPTER, shape, threads=profile.threads, dtype=dtype)
+    made = smol_learner(source.path or ADAPTER, parts, threads=profile.threads, dtype=dtype)
     model: Any = made.model
     start = len(prompt_ids(model.tokenizer, "", profile.system)[0])
 
@@ -57,7 +57,7 @@ def learner(source: Source, order: Order, shape: Shape, profile: Profile) -> tup
 
 def smol_learner(
     start: Path,
-    shape: Shape,
+    parts: TrainedParts,
     *,
     train_adapter: bool = True,
     threads: int | None = None,
@@ -79,15 +79,15 @@ def smol_learner(
     plain = dict(language.decoder.state_dict())  # before LoRA is put beside it
     sieve: Sieve | None = None
     groups: dict[str, dict[str, nn.Parameter]] = {}
-    if shape.sieve:
-        sieve, groups = add_sieve(language.decoder, shape, plain.__getitem__, list(plain))
-    rank = next(v for k, v in lora.items() if k.endswith(".A")).shape[0] if lora else shape.lora_rank
+    if parts.sieve:
+        sieve, groups = add_sieve(language.decoder, parts, plain.__getitem__, list(plain))
+    rank = next(v for k, v in lora.items() if k.endswith(".A")).shape[0] if lora else parts.lora_rank
     groups["decoder"] = add_low_rank(language.decoder, rank, LORA_TARGETS)
     if lora:
         take(groups["decoder"], lora)
     groups["adapter"] = {name: p for name, p in adapter.named_parameters() if p.requires_grad}
     earlier = meta.get("refiner")
-    if shape.sieve and earlier == vars(low_rank_of(shape)):
+    if parts.sieve and earlier == vars(low_rank_of(parts)):
         values = load_file(start)
         for group in ("refiner", "scorer"):
             take(groups[group], {name: values[f"{group}.{name}"] for name in groups[group]})
@@ -98,8 +98,8 @@ def smol_learner(
         tensors |= stored(groups)
         known = {**meta, "lora_scale": LORA_SCALE, "sieve_training": about}
         known.pop("refiner", None)
-        if shape.sieve:
-            known["refiner"] = vars(low_rank_of(shape))
+        if parts.sieve:
+            known["refiner"] = vars(low_rank_of(parts))
         return write(folder / "adapter.safetensors", tensors, known)
 
     return Learner(EpSmol(language, adapter, sieve), groups, save, (adapter,))

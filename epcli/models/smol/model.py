@@ -53,10 +53,10 @@ SECTIONS = (9, 9, 9, 5)  # Sync-RoPE [T, H, W, T] at 32 rotary frequencies: the 
 WHISPER_FRAMES = 6  # of 20 ms, a token
 CELL, LITE0_WIDTH = 32, 1280  # the tower's cells: pixels a side, features
 SAME_FRAME = 2.0  # two frames are one if nowhere, over 32 x 32 pixels, they differ by more on the mean, of 255
-SHOWN_WIDTH = LITE0_WIDTH + 3  # and a cell's mean red, green and blue in [0, 1]: what a picture token is made of
-VIDEO_WIDTH = SHOWN_WIDTH + efficientnet_lite.EARLY_WIDTH  # and the tower's earlier layers, which only name
-TOLD_WIDTH = yamnet.WIDTH + 384 + 1  # YAMNet, Whisper and loudness: what a sound token is made of
-AUDIO_WIDTH = TOLD_WIDTH + yamnet.EARLY_WIDTH  # and YAMNet's earlier layers, which only name
+PICTURE_WIDTH = LITE0_WIDTH + 3  # and a cell's mean red, green and blue in [0, 1]: what a picture token is made of
+VIDEO_WIDTH = PICTURE_WIDTH + efficientnet_lite.EARLY_WIDTH  # and the tower's earlier layers, which only name
+SOUND_WIDTH = yamnet.WIDTH + 384 + 1  # YAMNet, Whisper and loudness: what a sound token is made of
+AUDIO_WIDTH = SOUND_WIDTH + yamnet.EARLY_WIDTH  # and YAMNet's earlier layers, which only name
 PLACE_WIDTH = 32
 COLOURS = (
     "red", "green", "blue", "yellow", "white", "black", "orange", "purple", "pink", "gray", "brown",
@@ -66,12 +66,12 @@ TENS = (
 )  # fmt: skip
 SECONDS = 120  # of a clip that have a word of their own; later ones have only their position
 TUNED_BLOCKS = 11  # the vision tower's blocks from here on, and its head, are trained too
-AT_ONCE = 1024  # tokens or cells named together
+NAMING_BATCH = 1024  # tokens or cells named together
 SAME_GAIN, SAME_FROM = 0.7, -4.0  # what the towers' own classes add to a name's logit: gain, from which log p on
 LORA_TARGETS = ("q_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 
 
-def _waves(x: Tensor, periods: tuple[float, ...]) -> Tensor:
+def _sinusoids(x: Tensor, periods: tuple[float, ...]) -> Tensor:
     """(…,) -> (…, 2 * periods): sine and cosine of x at each period."""
     angle = x[..., None] * (2 * torch.pi / torch.tensor(periods, device=x.device))
     return torch.cat([angle.sin(), angle.cos()], -1)
@@ -80,59 +80,59 @@ def _waves(x: Tensor, periods: tuple[float, ...]) -> Tensor:
 def place_features(time_s: Tensor, duration_s: float, y: Tensor | None = None, x: Tensor | None = None) -> Tensor:
     """(…,) times and relative picture coordinates in [0, 1] -> (…, PLACE_WIDTH) smooth features of when and where."""
     share = time_s / max(duration_s, 1e-6)
-    when = torch.cat([_waves(time_s, (2.0, 4.0, 8.0, 16.0, 64.0)), _waves(share, (1.0, 2.0, 4.0))], -1)
+    when = torch.cat([_sinusoids(time_s, (2.0, 4.0, 8.0, 16.0, 64.0)), _sinusoids(share, (1.0, 2.0, 4.0))], -1)
     if y is None or x is None:
         return F.pad(when, (0, PLACE_WIDTH - when.shape[-1]))
-    return torch.cat([when, _waves(y, (0.5, 1.0, 2.0, 4.0)), _waves(x, (0.5, 1.0, 2.0, 4.0))], -1)
+    return torch.cat([when, _sinusoids(y, (0.5, 1.0, 2.0, 4.0)), _sinusoids(x, (0.5, 1.0, 2.0, 4.0))], -1)
 
 
-def doubt(logits: Tensor) -> Tensor:
-    """(…, K) noise for logits: half of its own for each, half the same everywhere.
+def logit_noise(logits: Tensor) -> Tensor:
+    """(…, K) Gaussian noise for logits: independent noise for each, plus noise that is the same everywhere.
 
     On what a head was not fitted on it is often wrong in the same way all over a thing, not cell by cell.
     """
     return torch.randn_like(logits) + torch.randn(logits.shape[-1], dtype=logits.dtype, device=logits.device)
 
 
-def shares(p: Tensor) -> Tensor:
-    """(…, K) how sure each of any number of names is -> their shares, which sum to 1, or to less where none is sure."""
+def relative_weights(p: Tensor) -> Tensor:
+    """(…, K) independent probabilities of names -> weights that sum to 1, or to less where no name is likely."""
     return p / (p.sum(-1, keepdim=True) + 0.1)
 
 
 class Head(nn.Module):
-    """(…, F) features -> (…, K + 1) logits of the names, the last of none: from all that a tower's layers say."""
+    """(…, F) features of a tower -> (…, K + 1) logits of the names; the last one is "none of them"."""
 
     mean: Tensor
     scale: Tensor
 
     def __init__(self, width: int, layers: nn.Sequential) -> None:
-        """`width` features of the tower's own, evened out before the `layers`."""
+        """`layers` read `width` normalised features."""
         super().__init__()
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
         self.layers = layers
 
-    def own(self, x: Tensor) -> Tensor:
-        """(…, F) -> (…, width): what stands in a token or cell of the tower's own features."""
+    def tower_features(self, x: Tensor) -> Tensor:
+        """(…, F) -> (…, width): the features of the tower within a token or cell."""
         raise NotImplementedError
 
-    def spread(self, features: Tensor) -> Tensor:
-        """The same features on a scale that is closer to even."""
+    def compress(self, features: Tensor) -> Tensor:
+        """(…, width) -> (…, width): the features with their range compressed."""
         return features
 
-    def settle(self, features: Tensor) -> None:
-        """Take mean and scale from (N, width)."""
-        told = self.spread(features)
-        self.mean.copy_(told.mean(0))
-        self.scale.copy_(told.std(0) + 1e-3)
+    def fit_normalisation(self, features: Tensor) -> None:
+        """Set mean and scale to those of (N, width) features."""
+        compressed = self.compress(features)
+        self.mean.copy_(compressed.mean(0))
+        self.scale.copy_(compressed.std(0) + 1e-3)
 
-    def even(self, features: Tensor) -> Tensor:
-        """(…, width) of the tower's own features, evened out."""
-        return (self.spread(features) - self.mean) / self.scale
+    def normalise(self, features: Tensor) -> Tensor:
+        """(…, width) -> (…, width): compressed, then standardised with the fitted mean and scale."""
+        return (self.compress(features) - self.mean) / self.scale
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = max(1, x[..., 0].numel() // AT_ONCE)  # evened out at once, a long clip's would fill memory
-        return torch.cat([self.layers(self.even(self.own(part))) for part in x.chunk(parts)])
+        parts = max(1, x[..., 0].numel() // NAMING_BATCH)  # normalised at once, a long clip would fill memory
+        return torch.cat([self.layers(self.normalise(self.tower_features(part))) for part in x.chunk(parts)])
 
 
 class SoundHead(Head):
@@ -146,10 +146,10 @@ class SoundHead(Head):
         layers = nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.5), nn.Linear(hidden, names + 1)
         super().__init__(width, nn.Sequential(*layers))
 
-    def own(self, x: Tensor) -> Tensor:
-        return torch.cat([x[..., : yamnet.WIDTH], x[..., TOLD_WIDTH:]], -1)
+    def tower_features(self, x: Tensor) -> Tensor:
+        return torch.cat([x[..., : yamnet.WIDTH], x[..., SOUND_WIDTH:]], -1)
 
-    def spread(self, features: Tensor) -> Tensor:
+    def compress(self, features: Tensor) -> Tensor:
         return features.clamp(min=0).log1p()  # they are means of rectified units
 
 
@@ -161,8 +161,8 @@ class PictureHead(Head):
         super().__init__(width, nn.Sequential(nn.Dropout(0.3), nn.Linear(width, names + 1)))
         self.names = names
 
-    def own(self, x: Tensor) -> Tensor:
-        return torch.cat([x[..., :LITE0_WIDTH], x[..., SHOWN_WIDTH:]], -1)
+    def tower_features(self, x: Tensor) -> Tensor:
+        return torch.cat([x[..., :LITE0_WIDTH], x[..., PICTURE_WIDTH:]], -1)
 
 
 class Projector(nn.Module):
@@ -208,32 +208,32 @@ class Projector(nn.Module):
 
     def probabilities(self, features: Tensor, noise: float = 0.0) -> Tensor:
         """(…, F) -> (…, K) how much each name holds; they need not sum to 1."""
-        logits = self.head(features) + F.pad(self.told(features), (0, 1))
+        logits = self.head(features) + F.pad(self.prior_logits(features), (0, 1))
         if noise:  # training only: the names must not be trusted blindly
-            logits = logits + noise * doubt(logits)
+            logits = logits + noise * logit_noise(logits)
         if self.one_of:
             return logits.softmax(-1)[..., :-1]
-        return shares(logits[..., :-1].sigmoid())
+        return relative_weights(logits[..., :-1].sigmoid())
 
-    def told(self, features: Tensor) -> Tensor:
-        """(…, F) -> (…, K) what is added to a name's logit because the tower's own classifier knows it too.
+    def prior_logits(self, features: Tensor) -> Tensor:
+        """(…, F) -> (…, K) what the tower's own classifier adds to the logits of the names that it knows.
 
         The head learned from thousands of sounds and drawings, the classifier from millions of recordings and
         photographs, but not of every name: what it does not think of counts neither for nor against a name.
         """
-        (classes, names), told = self.same, self._classes(features)
-        p = told.new_zeros(*told.shape[:-1], len(self.names)).index_add_(-1, names, told[..., classes])
+        (classes, names), known = self.same, self.class_probabilities(features)
+        p = known.new_zeros(*known.shape[:-1], len(self.names)).index_add_(-1, names, known[..., classes])
         return SAME_GAIN * (p.clamp(min=1e-6).log() - SAME_FROM).clamp(min=0)
 
-    def _classes(self, features: Tensor) -> Tensor:
+    def class_probabilities(self, features: Tensor) -> Tensor:
         """(…, F) -> (…, C) probabilities of the tower's own classes."""
         logits = F.linear(features[..., : self.class_features], self.prior_weight, self.prior_bias)
         return logits.softmax(-1) if self.one_of else logits.sigmoid()
 
     def prior(self, features: Tensor) -> Tensor:
-        """(…, F) -> (…, C) what the tower's own classifier says (ImageNet, AudioSet)."""
-        p = self._classes(features)
-        return p if self.one_of else shares(p)
+        """(…, F) -> (…, C) weights of the classes of the tower's own classifier (ImageNet, AudioSet)."""
+        p = self.class_probabilities(features)
+        return p if self.one_of else relative_weights(p)
 
     def forward(self, probabilities: Tensor, features: Tensor | None, place: Tensor) -> Tensor:
         """(…, K), (…, F) or None, (…, PLACE_WIDTH) -> (…, D)."""
@@ -264,7 +264,7 @@ class ColourHead(nn.Module):
         )
 
     def forward(self, grid: Tensor) -> Tensor:
-        return self.mean(grid[..., LITE0_WIDTH:SHOWN_WIDTH] * 4 - 2) + self.features(grid[..., :LITE0_WIDTH])
+        return self.mean(grid[..., LITE0_WIDTH:PICTURE_WIDTH] * 4 - 2) + self.features(grid[..., :LITE0_WIDTH])
 
 
 class Adapter(nn.Module):
@@ -274,14 +274,14 @@ class Adapter(nn.Module):
         super().__init__()
         self.seen, self.heard = seen, heard
         self.video = Projector(LITE0_WIDTH, len(seen), 1000, LITE0_WIDTH, width, one_of=True)
-        self.audio = Projector(TOLD_WIDTH, len(heard), 521, 1024, width, one_of=False)
+        self.audio = Projector(SOUND_WIDTH, len(heard), 521, 1024, width, one_of=False)
         self.tint = ColourHead()
         self.tint_names = nn.Parameter(torch.zeros(len(COLOURS), width))
         self.seconds = nn.Parameter(torch.zeros(SECONDS, width))
         self.word_gain = nn.Parameter(torch.ones(()))
         self.markers = nn.Parameter(torch.zeros(4, width))  # video begin, audio begin, audio end, video end
 
-    def take_classifiers(self) -> None:
+    def load_classifiers(self) -> None:
         """Read the towers' own classifiers from their parts. Raises WeightsError if they cannot be had."""
         for projector, tower, names, source in (
             (self.video, efficientnet_lite, self.seen, "imagenet"),
@@ -292,7 +292,7 @@ class Adapter(nn.Module):
             projector.prior_bias.copy_(bias)
             projector.same = same_names(tower.load_class_names(), names, source)
 
-    def start_from(self, towers: Towers, embeddings: Tensor, tokenizer: Any) -> None:
+    def initialise(self, towers: Towers, embeddings: Tensor, tokenizer: Any) -> None:
         """Start each name at its word pieces' embeddings, less most of the vocabulary's mean.
 
         The first piece counts most: it is what an answer begins with, and copying it is something that the language
@@ -319,14 +319,14 @@ class Adapter(nn.Module):
             apart = apart - apart.mean(0)
             return apart / apart.norm(dim=1, keepdim=True) * scale
 
-        self.take_classifiers()
+        self.load_classifiers()
         with torch.no_grad():
             self.tint_names.copy_(0.7 * contrast(COLOURS))
             # A second is its last digit, and a word for its tens: two digits of one kind could not be told apart.
             digits, tens = contrast([str(n) for n in range(10)]), contrast(TENS)
             number = torch.arange(SECONDS)
             self.seconds.copy_(0.5 * (digits[number % 10] + tens[number // 10] * (number >= 10)[:, None]))
-            self._start_places(contrast)
+            self._initialise_places(contrast)
             for projector, names, classes in (
                 (self.video, self.seen, efficientnet_lite.load_class_names()),
                 (self.audio, self.heard, towers.yamnet.class_names),
@@ -341,7 +341,7 @@ class Adapter(nn.Module):
         for head in (self.video.head, self.audio.head, self.tint):
             head.requires_grad_(False)
 
-    def _start_places(self, contrast: Callable[[Sequence[str]], Tensor]) -> None:
+    def _initialise_places(self, contrast: Callable[[Sequence[str]], Tensor]) -> None:
         """Start `place` as the linear map of place features that comes nearest to the words for where and when."""
         share = (torch.arange(24) + 0.5) / 24
         time, y, x = (axis.flatten() for axis in torch.meshgrid(share, share[::3], share[::3], indexing="ij"))
@@ -365,14 +365,14 @@ class Adapter(nn.Module):
             projector.place.weight.copy_(solved[:-1].T)
             projector.place.bias.copy_(solved[-1])
 
-    def tints(self, grid: Tensor, noise: float = 0.0) -> Tensor:
-        """(…, VIDEO_WIDTH) cells -> (…, C): how much each colour is theirs."""
+    def colour_probabilities(self, grid: Tensor, noise: float = 0.0) -> Tensor:
+        """(…, VIDEO_WIDTH) cells -> (…, C) probabilities of COLOURS."""
         logits = self.tint(grid)
         if noise:
             logits = logits + noise * torch.randn_like(logits)
         return logits.softmax(-1)[..., :-1]
 
-    def clock(self, times_s: Tensor) -> Tensor:
+    def time_embeddings(self, times_s: Tensor) -> Tensor:
         """(…,) seconds -> (…, D): the words for the second; nothing from SECONDS on."""
         second = times_s.long()
         return F.embedding(second.clamp(0, SECONDS - 1), self.seconds) * (second < SECONDS)[..., None]
@@ -380,17 +380,18 @@ class Adapter(nn.Module):
     def embed_video(self, video: VideoFeatures, duration_s: float, noise: float = 0.0) -> Tensor:
         """(N, 2r, 2c, VIDEO_WIDTH) cells -> (N, r, c, D): four cells a token, probabilities and features averaged."""
         cells = video.grid.float()
-        p, tints = pool_cells(self.video.probabilities(cells, noise)), pool_cells(self.tints(cells, noise))
+        p = pool_cells(self.video.probabilities(cells, noise))
+        colours = pool_cells(self.colour_probabilities(cells, noise))
         pooled = pool_cells(cells[..., :LITE0_WIDTH])
         n, rows, cols = pooled.shape[:3]
         out = self.video(p, pooled, video_places(video.times_s, duration_s, n, rows, cols))
-        return out + tints @ self.tint_names + self.clock(video.times_s)[:, None, None]
+        return out + colours @ self.tint_names + self.time_embeddings(video.times_s)[:, None, None]
 
     def embed_audio(self, audio: AudioFeatures, duration_s: float, embeddings: Tensor, noise: float = 0.0) -> Tensor:
         """(A, F) -> (A, D), spoken word pieces added where they are spoken."""
         tokens = audio.tokens.float()
         out = self.audio(self.audio.probabilities(tokens, noise), tokens, audio_places(len(tokens), duration_s))
-        out = out + self.clock(audio_times(len(tokens)))
+        out = out + self.time_embeddings(audio_times(len(tokens)))
         if audio.words is not None:
             spoken = audio.words >= 0
             words = F.embedding(audio.words.clamp(min=0), embeddings).float() * spoken[:, None]
@@ -438,7 +439,7 @@ def load_adapter(path: Path) -> tuple[Adapter, dict[str, Tensor], dict[str, Any]
         adapter.load_state_dict({k: v.float() for k, v in state.items() if not k.startswith(others)})
     except RuntimeError:
         raise WeightsError(f"{path.name}: an adapter of another version of epcli; train it again") from None
-    adapter.take_classifiers()
+    adapter.load_classifiers()
     lora = {k.removeprefix("lora."): v for k, v in state.items() if k.startswith("lora.")}
     return adapter.eval().requires_grad_(False), lora, meta
 
@@ -500,7 +501,7 @@ class Towers:
         for frame in clip.frames:
             pixels = torch.from_numpy(frame).permute(2, 0, 1)[None].float()
             if encoded is None or F.avg_pool2d((pixels - encoded).abs(), CELL).max() > SAME_FRAME:
-                grids.append(self.look(pixels))
+                grids.append(self.encode_frames(pixels))
                 encoded = pixels
             else:
                 grids.append(grids[-1])
@@ -509,7 +510,7 @@ class Towers:
         return VideoFeatures(torch.cat(grids), times, step)
 
     @torch.inference_mode()
-    def look(self, pixels: Tensor) -> Tensor:
+    def encode_frames(self, pixels: Tensor) -> Tensor:
         """(N, 3, H, W) RGB in [0, 255] -> (N, H/32, W/32, VIDEO_WIDTH) float16."""
         seen = self.lite0(pixels)
         colours = F.avg_pool2d(pixels, CELL).permute(0, 2, 3, 1) / 255
@@ -520,7 +521,7 @@ class Towers:
         """(S,) samples -> (A, AUDIO_WIDTH): YAMNet, Whisper, loudness, YAMNet's earlier layers; one each 120 ms."""
         if clip.samples is None or len(clip.samples) < 400:
             return None
-        samples = torch.from_numpy(level(clip.samples))
+        samples = torch.from_numpy(normalise_loudness(clip.samples))
         count = max(1, int(np.ceil(len(samples) / (AUDIO_STEP_S * SAMPLE_RATE) - 1e-6)))
         embeddings, scores = self.yamnet(samples[None])
         sound = _resample(embeddings[0], self.yamnet.hop_s, 0.48, count)
@@ -532,10 +533,10 @@ class Towers:
         tokens = torch.cat([sound[:, : yamnet.WIDTH], speech, loud[:, None], sound[:, yamnet.WIDTH :]], -1)
         pieces = torch.full((count,), -1, dtype=torch.int64)
         if words and scores[0].sigmoid()[:, self.speech_class].max() > 0.15:
-            self._lay_words(windows, pieces)
+            self._align_words(windows, pieces)
         return AudioFeatures(tokens.half(), AUDIO_STEP_S, pieces)
 
-    def _lay_words(self, windows: Sequence[Window], pieces: Tensor) -> None:
+    def _align_words(self, windows: Sequence[Window], pieces: Tensor) -> None:
         """Write the word pieces that are spoken into the tokens in which they are spoken, later if one is taken."""
         free = 0
         for word, start_s, end_s, _ in self.whisper.words(windows):
@@ -549,7 +550,7 @@ class Towers:
                 free = slot + 1
 
 
-def level(samples: np.ndarray) -> np.ndarray:
+def normalise_loudness(samples: np.ndarray) -> np.ndarray:
     """Raise a quiet clip until its loud parts stand at -20 dBFS, by 30 dB at most: the level the towers expect."""
     frames = samples[: len(samples) // 1600 * 1600].reshape(-1, 1600) if len(samples) >= 1600 else samples[None]
     loud = float(np.quantile(np.sqrt((frames.astype(np.float64) ** 2).mean(1)), 0.9))

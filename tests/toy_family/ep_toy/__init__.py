@@ -90,7 +90,7 @@ class Toy:
         seed = 0 if source.path is None else int(json.loads((source.path / "toy.json").read_text())["seed"])
         return ToyModel(source.name, seed, device, dtype)
 
-    def learner(self, source: Source, order: Any, shape: Any, profile: Profile) -> None:
+    def learner(self, source: Source, order: Any, parts: Any, profile: Profile) -> None:
         return None
 
     def shapes(self) -> Mapping[str, Shape]:
