@@ -24,14 +24,14 @@ def choose_device(profile: Profile) -> torch.device:
 
 
 def choose_dtype(profile: Profile, device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware computes in it, else float16 (GPU) or float32 (CPU)."""
+    """bfloat16 where the hardware computes in it, else float32: in float16 Qwen's models overflow."""
     named = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     if profile.dtype != "auto":
         return named[profile.dtype]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type == "mps":
-        return torch.float16
+        return torch.bfloat16 if torch.backends.mps.is_macos_or_newer(14, 0) else torch.float32
     return cpu_dtype()
 
 

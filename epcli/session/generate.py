@@ -19,6 +19,7 @@ from epcli.compat import caching
 from epcli.errors import CapacityError
 from epcli.models.family import AVModel
 from epcli.records import Answer, KeptStream
+from epcli.session.finite import overflow
 from epcli.sieve.drops import LayerOutput
 
 REPEATS = 4  # the same run of tokens this often in a row is a loop, not an answer
@@ -49,12 +50,15 @@ def kv_cache_bytes(cache: DynamicCache) -> int:
     return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
 
-def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
-    """(V,) float32 -> id: the likeliest at temperature 0, else drawn."""
-    if temperature == 0:
-        return int(logits.argmax())
-    weights = (logits.cpu() / temperature).softmax(-1)
-    return int(torch.multinomial(weights, 1, generator=generator))
+def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """(V,) float32 -> () int64 id, on the same device: the likeliest at temperature 0, else drawn; -1 if not finite."""
+    best = logits.argmax()  # of a NaN, if there is one
+    finite = logits.take(best).isfinite()
+    if temperature > 0:
+        weights = (logits / temperature).softmax(-1)
+        # What torch.multinomial does for one sample, but for its check of the weights, which waits for the device.
+        best = (weights / torch.empty_like(weights).exponential_(generator=generator)).argmax()
+    return best.where(finite, -1)
 
 
 def loops(ids: list[int]) -> bool:
@@ -172,7 +176,7 @@ def decode_steps(model: AVModel, kept: KeptStream, cache: DynamicCache, hidden: 
     table = model.decoder.get_input_embeddings()
     while True:
         token = yield model.logits(hidden)[0]
-        ids = torch.tensor([[token]], device=kept.embeds.device)
+        ids = torch.as_tensor(token, device=kept.embeds.device).view(1, 1)
         hidden = model.decoder(
             inputs_embeds=table(ids).to(kept.embeds.dtype),
             position_ids=torch.full((4, 1, 1), position, device=kept.embeds.device),
@@ -194,7 +198,8 @@ def stream(
     """Answer from a kept stream: yields the text as it grows, returns the answer and what prefill did.
 
     Time that passes while the caller has a piece is in no figure. `cache`: an empty one to use, for a caller that wants
-    the keys and values afterwards. Raises CapacityError if prompt and answer are longer than the decoder's context.
+    the keys and values afterwards. Raises CapacityError if prompt and answer are longer than the decoder's context, and
+    UsageError or WeightsError if the decoder's numbers are not finite.
     """
     length = kept.embeds.shape[0]
     if length + max_new_tokens > model.context_tokens:
@@ -203,7 +208,7 @@ def stream(
             f"{model.name} reads; shorten the range (--start/--end), lower --fps or --max-frames, or --keep fewer"
         )
     cache = DynamicCache(config=model.decoder.config) if cache is None else cache
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(model.device).manual_seed(seed)
     text, reason = _Text(model.tokenizer), "length"
     _sync(model.device)
     start = time.perf_counter()
@@ -214,7 +219,9 @@ def stream(
     prefill_s = first_token_s = time.perf_counter() - start
     away_s = 0.0
     for count in range(max_new_tokens):
-        token = _choose(logits, temperature, generator)
+        token = int(_choose(logits, temperature, generator))
+        if token < 0:
+            raise overflow(model, "decoder")
         if count == 0:
             first_token_s = time.perf_counter() - start
         if token in model.stop_ids:

@@ -30,6 +30,7 @@ from epcli.session.cache import FeatureCache, FeatureKey
 from epcli.session.clips import EncodedClip, OpenedClip, pair
 from epcli.session.device import choose_device, choose_dtype
 from epcli.session.evidence import find_evidence
+from epcli.session.finite import check_features
 from epcli.session.meter import Meter
 from epcli.session.reporting import Measured, build_report
 from epcli.session.selection import choose_selector
@@ -208,6 +209,7 @@ class Session:
                     video = model.encode_video(clip)
                 with meter.stage("audio"):
                     audio = model.encode_audio(clip)
+                check_features(model, video, audio)
                 summary, features = clip.summary(), Features(clip.duration_s, video, audio)
                 if slot is not None:
                     with meter.stage("cache"):
