@@ -37,8 +37,6 @@ def learner(source: Source, order: Order, parts: TrainedParts, profile: Profile)
     """As `Family.learner`."""
     device = choose_device(profile)
     dtype = choose_dtype(profile, device)
-    if dtype == torch.float16:
-        dtype = torch.float32  # a GPU without bfloat16
     made = qwen_learner(
         profile.model, parts, order.method, device, dtype, gradient_checkpointing=order.gradient_checkpointing
     )
