@@ -289,9 +289,11 @@ class Terminal:
 @pytest.mark.slow
 def test_on_a_terminal_an_interrupt_stops_the_answer_only(command: list[str], tmp_path: Path) -> None:
     slow = (  # an answer that takes its time, for the interrupt to fall into
-        "import itertools, sys, time; from torch import tensor; from epcli import cli; from epcli.session import generate; "
+        "import itertools, sys, time; from torch import tensor; "
+        "from epcli import cli; from epcli.session import generate; "
         "count = itertools.count(); "
-        "generate._choose = lambda *_: (time.sleep(0.1), print('THINKING', file=sys.stderr), tensor(next(count) % 90))[2]; "
+        "said = lambda: print('THINKING', file=sys.stderr); "
+        "generate._choose = lambda *_: (time.sleep(0.1), said(), tensor(next(count) % 90))[2]; "
         "cli.main()"
     )
     long = [command[0], "-c", slow, *command[3:], "--max-new-tokens", "3000", "--no-history"]

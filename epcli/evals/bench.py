@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 from torch import Tensor
-from transformers import DynamicCache, Qwen2_5OmniThinkerTextModel
+from transformers import Qwen2_5OmniThinkerTextModel
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
 
 from epcli.config import Profile
@@ -32,6 +32,7 @@ from epcli.models.layout import AudioTokens, VideoTokens, interleave
 from epcli.records import POSITION_STEP_S, REFINER_DEPTH, KeptStream, Modality, TokenStream
 from epcli.session import generate
 from epcli.session.device import choose_device
+from epcli.session.kv import cache_bytes, new_cache
 from epcli.session.meter import Meter
 from epcli.session.session import Session
 from epcli.sieve.depths import layer_lengths, mean_keep
@@ -377,7 +378,7 @@ def bench_decoder(
 
 def _shape_pass(model: Any, shape: Decoder, stream: TokenStream, configuration: Configuration, depth: int) -> Pass:
     selector = configuration.selector or TRAINED
-    cache = DynamicCache(config=model.decoder.config)
+    cache = new_cache(model.decoder)
     with Meter(stream.embeds.device) as meter:
         with meter.stage("sieve"):
             budget = Budget.of(configuration.keep or 1.0)
@@ -388,7 +389,7 @@ def _shape_pass(model: Any, shape: Decoder, stream: TokenStream, configuration: 
     kept = replace(kept, depths=depths)
     return Pass(
         {stage: meter.seconds[stage] for stage in ("sieve", "prefill")},
-        generate.kv_cache_bytes(cache),
+        cache_bytes(cache),
         meter.peak_rss,
         meter.peak_device(),
         _flops(shape, selector, kept, depth),

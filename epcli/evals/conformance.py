@@ -21,7 +21,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import DynamicCache
 
 from epcli.errors import EpError, WeightsError
 from epcli.evals import conformance_seats
@@ -31,6 +30,7 @@ from epcli.models.qwen_omni.model import REFINER, SCORER, Thinker
 from epcli.records import KeptStream, TokenStream
 from epcli.session.generate import decode_steps
 from epcli.session.generate import prefill as run_prompt
+from epcli.session.kv import new_cache
 from epcli.sieve.refiner import Refiner
 from epcli.sieve.select import Budget, keep_count, kept_indices, take
 from epcli.sieve.sieve import Sieve, Sieved
@@ -286,12 +286,12 @@ def check_generation(
         lambda _, args, kwargs: seen.append(kwargs["position_ids"]), with_kwargs=True, prepend=True
     )
     try:
-        cache = DynamicCache(config=model.decoder.config)
+        cache = new_cache(model.decoder)
         hidden, _ = run_prompt(cast(AVModel, model), kept, cache)
         steps: Any = decode_steps(cast(AVModel, model), kept, cache, hidden)
         logits = [next(steps)]
         for _ in range(want["generated_ids"].shape[-1] - 1):
-            logits.append(steps.send(int(logits[-1].argmax())))
+            logits.append(steps.send(logits[-1].argmax()))
     finally:
         watch.remove()
     found = torch.stack(logits)[None]

@@ -17,7 +17,6 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import DynamicCache
 
 from epcli.evals.checks import Checks, check_files
 from epcli.models.family import AVModel
@@ -25,6 +24,7 @@ from epcli.models.qwen_omni import attention
 from epcli.models.qwen_omni.model import Thinker
 from epcli.records import KeptStream, Modality, TokenStream
 from epcli.session.generate import decode_steps, prefill
+from epcli.session.kv import new_cache
 from epcli.sieve import seats
 from epcli.sieve.drops import Drop, LayerOutput
 from epcli.sieve.seats.diversity import keep_diverse, reference_counts
@@ -253,14 +253,14 @@ class GreedyRun:
     def of(cls, model: Thinker, kept: KeptStream, new_tokens: int, *, keep_cache: bool = False) -> GreedyRun:
         drops: list[Dropped] = []
         watched = replace(kept, plan=tuple(Drop(each.after, partial(_noting, drops, each)) for each in kept.plan))
-        cache = DynamicCache(config=model.decoder.config)
+        cache = new_cache(model.decoder)
         with _outputs(model.decoder) as outputs:
             hidden, depths = prefill(cast(AVModel, model), watched, cache, keep_cache=keep_cache)
         cached = [cast(Any, layer).get_seq_length() for layer in cache.layers]
         steps = decode_steps(cast(AVModel, model), watched, cache, hidden)
         logits = [next(steps)]
         for _ in range(new_tokens - 1):
-            logits.append(steps.send(int(logits[-1].argmax())))
+            logits.append(steps.send(logits[-1].argmax()))
         found = torch.stack(logits)
         last = torch.stack([output[0, -1] for output in outputs])
         return cls(found.argmax(-1), found, last, outputs[-1][0], depths, cached, drops)

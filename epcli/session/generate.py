@@ -20,6 +20,7 @@ from epcli.errors import CapacityError
 from epcli.models.family import AVModel
 from epcli.records import Answer, KeptStream
 from epcli.session.finite import overflow
+from epcli.session.kv import cache_bytes, new_cache
 from epcli.sieve.drops import LayerOutput
 
 REPEATS = 4  # the same run of tokens this often in a row is a loop, not an answer
@@ -27,6 +28,8 @@ LONGEST_LOOP = 24  # tokens
 # What leaves inside the decoder stays in the caches of the layers that it has passed, so that the answer's tokens can
 # attend to it there. False drops it from those too, as SEATS' published code does: the answer then reads text only.
 KEEP_CACHE = True
+# Steps that are queued before an id is read, by kind of device. Up to so many are in vain at an answer's end.
+AHEAD = {"cuda": 1}
 
 T = TypeVar("T")
 
@@ -42,12 +45,6 @@ class Generated(NamedTuple):
 def _sync(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def kv_cache_bytes(cache: DynamicCache) -> int:
-    """Bytes of all cached keys and values."""
-    tensors = (getattr(layer, name) for layer in cache.layers for name in ("keys", "values"))
-    return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
 
 def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
@@ -70,6 +67,30 @@ def loops(ids: list[int]) -> bool:
         if all(ids[-length * (i + 1) : len(ids) - length * i] == run for i in range(REPEATS)):
             return True
     return False
+
+
+class _Ids:
+    """Chosen ids on their way to the host, each copied behind the step that made it and read when it is due."""
+
+    def __init__(self, most: int, device: torch.device) -> None:
+        self.on_gpu = device.type == "cuda"
+        self.host = torch.empty(most, dtype=torch.int64, pin_memory=self.on_gpu)
+        self.arrived: list[torch.cuda.Event] = []
+        self.sent = 0
+
+    def send(self, token: Tensor) -> None:
+        """`token`: () int64 on the device. Waits for nothing on CUDA."""
+        self.host[self.sent].copy_(token, non_blocking=self.on_gpu)
+        if self.on_gpu:
+            self.arrived.append(torch.cuda.Event())
+            self.arrived[-1].record()
+        self.sent += 1
+
+    def read(self, place: int) -> int:
+        """The id sent as number `place`, once its own step is done; later steps may still run."""
+        if self.on_gpu:
+            self.arrived[place].synchronize()
+        return int(self.host.numpy()[place])
 
 
 class _Text:
@@ -170,8 +191,13 @@ def prefill(
 
 
 @torch.inference_mode()
-def decode_steps(model: AVModel, kept: KeptStream, cache: DynamicCache, hidden: Tensor) -> Generator[Tensor, int, None]:
-    """Yield (V,) float32 logits of the next token; `send` the chosen id to go on. `hidden` comes from `prefill`."""
+def decode_steps(
+    model: AVModel, kept: KeptStream, cache: DynamicCache, hidden: Tensor
+) -> Generator[Tensor, int | Tensor, None]:
+    """Yield (V,) float32 logits of the next token; `send` the chosen id to go on. `hidden` comes from `prefill`.
+
+    An id that is a tensor on the device is neither copied nor waited for.
+    """
     position = kept.stream.next_position
     table = model.decoder.get_input_embeddings()
     while True:
@@ -207,7 +233,7 @@ def stream(
             f"{length} prompt tokens and {max_new_tokens} of answer exceed the {model.context_tokens} that "
             f"{model.name} reads; shorten the range (--start/--end), lower --fps or --max-frames, or --keep fewer"
         )
-    cache = DynamicCache(config=model.decoder.config) if cache is None else cache
+    cache = new_cache(model.decoder) if cache is None else cache
     generator = torch.Generator(model.device).manual_seed(seed)
     text, reason = _Text(model.tokenizer), "length"
     _sync(model.device)
@@ -218,30 +244,38 @@ def stream(
     _sync(model.device)
     prefill_s = first_token_s = time.perf_counter() - start
     away_s = 0.0
-    for count in range(max_new_tokens):
-        token = int(_choose(logits, temperature, generator))
-        if token < 0:
+    ids = _Ids(max_new_tokens, model.device)
+    token = _choose(logits, temperature, generator)
+    ids.send(token)
+    for place in range(max_new_tokens):
+        # The step after this one is queued before this one's id is read, so that the device need not wait for the host.
+        ahead = min(place + 1 + (AHEAD.get(model.device.type, 0) if place else 0), max_new_tokens)
+        while ids.sent < ahead:
+            token = _choose(steps.send(token.clamp(min=0)), temperature, generator)
+            ids.send(token)
+        number = ids.read(place)
+        if number < 0:
             raise overflow(model, "decoder")
-        if count == 0:
+        if place == 0:
             first_token_s = time.perf_counter() - start
-        if token in model.stop_ids:
+        if number in model.stop_ids:
             reason = "stop"
             break
-        if piece := text.add(token):
+        if piece := text.add(number):
             left = time.perf_counter()
             yield piece
             away_s += time.perf_counter() - left
         if loops(text.ids):
             reason = "repetition"
             break
-        if count + 1 < max_new_tokens:
-            logits = steps.send(token)
     _sync(model.device)
     decode_s = time.perf_counter() - start - first_token_s - away_s
     if piece := text.rest():
         yield piece
+    if vain := ids.sent - 1 - place:
+        cache.crop(-vain)
     said = text.text.strip()
-    answer = Answer(said, tuple(text.ids), reason, first_token_s, decode_s, kv_cache_bytes(cache))
+    answer = Answer(said, tuple(text.ids), reason, first_token_s, decode_s, cache_bytes(cache))
     return Generated(answer, prefill_s, depths)
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
 from epcli.config import Profile, from_python
 from epcli.errors import CapacityError, UsageError
@@ -31,6 +30,7 @@ from epcli.session.clips import EncodedClip, OpenedClip, pair
 from epcli.session.device import choose_device, choose_dtype
 from epcli.session.evidence import find_evidence
 from epcli.session.finite import check_features
+from epcli.session.kv import new_cache
 from epcli.session.meter import Meter
 from epcli.session.reporting import Measured, build_report
 from epcli.session.selection import choose_selector
@@ -286,7 +286,7 @@ class Session:
             with meter.stage("sieve"):
                 tools = Tools(decoder=model.decoder, sieve=model.sieve, seed=profile.seed)
                 kept = select(selector, stream, budget, tools)
-            cache = DynamicCache(config=model.decoder.config)
+            cache = new_cache(model.decoder)
             saying = generate.stream(
                 model,
                 kept,

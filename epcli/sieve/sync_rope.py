@@ -66,9 +66,12 @@ class SyncRope(nn.Module):
 
         `position_ids`: (4, B, L) [T, H, W, T], (3, B, L) [T, H, W], (1, B, L) or (B, L). Angles are taken in float32.
         """
+        if self.inv_freq.device != x.device:  # once: a copy for each token would make the host wait for the device
+            self.inv_freq, self.axis = self.inv_freq.to(x.device), self.axis.to(x.device)
         rows = four_axes(position_ids).to(x.device)
-        inv_freq, axis = self.inv_freq.to(x.device), self.axis.to(x.device)
-        angles = rows[axis].movedim(0, -1).float() * inv_freq  # (B, L, head_dim / 2): each frequency reads its own axis
+        angles = (
+            rows[self.axis].movedim(0, -1).float() * self.inv_freq
+        )  # (B, L, head_dim / 2): each frequency reads its own axis
         angles = torch.cat([angles, angles], dim=-1)  # rotate_half pairs channel i with i + head_dim / 2
         return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
 

@@ -1,0 +1,63 @@
+"""The keys and values of a prompt and its answer, with room for the tokens to come.
+
+transformers' own cache joins all it has and one token anew in every layer and step. Here a layer's keys and values lie
+at the beginning of a longer buffer, a token is written behind them, and every ROOM tokens the buffer grows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+ROOM = 256  # tokens that are written before anything is copied
+
+
+class RoomyLayer(DynamicLayer):
+    """One layer's keys and values, (B, heads, n, size) each. `keys` and `values` are views, and may be replaced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rooms: dict[str, Tensor] = {}  # by attribute: the buffer that it is the beginning of
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write the states of new tokens behind those that are there; returns all of them."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.keys = self._append("keys", self.keys, key_states)
+        self.values = self._append("values", self.values, value_states)
+        return self.keys, self.values
+
+    def _append(self, name: str, held: Tensor, new: Tensor) -> Tensor:
+        begin = held.shape[-2] if held.numel() else 0
+        end = begin + new.shape[-2]
+        room = self._rooms.get(name)
+        # Others crop and index a layer's keys: a crop is still the buffer's beginning, what was indexed is not.
+        own = room is not None and begin > 0 and held.data_ptr() == room.data_ptr() and held.stride() == room.stride()
+        if room is None or not own or end > room.shape[-2]:
+            room = new.new_empty(*new.shape[:-2], end + ROOM, new.shape[-1])
+            if begin:
+                room[..., :begin, :] = held
+            self._rooms[name] = room
+        room[..., begin:end, :] = new
+        return room[..., :end, :]
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._rooms.clear()
+        super().reset()
+
+
+def new_cache(decoder: Any) -> DynamicCache:
+    """An empty cache for a decoder."""
+    cache = DynamicCache(config=decoder.config)
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def cache_bytes(cache: DynamicCache) -> int:
+    """Bytes of all cached keys and values, without the room behind them."""
+    tensors = (getattr(layer, name) for layer in cache.layers for name in ("keys", "values"))
+    return sum(t.numel() * t.element_size() for t in tensors if t is not None)
