@@ -12,9 +12,10 @@ from epcli.records import AudioFeatures, VideoFeatures
 
 def check_features(model: AVModel, video: VideoFeatures | None, audio: AudioFeatures | None) -> None:
     """Raises UsageError or WeightsError if what the towers made is not finite throughout."""
-    for what, tokens in (("vision tower", video and video.grid), ("audio tower", audio and audio.tokens)):
-        if tokens is not None and not _finite(tokens):
-            raise overflow(model, what)
+    if video is not None and not _finite(video.grid):
+        raise overflow(model, "vision tower")
+    if audio is not None and not _finite(audio.tokens):
+        raise overflow(model, "audio tower")
 
 
 def overflow(model: AVModel, what: str) -> EpError:

@@ -26,6 +26,8 @@ class RoomyLayer(DynamicLayer):
         """Write the states of new tokens behind those that are there; returns all of them."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None
+        assert self.values is not None
         self.keys = self._append("keys", self.keys, key_states)
         self.values = self._append("values", self.values, value_states)
         return self.keys, self.values
