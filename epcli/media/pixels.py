@@ -11,8 +11,8 @@ from epcli.media.hdr import Transfer
 from epcli.media.upright import UPRIGHT, Orientation
 
 _SAME_SHAPE = 0.03  # logarithm of the ratio of two shapes that are still drawn as one
-# Transparency lies on white, before scaling: else colours of what is transparent bleed over its edges. The paper is made
-# by a table, since drawbox with replace=1 crashes ffmpeg 5.1 on RGBA.
+# Transparency lies on white, before scaling: else colours of what is transparent bleed over its edges. A table makes
+# the paper, since drawbox with replace=1 crashes ffmpeg 5.1 on RGBA.
 _ON_WHITE = "format=rgba,split[ink][under];[under]lutrgb=r=255:g=255:b=255:a=255[paper];[paper][ink]overlay=format=rgb,"
 
 
