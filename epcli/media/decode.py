@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -152,18 +152,23 @@ def _decode(
     )
     decoded = []
     with Process(output, layout.info.path, deadline, layout.span) as process:
-        # An error of PyAV's: ffmpeg ended without a picture, or was stopped; what that means is for the caller.
-        with suppress(av.error.FFmpegError), av.open(process.stdout, format="nut") as pipe:
-            assert isinstance(pipe, InputContainer)
-            for packet in pipe.demux(video=0):
-                if packet.size and packet.pts is not None and packet.time_base is not None:
-                    stamp = float(packet.pts * packet.time_base) - layout.ahead_s
-                    decoded.append(Frame(stamp, *layout.pixels.picture(bytes(packet), size)))
+        for stamp, picture in _packets(process, layout):
+            decoded.append(Frame(stamp, *layout.pixels.picture(picture, size)))
         process.finish()
         messages = _damage(process, layout, layout.video_index, start <= layout.origin_s)
         if not decoded and not messages and process.status:
             messages = [process.reason()]
     return decoded, messages
+
+
+def _packets(process: Process, layout: Layout) -> Iterator[tuple[float, bytes]]:
+    """What ffmpeg writes, one stream as NUT: the time in the file of each packet, and its bytes."""
+    # An error of PyAV's: ffmpeg ended without any, or was stopped; what that means is for the caller.
+    with suppress(av.error.FFmpegError), av.open(process.stdout, format="nut") as pipe:
+        assert isinstance(pipe, InputContainer)
+        for packet in pipe.demux():
+            if packet.size and packet.pts is not None and packet.time_base is not None:
+                yield float(packet.pts * packet.time_base) - layout.ahead_s, bytes(packet)
 
 
 def _damage(process: Process, layout: Layout, stream: int | None, from_start: bool) -> list[str]:
@@ -221,16 +226,11 @@ def sound(layout: Layout, track: int, start_s: float, end_s: float, deadline: De
     mono = _Mono(samples)
     messages: list[str] = []
     with Process(output, layout.info.path, deadline, layout.span) as process:
-        # An error of PyAV's: ffmpeg ended without sound, or was stopped; what that means is for the caller.
-        with suppress(av.error.FFmpegError), av.open(process.stdout, format="nut") as pipe:
-            assert isinstance(pipe, InputContainer)
-            for packet in pipe.demux(audio=0):
-                if packet.size and packet.pts is not None and packet.time_base is not None:
-                    stamp = float(packet.pts * packet.time_base) - layout.ahead_s
-                    at = round((stamp - start_s) * SAMPLE_RATE)
-                    mono.add(at, np.frombuffer(bytes(packet), np.float32).reshape(-1, 2), layout.demuxer in _COUNTED)
-                    if mono.is_over:
-                        break
+        for stamp, stereo in _packets(process, layout):
+            at = round((stamp - start_s) * SAMPLE_RATE)
+            mono.add(at, np.frombuffer(stereo, np.float32).reshape(-1, 2), layout.demuxer in _COUNTED)
+            if mono.is_over:
+                break
         mono.flush()
         if not mono.is_over:
             process.finish()

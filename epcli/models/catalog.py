@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -14,7 +13,7 @@ from epcli.errors import EpError, UsageError, WeightsError
 if TYPE_CHECKING:
     import torch
 
-    from epcli.models.family import AVModel, Card, Family, Shape, Source
+    from epcli.models.family import AVModel, Card, Family, Progress, Shape, Source
 
 GROUP = "epcli.models"  # of entry points; each names a `Family` object
 OURS = "epcli.models."
@@ -86,11 +85,7 @@ def check_present(name: str) -> None:
 
 
 def load(
-    name: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    quantize: str = "none",
-    on_progress: Callable[[float], None] | None = None,
+    name: str, device: torch.device, dtype: torch.dtype, quantize: str = "none", on_progress: Progress = None
 ) -> AVModel:
     """The model on its device, its weights fetched if they are not cached. Raises UsageError or WeightsError.
 

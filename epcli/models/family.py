@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from epcli.train.recipe import Order, TrainedParts
     from epcli.train.sieve_trainer import Learner
 
+Progress = Callable[[float], None] | None  # told the share of the weights that is read, 0 to 1
+
 
 @dataclass(frozen=True)
 class Card:
@@ -117,12 +119,7 @@ class Family(Protocol):
         ...
 
     def load(
-        self,
-        source: Source,
-        device: torch.device,
-        dtype: torch.dtype,
-        quantize: str,
-        on_progress: Callable[[float], None] | None = None,
+        self, source: Source, device: torch.device, dtype: torch.dtype, quantize: str, on_progress: Progress = None
     ) -> AVModel:
         """The model on its device. Raises UsageError (settings), WeightsError or CapacityError.
 

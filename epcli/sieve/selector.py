@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from epcli.errors import UsageError
+
 if TYPE_CHECKING:
     from epcli.records import KeptStream, TokenStream
     from epcli.sieve.select import Budget
@@ -25,6 +27,12 @@ class Tools:
     seed: int = 0
     window_tokens: int = WINDOW_TOKENS
     chunk_tokens: int = CHUNK_TOKENS
+
+    def attention_decoder(self, selector: str) -> Any:
+        """The decoder, for a selector that computes attention. Raises UsageError without q_proj and k_proj."""
+        if self.decoder is None or not hasattr(self.decoder.layers[0].self_attn, "q_proj"):
+            raise UsageError(f"selector {selector} needs a decoder with q_proj and k_proj; choose another selector")
+        return self.decoder
 
 
 @dataclass(frozen=True)

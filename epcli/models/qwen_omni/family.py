@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from epcli.models.costs import Costs, Look
-from epcli.models.family import Card, Shape, Source
+from epcli.models.family import Card, Progress, Shape, Source
 from epcli.models.qwen_omni import costs, folder, hub, tower_weights
 from epcli.models.qwen_omni.costs import SHAPES, Omni
 from epcli.models.safetensors_header import read_header, trained_metadata
@@ -105,12 +105,7 @@ class Qwen:
         return costs.of(shape, depth, look, number_bytes, quantize)
 
     def load(
-        self,
-        source: Source,
-        device: torch.device,
-        dtype: torch.dtype,
-        quantize: str,
-        on_progress: Callable[[float], None] | None = None,
+        self, source: Source, device: torch.device, dtype: torch.dtype, quantize: str, on_progress: Progress = None
     ) -> QwenOmni:
         if source.name in NOTICES:
             print(f"ep: {NOTICES[source.name]}", file=sys.stderr)

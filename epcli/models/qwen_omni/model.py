@@ -8,7 +8,7 @@ a base. Without a sieve the model is the plain one, with its own three-axis rota
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditio
 from transformers.utils import logging as transformers_logging
 
 from epcli.errors import CapacityError, WeightsError
+from epcli.models.family import Progress
 from epcli.models.layout import CHUNK_STEPS, AudioTokens, VideoTokens, interleave, join, text
 from epcli.models.qwen_omni import attention as tower_attention
 from epcli.models.qwen_omni import quantize, reading
@@ -71,7 +72,7 @@ class Thinker:
         sieve: bool = True,
         quantization: str = "none",
         sieve_file: SieveFile | None = None,
-        on_progress: Callable[[float], None] | None = None,
+        on_progress: Progress = None,
     ) -> Thinker:
         """The weights of a checkpoint folder: `config.json` and safetensors files, which may hold other tensors too.
 
@@ -224,7 +225,7 @@ class QwenOmni(Thinker):
         device: torch.device,
         dtype: torch.dtype,
         quantization: str = "none",
-        on_progress: Callable[[float], None] | None = None,
+        on_progress: Progress = None,
     ) -> QwenOmni:
         """Weights, tokenizer and preprocessors.
 

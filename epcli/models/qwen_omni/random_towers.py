@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration, WhisperFeatureExtractor
 
-from epcli.models.family import Source
+from epcli.models.family import Progress, Source
 from epcli.models.qwen_omni.costs import SHAPES
 from epcli.models.qwen_omni.family import Qwen
 from epcli.models.qwen_omni.inputs import Inputs
@@ -29,12 +28,7 @@ class RandomTowers(Qwen):
         return {"family": "random", "shape": source.name, "device": device.type, "dtype": str(dtype)}
 
     def load(
-        self,
-        source: Source,
-        device: torch.device,
-        dtype: torch.dtype,
-        quantize: str,
-        on_progress: Callable[[float], None] | None = None,
+        self, source: Source, device: torch.device, dtype: torch.dtype, quantize: str, on_progress: Progress = None
     ) -> QwenOmni:
         weights = Thinker(_thinker(source.name, device, dtype, self.layers), None)
         model = QwenOmni(weights, _Inputs(), source.name)

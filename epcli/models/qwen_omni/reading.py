@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from epcli.errors import WeightsError
+from epcli.models.family import Progress
 from epcli.models.safetensors_header import read_header
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -81,7 +82,7 @@ def unmapped(paths: list[Path]) -> dict[str, UnmappedTensor]:
     return found
 
 
-def tracked(state: dict[str, Any], on_progress: Callable[[float], None] | None, *, trims: bool) -> dict[str, Any]:
+def tracked(state: dict[str, Any], on_progress: Progress, *, trims: bool) -> dict[str, Any]:
     """The same tensors, telling the share of all bytes read so far; `trims`: giving freed memory back on the way."""
     known = [part for part in state.values() if part.get_dtype() in DTYPES]
     total = sum(math.prod(part.get_shape()) * DTYPES[part.get_dtype()].itemsize for part in known)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from epcli import content
 from epcli.errors import UsageError, WeightsError
 from epcli.models.costs import Costs, Decoder, Look
-from epcli.models.family import Card, Shape, Source
+from epcli.models.family import Card, Progress, Shape, Source
 from epcli.models.safetensors_header import trained_metadata
 from epcli.models.smol import weights
 from epcli.models.smol.weights import ADAPTER, TUNED
@@ -119,12 +119,7 @@ class Smol:
         )
 
     def load(
-        self,
-        source: Source,
-        device: torch.device,
-        dtype: torch.dtype,
-        quantize: str,
-        on_progress: Callable[[float], None] | None = None,
+        self, source: Source, device: torch.device, dtype: torch.dtype, quantize: str, on_progress: Progress = None
     ) -> EpSmol:
         if quantize != "none":
             raise UsageError(f"--quantize {quantize}: {source.name} is too small to be worth it; leave the flag out")

@@ -9,22 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from epcli.questions.files import Finder, Row
-from epcli.questions.record import LETTERS, Question, choice
-from epcli.questions.sets.base import Format
+from epcli.questions.record import LETTERS, Question
+from epcli.questions.sets.base import Format, multiple_choice
 
 
 def load(row: Row, number: int, finder: Finder, annotation: Path) -> Iterator[Question]:
     options = [str(row[f"option_{x}"]) for x in LETTERS[:6] if row.get(f"option_{x}") is not None]
     place = str(row["video_path"])
-    yield choice(
-        str(row["QA_id"]),
-        finder.find(place, Path(place).name),
-        row["question"],
-        options,
-        str(row["answer"]),
-        type=str(row["task_type"]),
-        cluster=place,
-    )
+    yield multiple_choice(str(row["QA_id"]), finder.find(place, Path(place).name), row, options, place)
 
 
 FORMATS = (

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from epcli.questions.files import Finder, Row
-from epcli.questions.record import Question
+from epcli.questions.record import Question, choice
 
 
 @dataclass(frozen=True)
@@ -24,3 +25,9 @@ class Format:
 
     def fits(self, rows: list[Row]) -> bool:
         return bool(rows) and self.fields <= rows[0].keys()
+
+
+def multiple_choice(key: str, media: Path, row: Mapping[str, Any], options: Sequence[str], cluster: str) -> Question:
+    """A row with its question, answer and type in the columns that most sets use. Raises KeyError without one."""
+    question, gold, kind = row["question"], str(row["answer"]), str(row["task_type"])
+    return choice(key, media, question, options, gold, type=kind, cluster=cluster)

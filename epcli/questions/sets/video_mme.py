@@ -6,21 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from epcli.questions.files import Finder, Row, listed
-from epcli.questions.record import Question, choice
-from epcli.questions.sets.base import Format
+from epcli.questions.record import Question
+from epcli.questions.sets.base import Format, multiple_choice
 
 
 def load(row: Row, number: int, finder: Finder, annotation: Path) -> Iterator[Question]:
     video = str(row["videoID"])
-    yield choice(
-        str(row["question_id"]),
-        finder.find(f"data/{video}.*", f"{video}.*"),
-        row["question"],
-        listed(row["options"]),
-        str(row["answer"]),
-        type=str(row["task_type"]),
-        cluster=video,
-    )
+    media = finder.find(f"data/{video}.*", f"{video}.*")
+    yield multiple_choice(str(row["question_id"]), media, row, listed(row["options"]), video)
 
 
 FORMATS = (

@@ -5,29 +5,28 @@ As many tokens stay in all as with cs2. The paper's ablation, and a measure of w
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from epcli.sieve.selector import Selector, Tools
+from epcli.sieve.selectors import cs2
 
 if TYPE_CHECKING:
     from epcli.records import KeptStream, TokenStream
     from epcli.sieve.select import Budget
+    from epcli.sieve.selector import Tools
 
 
 def keep(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStream:
     """The `run` of this selector."""
     from epcli.sieve.select import Budget, narrow
-    from epcli.sieve.selectors import cs2
 
     return narrow(cs2.keep(stream, Budget(ratio=1.0), tools), budget, per_modality=True)
 
 
-SELECTOR = Selector(
+SELECTOR = replace(
+    cs2.SELECTOR,
     name="cs2-per-modality",
     help="by the same scores, but sound and picture each have a fixed share: what the joint pool is measured against",
     shown="They are those that the trained sieve scored highest for this question, each kind by itself.",
     run=keep,
-    needs=("sieve",),
-    scored_by="cs2",
-    refines=True,
 )

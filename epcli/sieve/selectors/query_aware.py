@@ -25,9 +25,7 @@ def keep(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStream:
     from epcli.sieve.early_attention import early_attention
     from epcli.sieve.select import best, keep_only
 
-    decoder = tools.decoder
-    if decoder is None or not hasattr(decoder.layers[0].self_attn, "q_proj"):
-        raise UsageError("selector query-aware needs a decoder with q_proj and k_proj; choose another selector")
+    decoder = tools.attention_decoder("query-aware")
     device = stream.embeds.device
     is_av = stream.modality.to(device) != Modality.TEXT
     if not is_av.any():

@@ -13,14 +13,11 @@ if TYPE_CHECKING:
 
 def keep(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStream:
     """The `run` of this selector. The budget is the mean over the decoder's layers."""
-    from epcli.errors import UsageError
     from epcli.records import Modality
     from epcli.sieve.seats import sift
     from epcli.sieve.seats.schedule import schedule_for_mean
 
-    decoder = tools.decoder
-    if decoder is None or not hasattr(decoder.layers[0].self_attn, "q_proj"):
-        raise UsageError("selector seats needs a decoder with q_proj and k_proj; choose another selector")
+    decoder = tools.attention_decoder("seats")
     video, sound = (int((stream.modality == kind).sum()) for kind in (Modality.VIDEO, Modality.AUDIO))
     share = budget.count(video + sound) / (video + sound) if video + sound else 1.0
     return sift(stream, schedule_for_mean(len(decoder.layers), share, video, sound))
