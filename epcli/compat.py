@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import inspect
@@ -29,10 +30,22 @@ def import_transformers() -> None:
     - torch.distributed says meanwhile that it is not there, as in builds of torch without it.
     - The list of all models is made when somebody asks for a name of it.
 
-    Nothing is done if transformers was imported before. What a model computes stays the same.
+    Nothing is done if transformers was imported before. What a model computes stays the same. Garbage is not collected
+    meanwhile, and what was imported is never looked through for it again: nothing of that is garbage.
     """
-    if MODELING in sys.modules or "transformers" in sys.modules:
+    if "transformers" in sys.modules:
         return
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        _import_narrowly()
+    finally:
+        gc.freeze()
+        if collecting:
+            gc.enable()
+
+
+def _import_narrowly() -> None:
     import torch.distributed
 
     importlib.import_module("transformers")

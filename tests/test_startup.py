@@ -7,13 +7,23 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from epcli import cli
+from epcli import cli, content
 from epcli.cli.process import age_s
+from epcli.config import Profile
+from epcli.errors import MediaError
+from epcli.media.read import read
+from epcli.models import catalog
+from epcli.records import Clip
+from epcli.session.ahead import read_ahead
 from epcli.session.reporting import counted_from
+from epcli.session.session import Session
 from tests.test_report import REPORT
 
 DUET = Path(__file__).parents[1] / "docs" / "media" / "duet.mp4"
@@ -110,6 +120,49 @@ compat._unchanged = unchanged
 {LOGITS.format(first=NARROW)}
 """
     assert len(run(program).split()) == 3
+
+
+def test_a_file_is_decoded_ahead_as_it_would_be_later(tmp_path: Path) -> None:
+    profile = Profile(cache_dir=str(tmp_path))
+    reading = read_ahead(profile, DUET, 1.0, 3.0)
+    assert reading is not None
+    clip, later = reading.result(60), read(DUET, catalog.find(profile.model).family.sampling(profile), 1.0, 3.0)
+    assert np.array_equal(clip.frames, later.frames)
+    assert np.array_equal(clip.samples, later.samples)
+
+
+def test_what_is_wrong_with_a_file_that_is_decoded_ahead_is_told(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    reading = read_ahead(Profile(cache=False), bad, None, None)
+    assert reading is not None
+    with pytest.raises(MediaError, match=r"bad\.mp4"):
+        reading.result(60)
+
+
+def test_a_file_that_the_cache_may_know_is_not_decoded_ahead(tmp_path: Path) -> None:
+    (tmp_path / f"{content.quick(DUET)}-{'0' * 40}.safetensors").touch()
+    assert read_ahead(Profile(cache_dir=str(tmp_path)), DUET, None, None) is None
+
+
+@pytest.mark.slow
+def test_the_model_is_loaded_until_the_file_is_decoded() -> None:
+    session = Session(cache=False)
+    clip = read(DUET, session.sampling)
+    reading: Future[Clip] = Future()
+    order: list[str] = []
+
+    def on_stage(name: str) -> None:
+        order.append(name)
+        if name == "media" and not reading.done():
+            reading.set_result(clip)
+
+    session.on_stage = on_stage
+    ahead, plain = session.look(DUET, reading=reading), session.look(DUET)
+    assert order == ["load", "media", "vision", "audio", "media", "vision", "audio"]
+    assert ahead.seconds["load"] > 0
+    assert torch.equal(ahead.features.video.grid, plain.features.video.grid)
+    assert torch.equal(ahead.features.audio.tokens, plain.features.audio.tokens)
 
 
 @pytest.mark.slow

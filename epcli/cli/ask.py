@@ -58,13 +58,15 @@ def ask(
     screen.say_where_settings_come_from(resolved)
     try:
         from epcli.compat import import_transformers
+        from epcli.session.ahead import read_ahead
 
+        reading = read_ahead(resolved.profile, media, start_s, end_s)
         import_transformers()
         from epcli.session.reporting import counted_from  # the model libraries load here
         from epcli.session.session import Session
 
         session = Session(resolved.profile, screen.stage, screen.progress)
-        looked = session.look(media, start_s, end_s)
+        looked = session.look(media, start_s, end_s, reading=reading)
         report = counted_from(session.ask(looked, question, screen.text, evidence=evidence), age_s())
     finally:
         screen.close()

@@ -102,11 +102,16 @@ class FeatureCache:
         """Look for a file. Raises OSError if the file cannot be read."""
         return Slot(self, media, key)
 
+    def may_hold(self, media: Path) -> bool:
+        """Whether there is an entry that may be of a file, of whatever range and model. Raises OSError."""
+        quick = content.quick(media)
+        return any(file.name.startswith(quick) for file in self._files())
+
     def holds(self, media: Path, key: FeatureKey) -> bool:
         """Whether there is an entry for a file, without reading it, and so without torch. Raises OSError."""
-        quick = content.quick(media)
-        if not any(file.name.startswith(quick) for file in self._files()):
+        if not self.may_hold(media):
             return False
+        quick = content.quick(media)
         return (self.folder / _name(quick, {"content": content.sha256(media), **key.to_dict()})).exists()
 
     def entries(self) -> list[Entry]:

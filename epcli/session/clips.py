@@ -19,7 +19,7 @@ class OpenedClip:
     sampling: Sampling
     clip: Clip | None  # decoded; None if it was found in the cache
     slot: Slot | None  # its place in the cache; None if the cache is off
-    seconds: dict[str, float]  # of the stages cache and media
+    seconds: dict[str, float]  # of the stages up to media
     peak_rss: int  # bytes
     sound: Path | None = None  # of another file, to a still picture
 

@@ -9,6 +9,7 @@ import gc
 import math
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,14 +145,17 @@ class Session:
         media: str | os.PathLike[str],
         start: float | str | None = None,
         end: float | str | None = None,
+        *,
+        reading: Future[Clip] | None = None,
     ) -> EncodedClip:
         """Decode a file and run the towers, or find both done in the cache.
 
-        `start` and `end`: seconds, or a time such as "1:30"; None is the file's own beginning or end.
+        `start` and `end`: seconds, or a time such as "1:30"; None is the file's own beginning or end. `reading`: of
+        this file and range, by this session's `sampling`; the model is loaded until it is done.
 
         Raises MediaError, UsageError (range), WeightsError or CapacityError.
         """
-        return self.encode(self.open(Path(media), *_range(start, end)))
+        return self.encode(self.open(Path(media), *_range(start, end), reading=reading))
 
     def look_pair(self, picture: Path, sound: Path) -> EncodedClip:
         """`look` at a still picture and listen to a sound of another file, as one clip. Raises as `look`.
@@ -172,10 +176,12 @@ class Session:
         start_s: float | None = None,
         end_s: float | None = None,
         decoded: tuple[Clip, float] | None = None,
+        reading: Future[Clip] | None = None,
     ) -> OpenedClip:
         """The first half of `look`: find a file in the cache, or decode it. Needs no model, so any thread may do it.
 
         `decoded`: the file's clip by this session's `sampling`, and the seconds that decoding took elsewhere.
+        `reading`: as in `look`.
 
         Raises MediaError, UsageError (range), WeightsError or CapacityError.
         """
@@ -189,6 +195,11 @@ class Session:
             if slot is None or slot.features is None:
                 if decoded is not None:
                     clip, meter.seconds["media"] = decoded
+                elif reading is not None:
+                    if not reading.done():
+                        self.load(meter)
+                    with meter.stage("media"):  # what is left of it
+                        clip = reading.result()
                 else:
                     with meter.stage("media"):
                         clip = read(media, self.sampling, start_s, end_s)
