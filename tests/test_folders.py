@@ -206,6 +206,18 @@ WHOLE: dict[str, tuple[Callable[[Path], Any], str]] = {
         weights(lambda t: t.update({"thinker.model.layers.0.self_attn.q_norm.weight": torch.ones(64)})),
         "holds model.layers.0.self_attn.q_norm.weight, which no Qwen2.5-Omni has",
     ),
+    "sizes that are no numbers": (
+        thinker(vision_config={"patch_size": "14"}),
+        "vision_config.patch_size is '14', no count",
+    ),
+    "a split that is no numbers": (
+        thinker(text_config={"rope_scaling": {"mrope_section": ["a", 12, 12]}}),
+        "mrope_section must be numbers that add up to 32",
+    ),
+    "quantized without a name": (
+        lambda f: edit(f, "config.json", lambda c: c.update(quantization_config={"bits": 4})),
+        "is already quantized (in a way of its own)",
+    ),
     "no preprocessor": (without("preprocessor_config.json"), "lacks preprocessor_config.json"),
     "another preprocessor": (
         lambda f: edit(f, "preprocessor_config.json", lambda c: c.update(feature_size=80)),
@@ -410,3 +422,34 @@ def test_nothing_heavy_is_imported_to_say_no(whole, tmp_path, arguments):
     code, *loaded = shown.split()
     assert code == ("0" if arguments[0] == "models" else "5")
     assert not {"torch", "transformers", "huggingface_hub"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("config.json", lambda c: c["thinker_config"]["text_config"].update(hidden_act="nosuch")),
+        ("config.json", lambda c: c["thinker_config"]["text_config"].update(rms_norm_eps=None)),
+        ("preprocessor_config.json", lambda c: c.update(patch_size="x")),
+        ("tokenizer.json", lambda c: c["model"].update(type="Nope")),
+    ],
+)
+def test_settings_that_make_no_sense_to_the_libraries_are_one_line(whole, tmp_path, name, change):
+    path = tiny_omni.copy(whole, tmp_path / "broken")
+    edit(path, name, change)
+    with pytest.raises(WeightsError, match=r"broken: config\.json, .* are damaged \(.+\); fetch them again") as caught:
+        catalog.load(str(path), torch.device("cpu"), torch.float32)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_longer_than_any_path_is_not_known():
+    for name in ("x" * 5000, "~nobody-of-this-name/model"):
+        with pytest.raises(UsageError, match="no model named"):
+            catalog.find(name)
+
+
+def test_a_cache_whose_reference_is_damaged_has_its_newest_snapshot(whole, tmp_path):
+    cache = tmp_path / "models--Own--Omni"
+    tiny_omni.copy(whole, cache / "snapshots" / ("0" * 40))
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_bytes(b"\xff\n")
+    catalog.check_present(str(cache))

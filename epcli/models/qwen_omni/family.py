@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from epcli.errors import EpError, WeightsError
 from epcli.models.costs import Costs, Look
 from epcli.models.family import Card, Progress, Shape, Source
 from epcli.models.qwen_omni import costs, folder, hub, tower_weights
@@ -112,7 +113,16 @@ class Qwen:
         from epcli.models.qwen_omni.model import QwenOmni
 
         place = source.path or hub.folder(source.name)
-        return QwenOmni.open(place, source.name, device, dtype, quantize, on_progress)
+        try:
+            return QwenOmni.open(place, source.name, device, dtype, quantize, on_progress)
+        except (EpError, RuntimeError, OSError, MemoryError):
+            raise
+        except Exception as problem:  # the libraries raise anything for settings that make no sense
+            why = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+            raise WeightsError(
+                f"{place}: config.json, the preprocessor's or the tokenizer's files are damaged ({why}); "
+                "fetch them again"
+            ) from problem
 
     def learner(self, source: Source, order: Order, parts: TrainedParts, profile: Profile) -> tuple[Learner, Make]:
         from epcli.models.qwen_omni.learner import learner

@@ -31,7 +31,9 @@ OTHER_MODELS = {  # model_type -> what it is
     "qwen2_vl": "a Qwen2-VL, which does not hear",
     "qwen3_vl": "a Qwen3-VL, which does not hear",
     "qwen2_audio": "a Qwen2-Audio, which does not see",
+    "qwen3_vl_moe": "a Qwen3-VL, which does not hear",
     "qwen3_omni_moe": "a Qwen3-Omni",
+    "qwen3_omni_moe_thinker": "a Qwen3-Omni",
     "qwen2": "a text model (Qwen2 or Qwen2.5)",
     "qwen3": "a text model (Qwen3)",
     "qwen2_5_omni_talker": "only the talker (speech output) of a Qwen2.5-Omni",
@@ -186,7 +188,8 @@ def _cached_repo(path: Path) -> str | None:
 def _snapshot(snapshots: Path) -> Path:
     """The commit that `refs/main` names, else the newest with a config.json."""
     main = snapshots.parent / "refs" / "main"
-    if main.is_file() and ((found := snapshots / main.read_text(encoding="utf-8").strip()) / CONFIG).is_file():
+    named = main.read_text(encoding="utf-8", errors="replace").strip() if main.is_file() else ""
+    if named and ((found := snapshots / named) / CONFIG).is_file():
         return found
     there = [commit for commit in snapshots.iterdir() if (commit / CONFIG).is_file()]
     if not there:
@@ -225,9 +228,8 @@ def _quantization(config: Any) -> str | None:
     if not isinstance(config, dict):
         return None
     if isinstance(settings := config.get("quantization_config"), dict):
-        return (
-            str(settings.get("quant_method") or "in a way of its own").upper().replace("BITSANDBYTES", "bitsandbytes")
-        )
+        method = settings.get("quant_method")
+        return str(method).upper().replace("BITSANDBYTES", "bitsandbytes") if method else "in a way of its own"
     return next((found for part in config.values() if (found := _quantization(part))), None)
 
 
@@ -256,12 +258,17 @@ _SIZES = {
         *("num_mel_bins", "output_dim"),
     ),
 }
+_OPTIONAL_SIZES = {
+    "text_config": ("num_key_value_heads",),
+    "vision_config": ("patch_size", "spatial_merge_size", "in_channels", "temporal_patch_size"),
+    "audio_config": (),
+}
 
 
 def _shape(path: Path, config: Mapping[str, Any]) -> Omni:
     """The model's sizes. Raises WeightsError for one that is missing, or no count."""
     for part, names in _SIZES.items():
-        for name in names:
+        for name in (*names, *(name for name in _OPTIONAL_SIZES[part] if name in config[part])):
             value = config[part].get(name)
             if type(value) is not int or not 1 <= value <= (MOST_LAYERS if name in _DEPTHS else MOST):
                 said = f"is {value!r}, no count" if name in config[part] else "is missing"
@@ -273,7 +280,11 @@ def _shape(path: Path, config: Mapping[str, Any]) -> Omni:
     shape = Omni.of(config)
     rope = text.get("rope_scaling") or text.get("rope_parameters")
     sections = rope.get("mrope_section") if isinstance(rope, dict) else None
-    if not isinstance(sections, list) or sum(sections) != shape.decoder.head // 2:
+    if (
+        not isinstance(sections, list)
+        or not all(type(number) is int for number in sections)
+        or sum(sections) != shape.decoder.head // 2
+    ):
         raise WeightsError(
             f"{path / CONFIG}: text_config.rope_scaling.mrope_section must be numbers that add up to "
             f"{shape.decoder.head // 2}, and is {sections}; fetch the file again"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -57,7 +58,9 @@ class Smol:
         if text == CARD.name:
             return Source(self, CARD)
         path = Path(text).expanduser()
-        if text and path.is_file() and "seen" in (trained_metadata(path) or {}):  # the names that an adapter knows
+        if (
+            text and os.path.isfile(path) and "seen" in (trained_metadata(path) or {})
+        ):  # the names that an adapter knows
             summary = "ep-smol with an adapter of your own"
             return Source(self, replace(CARD, name=path.resolve().name, summary=summary), path)
         return None
