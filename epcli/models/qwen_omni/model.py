@@ -23,7 +23,7 @@ from epcli.errors import CapacityError, WeightsError
 from epcli.models.family import Progress
 from epcli.models.layout import CHUNK_STEPS, AudioTokens, VideoTokens, interleave, join, text
 from epcli.models.qwen_omni import attention as tower_attention
-from epcli.models.qwen_omni import quantize, reading
+from epcli.models.qwen_omni import quantize, reading, towers
 from epcli.models.qwen_omni.costs import BATCH_PATCHES
 from epcli.models.qwen_omni.folder import SIEVE, look, weight_files
 from epcli.models.qwen_omni.hub import UNUSED
@@ -55,6 +55,7 @@ class Thinker:
 
     def __init__(self, thinker: Any, sieve: Sieve | None) -> None:
         """`thinker`: a Qwen2_5OmniThinkerForConditionalGeneration with SyncRope installed."""
+        towers.simplify(thinker.model)
         self.thinker, self.sieve = thinker, sieve
         self.decoder = thinker.model.language_model
         self.dtype: torch.dtype = self.decoder.norm.weight.dtype
