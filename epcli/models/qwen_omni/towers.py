@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import AttentionInterface
 
-# transformers hands over the whole sequence, with the windows' bounds, to what it takes for flash attention by its name.
+# transformers hands the whole sequence and the windows' bounds to what has "flash" in its name, and loops for others.
 WINDOWS = "ep_windows_flash"
 _groups: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # bounds -> _grouped(bounds), which every layer asks for
 
@@ -71,7 +72,7 @@ def _grouped(bounds: Tensor) -> tuple[list[tuple[int, int]], Tensor | None, Tens
     No places where the windows of each length follow each other already.
     """
     edges = bounds.tolist()
-    windows = [(begin, end - begin) for begin, end in zip(edges, edges[1:], strict=False) if end > begin]
+    windows = [(begin, end - begin) for begin, end in pairwise(edges) if end > begin]
     lengths = [length for _, length in windows]
     sizes = [(lengths.count(length), length) for length in dict.fromkeys(lengths)]
     ordered = sorted(windows, key=lambda window: list(dict.fromkeys(lengths)).index(window[1]))
