@@ -88,13 +88,9 @@ def info(json: JsonFlag = False, debug: DebugFlag = False) -> None:
 @app.command(cls=Command)
 def prune(
     at_most: Annotated[
-        str | None,
-        option("Shrink to 500MB or 2GB.", "SIZE", "", "--size", show_default="the limit"),
+        str | None, option("Shrink to 500MB or 2GB.", "SIZE", "", "--size", show_default="the limit")
     ] = None,
-    older_than: Annotated[
-        str | None,
-        option("Remove what was not used for 12h, 30d or 8w.", "AGE"),
-    ] = None,
+    older_than: Annotated[str | None, option("Remove what was not used for 12h, 30d or 8w.", "AGE")] = None,
     dry_run: DryRun = False,
     debug: DebugFlag = False,
 ) -> None:

@@ -23,7 +23,7 @@ from epcli.cli.options import (
     settings,
     time_range,
 )
-from epcli.cli.screen import Screen, redraws
+from epcli.cli.screen import Screen, check_first, redraws, working
 from epcli.config import Resolved, state_home
 from epcli.errors import EXIT_PARTIAL, EpError, unexpected
 from epcli.text import as_question, one_line, visible, visible_json, well_formed
@@ -51,27 +51,14 @@ def chat(
     """
     start_s, end_s = time_range(start, end)
     streams.check_output()
-
-    from epcli.media.probe import check_file
-    from epcli.models import catalog
-
-    catalog.check_present(resolved.profile.model)
-    check_file(media)
-
-    screen = Screen(quiet=quiet, json=json)
-    screen.say_where_settings_come_from(resolved)
-    try:
-        from epcli.compat import import_transformers
-
-        import_transformers()
+    check_first(media, resolved)
+    with working(resolved, quiet=quiet, json=json) as screen:
         from epcli.session.chat import Chat  # the model libraries load here
         from epcli.session.session import Session
 
         session = Session(resolved.profile, screen.stage, screen.progress)
         talk = Chat(session, media, start_s, end_s, history, resolved.chosen())
         session.load()  # after a hit it is not there yet
-    finally:
-        screen.close()
     typed = sys.stdin.isatty() and sys.stderr.isatty()
     if not quiet and typed:
         print(f" {one_line(talk.about())} · {resolved.profile.model} · /help for more", file=sys.stderr)

@@ -24,7 +24,7 @@ from epcli.cli.options import (
     settings,
     time_range,
 )
-from epcli.cli.screen import Screen
+from epcli.cli.screen import Screen, check_first, working
 from epcli.config import Resolved
 from epcli.errors import UsageError
 from epcli.files import check_output, whole
@@ -126,21 +126,11 @@ def inspect(
     if outputs.no_media and outputs.html is None:
         raise UsageError("--no-media is about the page that --html writes: give --html too")
 
-    from epcli.media.probe import check_file
-    from epcli.models import catalog
-
-    catalog.check_present(resolved.profile.model)
-    check_file(media)
+    check_first(media, resolved)
     outputs.check(media)
-
     if not quiet:
         streams.check_output()
-    screen = Screen(quiet=quiet, json=json)
-    screen.say_where_settings_come_from(resolved)
-    try:
-        from epcli.compat import import_transformers
-
-        import_transformers()
+    with working(resolved, quiet=quiet, json=json) as screen:
         from epcli.session import inspection  # the model libraries load here
 
         found = inspection.inspect(
@@ -154,8 +144,6 @@ def inspect(
             on_progress=screen.progress,
             chosen=resolved.chosen(),
         )
-    finally:
-        screen.close()
     outputs.write(found, screen, resolved.profile.video_track)
     if json:
         from epcli.report.inspect_json import to_json

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epcli.config import PROJECT_FILE, Resolved
@@ -109,3 +112,29 @@ class Screen:
             from epcli.report.console import print_report
 
             print_report(report)
+
+
+def check_first(media: Path, resolved: Resolved) -> None:
+    """Refuse a file or model that cannot be used, before the model libraries take their seconds to load.
+
+    Raises MediaError, UsageError or WeightsError.
+    """
+    from epcli.media.probe import check_file
+    from epcli.models import catalog
+
+    catalog.check_present(resolved.profile.model)
+    check_file(media)
+
+
+@contextmanager
+def working(resolved: Resolved, *, quiet: bool, json: bool) -> Iterator[Screen]:
+    """The screen of a command while the model libraries and the model load, and while it works."""
+    screen = Screen(quiet=quiet, json=json)
+    screen.say_where_settings_come_from(resolved)
+    try:
+        from epcli.compat import import_transformers
+
+        import_transformers()
+        yield screen
+    finally:
+        screen.close()

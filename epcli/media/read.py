@@ -53,49 +53,11 @@ def read(
     start, end = _range(layout, start_s, end_s, warnings)
     if deadline_s is None:
         deadline = Deadline(DEFAULT_DEADLINE_S + min(end - start, DAY_S))  # a broken header may claim any length
-    wants_video, wants_audio = sampling.video and info.has_video, sampling.audio and info.has_audio
-    tracks = len(info.audio_tracks)
     track = layout.default_track if sampling.audio_track is None else sampling.audio_track
-    if sampling.audio and not 0 <= track < max(1, tracks):
-        raise MediaError(
-            f"{name(path)}: has no audio track {track}; it has {tracks}"
-            + (f", numbered 0 to {tracks - 1}" if tracks else "")
-        )
-    if not wants_video and not wants_audio:
-        has, other = ("picture", "sound") if info.has_video else ("sound", "picture")
-        raise MediaError(f"{name(path)}: has {has} but no {other}, and {has} is switched off")
-    if wants_video and len(layout.video_tracks) > 1:
-        number = layout.video_track
-        warnings.append(
-            f"{name(path)}: has {len(layout.video_tracks)} video tracks; looking at track {number} "
-            f"({layout.video_tracks[number]}), --video-track chooses another"
-        )
-    if wants_audio and tracks > 1 and sampling.audio_track is None:
-        warnings.append(
-            f"{name(path)}: has {tracks} audio tracks; listening to track {_named(info, track)}, "
-            "--audio-track chooses another"
-        )
-    sampling = with_room(sampling, info, end - start)
-    seen: list[tuple[np.ndarray, np.ndarray]] = []
-    heard: list[tuple[float, np.ndarray]] = []
-    done = 0.0
-    for part, low, high in layout.within(start, end):
-        how = _share(sampling, end - start, done, high - low) if layout.parts else sampling
-        track = part.default_track if sampling.audio_track is None else sampling.audio_track
-        try:
-            if wants_video and part.info.has_video and how.max_frames:
-                pictures, times = _frames(part, how, low, high, deadline, warnings)
-                if pictures is not None and times is not None:
-                    seen.append((pictures, times + done))
-            if wants_audio and track < len(part.info.audio_tracks):
-                sound = _samples(part, track, low, high, deadline, warnings)
-                if sound is not None:
-                    heard.append((done, sound))
-        except MediaError as problem:
-            if not layout.parts or not deadline.remaining():
-                raise
-            warnings.append(str(problem))
-        done += high - low
+    _check_wanted(layout, sampling, track)
+    warnings += _which_tracks(layout, sampling, track)
+    seen, heard, messages = _parts(layout, with_room(sampling, info, end - start), start, end, deadline)
+    warnings += messages
     pictures = np.concatenate([each for each, _ in seen]) if len(seen) > 1 else seen[0][0] if seen else None
     times = np.concatenate([each for _, each in seen]) if seen else None
     samples = _in_place(heard)
@@ -105,6 +67,68 @@ def read(
     if silent:
         warnings.append(f"{name(path)}: the sound is silent{_from_to(layout, start, end)}")
     return Clip(info, (start, end), pictures, times, samples, tuple(dict.fromkeys(warnings)), silent)
+
+
+def _check_wanted(layout: Layout, sampling: Sampling, track: int) -> None:
+    """Raises MediaError if the file lacks the sound track, or has neither a picture nor sound that is wanted."""
+    info, tracks = layout.info, len(layout.info.audio_tracks)
+    if sampling.audio and not 0 <= track < max(1, tracks):
+        raise MediaError(
+            f"{name(info.path)}: has no audio track {track}; it has {tracks}"
+            + (f", numbered 0 to {tracks - 1}" if tracks else "")
+        )
+    if not (sampling.video and info.has_video) and not (sampling.audio and info.has_audio):
+        has, other = ("picture", "sound") if info.has_video else ("sound", "picture")
+        raise MediaError(f"{name(info.path)}: has {has} but no {other}, and {has} is switched off")
+
+
+def _which_tracks(layout: Layout, sampling: Sampling, track: int) -> list[str]:
+    """Where the file has several tracks: which of them is read, and how to choose another."""
+    info, said = layout.info, []
+    if sampling.video and len(layout.video_tracks) > 1:
+        number = layout.video_track
+        said.append(
+            f"{name(info.path)}: has {len(layout.video_tracks)} video tracks; looking at track {number} "
+            f"({layout.video_tracks[number]}), --video-track chooses another"
+        )
+    if sampling.audio and len(info.audio_tracks) > 1 and sampling.audio_track is None:
+        said.append(
+            f"{name(info.path)}: has {len(info.audio_tracks)} audio tracks; listening to track "
+            f"{_named(info, track)}, --audio-track chooses another"
+        )
+    return said
+
+
+def _parts(
+    layout: Layout, sampling: Sampling, start: float, end: float, deadline: Deadline
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[tuple[float, np.ndarray]], list[str]]:
+    """The range, from each recording of a file that is made of several, else from the one.
+
+    Returns pictures with their times, sounds with the seconds at which they begin, both from the start of the range;
+    and warnings.
+    """
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    heard: list[tuple[float, np.ndarray]] = []
+    warnings: list[str] = []
+    done = 0.0
+    for part, low, high in layout.within(start, end):
+        how = _share(sampling, end - start, done, high - low) if layout.parts else sampling
+        track = part.default_track if sampling.audio_track is None else sampling.audio_track
+        try:
+            if sampling.video and part.info.has_video and how.max_frames:
+                pictures, times = _frames(part, how, low, high, deadline, warnings)
+                if pictures is not None and times is not None:
+                    seen.append((pictures, times + done))
+            if sampling.audio and track < len(part.info.audio_tracks):
+                sound = _samples(part, track, low, high, deadline, warnings)
+                if sound is not None:
+                    heard.append((done, sound))
+        except MediaError as problem:
+            if not layout.parts or not deadline.remaining():
+                raise
+            warnings.append(str(problem))
+        done += high - low
+    return seen, heard, warnings
 
 
 def _share(sampling: Sampling, length: float, begin: float, part: float) -> Sampling:

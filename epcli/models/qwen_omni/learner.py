@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from epcli.questions.evidence import evidence_tokens
 from epcli.questions.record import Evidence
 from epcli.records import Features
 from epcli.session.device import choose_device, choose_dtype
+from epcli.sieve.sieve import Sieve
 from epcli.sieve.sync_rope import install
 from epcli.train.attention import use_written_out
 from epcli.train.examples import Example, Make, rows
@@ -68,36 +69,14 @@ def qwen_learner(
     if folder.is_file():
         raise UsageError(f"{name}: is the result of a training; give its base model, or go on with --resume")
     opened = QwenOmni.open(folder, source.name, device, dtype, "nf4" if method == "qlora" else "none")
-    decoder, sieve = opened.decoder, opened.sieve
+    decoder = opened.decoder
     opened.thinker.requires_grad_(False)
     if device.type == "cpu":
         use_written_out(decoder.config)
-    groups: dict[str, dict[str, nn.Parameter]] = {}
-    if parts.sieve and sieve is not None:
-        if parts.refiner_rank:
-            raise UsageError(f"{name}: has a trained sieve, which is trained on in full: give --refiner-rank 0")
-        sieve.float()
-        groups["refiner"] = dict(sieve.refiner.named_parameters())
-        groups["scorer"] = dict(sieve.scorer.named_parameters())
-    elif parts.sieve:
-        install(decoder, sync_sections(decoder, folder))
-        base, names = base_tensors(thinker_tensors(folder))
-        sieve, groups = add_sieve(decoder, parts, base, names)
-    else:
-        sieve = None
-    if method == "full":
-        decoder.layers.float()
-        decoder.norm.float()
-        trained = [("layers", decoder.layers), ("norm", decoder.norm)]
-        groups["decoder"] = {f"{part}.{n}": p for part, module in trained for n, p in module.named_parameters()}
-    else:
-        decoder.is_loaded_in_4bit = method == "qlora"  # which peft asks
-        groups["decoder"] = add_low_rank(decoder, parts.lora_rank, REFINED)
+    sieve, groups = _sieve_to_train(name, folder, opened, parts)
+    groups["decoder"] = _decoder_to_train(decoder, method, parts.lora_rank)
     if gradient_checkpointing:
-        for layer in (*decoder.layers, *(sieve.refiner.layers if sieve is not None else ())):
-            layer.gradient_checkpointing = True
-            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
-            layer.train()  # no layer of this family has dropout
+        _recompute((*decoder.layers, *(sieve.refiner.layers if sieve is not None else ())))
     sections = decoder.rotary_emb.sections
 
     def save(out: Path, about: dict[str, Any]) -> Path:
@@ -127,6 +106,43 @@ def qwen_learner(
 
     model = QwenOmni(Thinker(opened.thinker, sieve), opened.inputs, opened.name)
     return Learner(model, groups, save)
+
+
+def _sieve_to_train(
+    name: str, folder: Path, opened: QwenOmni, parts: TrainedParts
+) -> tuple[Sieve | None, dict[str, dict[str, nn.Parameter]]]:
+    """The checkpoint's own sieve, a new one, or none; and its parameters by group."""
+    sieve, decoder = opened.sieve, opened.decoder
+    if not parts.sieve:
+        return None, {}
+    if sieve is None:
+        install(decoder, sync_sections(decoder, folder))
+        base, names = base_tensors(thinker_tensors(folder))
+        return add_sieve(decoder, parts, base, names)
+    if parts.refiner_rank:
+        raise UsageError(f"{name}: has a trained sieve, which is trained on in full: give --refiner-rank 0")
+    sieve.float()
+    groups = {"refiner": dict(sieve.refiner.named_parameters()), "scorer": dict(sieve.scorer.named_parameters())}
+    return sieve, groups
+
+
+def _decoder_to_train(decoder: Any, method: str, rank: int) -> dict[str, nn.Parameter]:
+    """The decoder's parameters that learn: its layers with "full", else a low-rank change of them."""
+    if method != "full":
+        decoder.is_loaded_in_4bit = method == "qlora"  # which peft asks
+        return add_low_rank(decoder, rank, REFINED)
+    decoder.layers.float()
+    decoder.norm.float()
+    trained = [("layers", decoder.layers), ("norm", decoder.norm)]
+    return {f"{part}.{n}": p for part, module in trained for n, p in module.named_parameters()}
+
+
+def _recompute(layers: Iterable[Any]) -> None:
+    """Gradient checkpointing: run the layers again in the backward pass instead of holding their inner states."""
+    for layer in layers:
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        layer.train()  # no layer of this family has dropout
 
 
 def qwen_items(
