@@ -429,7 +429,7 @@ def _from_file(path: Path, nested: bool = True) -> _Layer:
         if key == "profile":
             if not isinstance(value, str) or not value.strip():
                 raise UsageError(f"{where}: {value!r} is not the name of a profile or the path of a YAML file")
-            layer[key] = (str(path.parent / Path(value).expanduser()) if _is_path(value) else value, where)
+            layer[key] = (str(path.parent / Path(os.path.expanduser(value))) if _is_path(value) else value, where)
         else:
             layer[key] = (SETTINGS[key].check(value, where), where)
     return layer
@@ -496,7 +496,7 @@ def find_profile(name: str, source: str = "") -> Path:
     """The file of a shipped profile, or the file at a path. Raises UsageError; `source` is who asked for it."""
     where = f"{source}: " if source else ""
     if _is_path(name):
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
         if not path.is_file():
             raise UsageError(f"{where}{name}: there is no such file")
         return path

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,7 +45,7 @@ class Run:
         about = {"set": questions.name, "model": profile.model, "selector": profile.selector, "keep": profile.keep}
         about |= {"blind": True} if blind else {}
         items = [[i.key, i.files[0].name, i.text, asdict(i.rule), i.type] for i in questions.questions]  # type: ignore[call-overload]
-        own = Path(profile.model).expanduser()
+        own = Path(os.path.expanduser(profile.model))
         weights = [own.stat().st_size, own.stat().st_mtime_ns] if own.is_file() else []  # trained again: another model
         whole = json.dumps([items, settings, blind, weights, more], sort_keys=True, default=str)
         return cls(about, hashlib.sha256(whole.encode()).hexdigest()[:16])

@@ -95,7 +95,8 @@ class FeatureCache:
         if not profile.cache:
             return None
         return cls(
-            Path(profile.cache_dir).expanduser() if profile.cache_dir else default_folder(), int(profile.cache_gb * 1e9)
+            Path(os.path.expanduser(profile.cache_dir)) if profile.cache_dir else default_folder(),
+            int(profile.cache_gb * 1e9),
         )
 
     def open(self, media: Path, key: FeatureKey) -> Slot:

@@ -7,6 +7,7 @@ fit. Kept tokens are chosen anew for each question.
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Callable
 from dataclasses import replace
@@ -163,7 +164,7 @@ class Chat:
         from epcli.report.html import to_html
         from epcli.session import inspection
 
-        asked, path = self._answered("/inspect"), Path(value or f"{self.media.stem}-kept.html").expanduser()
+        asked, path = self._answered("/inspect"), Path(os.path.expanduser(value or f"{self.media.stem}-kept.html"))
         check_output(path, "/inspect", source=self.media)
         start_s, end_s = self.looked.range_s
         planned = plan(self.media, self.session.profile, start_s=start_s, end_s=end_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -68,7 +69,7 @@ class Qwen:
             if refused := folder.refuse_name(text):
                 raise refused
             return None
-        path = Path(text).expanduser()
+        path = Path(os.path.expanduser(text))
         if path.is_file():
             if "base" not in (trained_metadata(path) or {}):
                 raise folder.refuse_file(path)

@@ -57,10 +57,9 @@ class Smol:
     def find(self, text: str) -> Source | None:
         if text == CARD.name:
             return Source(self, CARD)
-        path = Path(text).expanduser()
-        if (
-            text and os.path.isfile(path) and "seen" in (trained_metadata(path) or {})
-        ):  # the names that an adapter knows
+        path = Path(os.path.expanduser(text))
+        is_file = bool(text) and os.path.isfile(path)  # pathlib raises for a name that is too long
+        if is_file and "seen" in (trained_metadata(path) or {}):  # the names that an adapter knows
             summary = "ep-smol with an adapter of your own"
             return Source(self, replace(CARD, name=path.resolve().name, summary=summary), path)
         return None

@@ -62,7 +62,7 @@ def _path(row: Row, key: str, finder: Finder, annotation: Path) -> Path | None:
         raise ValueError(f"{key} is not a path")
     if b"\0" in os.fsencode(place):  # ValueError for half a character
         raise ValueError(f"{key} holds a zero byte")
-    place = str(Path(place).expanduser())
+    place = str(Path(os.path.expanduser(place)))
     return finder.find(place) if finder.given else annotation.parent / place
 
 
