@@ -88,8 +88,11 @@ def unfold(
     return whole | {key: value for key, value in stored.items() if key.startswith("scorer.")}
 
 
-def build_sieve(weights: dict[str, Tensor], decoder: Any, where: Any) -> Sieve:
-    """A sieve of these whole weights, on the decoder's device and in its dtype. Raises WeightsError naming `where`."""
+def build_sieve(weights: dict[str, Tensor], decoder: Any, where: Any, dtype: torch.dtype | None = None) -> Sieve:
+    """A sieve of these whole weights, on the decoder's device. Raises WeightsError naming `where`.
+
+    `dtype`: None is the decoder's.
+    """
     depth = 1 + max((int(key.split(".")[2]) for key in weights if key.startswith("refiner.layers.")), default=-1)
     like, layer = decoder.norm.weight, type(decoder.layers[0])
     with blank():
@@ -97,16 +100,18 @@ def build_sieve(weights: dict[str, Tensor], decoder: Any, where: Any) -> Sieve:
         scorer = ScoreHead(decoder.config.hidden_size)
     sieve = Sieve(Refiner(layers, decoder.config), scorer, decoder.rotary_emb)
     try:
-        sieve.load_state_dict({key: value.to(like.device, like.dtype) for key, value in weights.items()}, assign=True)
+        state = {key: value.to(like.device, dtype or like.dtype) for key, value in weights.items()}
+        sieve.load_state_dict(state, assign=True)
     except RuntimeError as error:
         detail = str(error).splitlines()[-1].strip()  # the first line only says that there are errors
         raise WeightsError(f"{where}: the sieve's weights do not fit its config: {detail}") from error
     return sieve.requires_grad_().eval()
 
 
-def small_sieve(stored: dict[str, Tensor], about: Any, decoder: Any, where: Any) -> Sieve | None:
-    """The sieve of an adapter whose decoder is still plain: no LoRA merged. None if it holds none.
+def small_sieve(stored: dict[str, Tensor], about: Any, decoder: Any, where: Any, dtype: torch.dtype) -> Sieve | None:
+    """The sieve, in `dtype`, of an adapter whose decoder is still plain: no LoRA merged. None if it holds none.
 
+    Its weights are computed in float32, whatever the decoder's dtype is.
     `about` is the metadata's `refiner`. Raises WeightsError.
     """
     stored = {key: value for key, value in stored.items() if key.startswith(("refiner.", "scorer."))}
@@ -117,4 +122,5 @@ def small_sieve(stored: dict[str, Tensor], about: Any, decoder: Any, where: Any)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{where}: its metadata do not say how its sieve is stored ({error})") from None
     base = decoder.state_dict()
-    return build_sieve(unfold(stored, base.__getitem__, list(base), low, where), decoder, where).requires_grad_(False)
+    whole = unfold(stored, lambda name: base[name].float(), list(base), low, where)
+    return build_sieve(whole, decoder, where, dtype).requires_grad_(False)

@@ -444,14 +444,14 @@ def load_adapter(path: Path) -> tuple[Adapter, dict[str, Tensor], dict[str, Any]
     return adapter.eval().requires_grad_(False), lora, meta
 
 
-def merge_lora(decoder: nn.Module, lora: dict[str, Tensor], scale: float) -> None:
-    """W += scale * B A, in float32, for every adapted weight of the decoder."""
+def merge_lora(decoder: nn.Module, lora: dict[str, Tensor], scale: float, dtype: torch.dtype) -> None:
+    """W += scale * B A, in float32, for every adapted weight of the decoder, which has `dtype` afterwards."""
     with torch.no_grad():
         for key in lora:
             if key.endswith(".A"):
                 weight = decoder.get_parameter(f"{key[:-2]}.weight")
                 change = lora[key[:-1] + "B"].float() @ lora[key].float() * scale
-                weight.copy_((weight.float() + change).to(weight.dtype))
+                weight.data = weight.float().add(change).to(dtype)
 
 
 def tune_vision(tower: EfficientNetLite0, path: Path) -> None:
@@ -608,13 +608,13 @@ class EpSmol:
     @classmethod
     def open(cls, adapter: Path, name: str, device: torch.device, dtype: torch.dtype) -> EpSmol:
         """Load an adapter file and the parts, which are fetched if needed. Raises WeightsError."""
-        language = Language(torch.float32)
+        language = Language(torch.float16)  # as it is stored: each weight is converted once, to what is computed in
         trained, lora, meta = load_adapter(adapter)
         # Before the LoRA: the refiner is stored as a change of the plain decoder's layers.
-        sieve = small_sieve(load_file(adapter), meta.get("refiner"), language.decoder, adapter.name)
-        merge_lora(language.decoder, lora, meta["lora_scale"])
+        sieve = small_sieve(load_file(adapter), meta.get("refiner"), language.decoder, adapter.name, dtype)
+        merge_lora(language.decoder, lora, meta["lora_scale"], dtype)
         if sieve is not None:
-            sieve.to(device, dtype)
+            sieve.to(device)
         return cls(language.to(device, dtype), trained, sieve, name)
 
     @property
