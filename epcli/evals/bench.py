@@ -27,6 +27,7 @@ from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5O
 from epcli.config import Profile
 from epcli.errors import CapacityError, UsageError
 from epcli.models import catalog
+from epcli.models.attention import fit_to_card
 from epcli.models.costs import Decoder
 from epcli.models.layout import AudioTokens, VideoTokens, interleave
 from epcli.records import POSITION_STEP_S, REFINER_DEPTH, KeptStream, Modality, TokenStream
@@ -258,6 +259,7 @@ def build(shape: Decoder, device: torch.device, depth: int = REFINER_DEPTH) -> S
     for layer in decoder.layers[1:]:
         layer.to_empty(device=device).load_state_dict(first)
     install(decoder, PAPER_SECTIONS)
+    fit_to_card(decoder, device)
     return ShapeModel(decoder, Sieve.for_decoder(decoder, depth=depth).eval().requires_grad_(False))
 
 

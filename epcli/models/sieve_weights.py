@@ -88,10 +88,16 @@ def unfold(
     return whole | {key: value for key, value in stored.items() if key.startswith("scorer.")}
 
 
-def build_sieve(weights: dict[str, Tensor], decoder: Any, where: Any, dtype: torch.dtype | None = None) -> Sieve:
-    """A sieve of these whole weights, on the decoder's device. Raises WeightsError naming `where`.
+def build_sieve(
+    weights: dict[str, Tensor],
+    decoder: Any,
+    where: Any,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+) -> Sieve:
+    """A sieve of these whole weights. Raises WeightsError naming `where`.
 
-    `dtype`: None is the decoder's.
+    `dtype`, `device`: None is the decoder's. Weights that are offloaded are on none: name the device that computes.
     """
     depth = 1 + max((int(key.split(".")[2]) for key in weights if key.startswith("refiner.layers.")), default=-1)
     like, layer = decoder.norm.weight, type(decoder.layers[0])
@@ -100,7 +106,7 @@ def build_sieve(weights: dict[str, Tensor], decoder: Any, where: Any, dtype: tor
         scorer = ScoreHead(decoder.config.hidden_size)
     sieve = Sieve(Refiner(layers, decoder.config), scorer, decoder.rotary_emb)
     try:
-        state = {key: value.to(like.device, dtype or like.dtype) for key, value in weights.items()}
+        state = {key: value.to(device or like.device, dtype or like.dtype) for key, value in weights.items()}
         sieve.load_state_dict(state, assign=True)
     except RuntimeError as error:
         detail = str(error).splitlines()[-1].strip()  # the first line only says that there are errors

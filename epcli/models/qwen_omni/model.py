@@ -20,6 +20,7 @@ from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditio
 from transformers.utils import logging as transformers_logging
 
 from epcli.errors import CapacityError, WeightsError
+from epcli.models.attention import fit_to_card
 from epcli.models.family import Progress
 from epcli.models.layout import CHUNK_STEPS, AudioTokens, VideoTokens, interleave, join, text
 from epcli.models.qwen_omni import attention as tower_attention
@@ -60,6 +61,7 @@ class Thinker:
         self.decoder = thinker.model.language_model
         self.dtype: torch.dtype = self.decoder.norm.weight.dtype
         self.device: torch.device = quantize.main_device(thinker)
+        fit_to_card(self.decoder, self.device)
         self.context_tokens: int = thinker.config.text_config.max_position_embeddings
 
     @classmethod
@@ -136,7 +138,7 @@ class Thinker:
             install(decoder, decoder.config.rope_parameters["mrope_section"])
             return Thinker(thinker, None)
         install(decoder, sections or (sieve_file and sieve_file.sections) or sync_sections(decoder, folder))
-        return Thinker(thinker, build_sieve(weights, decoder, folder))
+        return Thinker(thinker, build_sieve(weights, decoder, folder, device=quantize.main_device(thinker)))
 
     def positions(
         self,

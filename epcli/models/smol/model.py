@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from epcli.errors import WeightsError
 from epcli.models import chatml, layout
+from epcli.models.attention import fit_to_card
 from epcli.models.sieve_weights import small_sieve
 from epcli.models.smol import efficientnet_lite, yamnet
 from epcli.models.smol.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
@@ -589,6 +590,7 @@ class Language:
     def to(self, device: torch.device, dtype: torch.dtype) -> Language:
         """Moves it; returns itself."""
         self.decoder.to(device, dtype)
+        fit_to_card(self.decoder, device)
         self.device, self.dtype = device, dtype
         return self
 
