@@ -40,7 +40,7 @@ def attend_repeated(
         found = F.scaled_dot_product_attention(tall, key, value, scale=scaling)
         return found.reshape(batch, 1, heads, size), None
     key, value = (each.repeat_interleave(heads // groups, dim=1) for each in (key, value))
-    alone = SimpleNamespace(is_causal=module.is_causal)  # a module whose heads share nothing
+    alone: Any = SimpleNamespace(is_causal=module.is_causal)  # a module whose heads share nothing
     return sdpa_attention_forward(alone, query, key, value, attention_mask, scaling=scaling, is_causal=is_causal)
 
 
