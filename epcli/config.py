@@ -209,7 +209,7 @@ class Profile:
     quantize: str = _setting(
         "none",
         "machine",
-        "Shrink the language model's weights to 4 bits (nf4) or 8 (int8)",
+        "Shrink the language model's weights to 4 bits (nf4, recommended) or 8 (int8)",
         str,
         choices=("none", "nf4", "int8"),
     )

@@ -88,7 +88,8 @@ def test_quantized_bytes_are_those_that_bitsandbytes_allocates(folder, shape, qu
     total = sum(weight.nbytes for weight in layers.parameters())
     for module in layers.modules():
         if type(module).__name__ == "Linear4bit":
-            total += module.weight.quant_state.absmax.nbytes
+            state = module.weight.quant_state
+            total += state.absmax.nbytes + state.state2.absmax.nbytes + state.offset.nbytes
         elif type(module).__name__ == "Linear8bitLt":
             total += module.weight.SCB.nbytes
     assert shape.decoder.layers_bytes(dtype.itemsize, quantize) == total

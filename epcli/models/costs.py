@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from epcli.records import REFINER_DEPTH
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "float32": 4, "bfloat16": 2, "float16": 2}
-NF4_BLOCK = 64  # weights that share one float32 scale
+NF4_BLOCK = 64  # weights that share one scale of a byte
+NF4_SCALES = 256  # such scales that share one float32
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,18 @@ class Decoder:
         return self.layers * self.layer + self.tables
 
     def layers_bytes(self, e: int, quantize: str = "none") -> int:
-        """Bytes of all layers. int8: a byte a weight, a float32 a row; nf4: half a byte, a float32 for 64 weights."""
+        """Bytes of all layers.
+
+        int8: a byte a weight, a float32 a row. nf4: half a byte a weight, a byte for 64 weights, a float32 for 256 of
+        those, and one for their mean.
+        """
         if quantize == "none":
             return self.layers * self.layer * e
         total = 0
         for rows, columns in self.linear_shapes:
             n = rows * columns
-            total += n + 4 * rows if quantize == "int8" else -(-n // 2) + 4 * -(-n // NF4_BLOCK)
+            blocks = -(-n // NF4_BLOCK)
+            total += n + 4 * rows if quantize == "int8" else -(-n // 2) + blocks + 4 * -(-blocks // NF4_SCALES) + 4
         return self.layers * (total + self.layer_rest * e)
 
     def kv_bytes(self, tokens: int, e: int) -> int:

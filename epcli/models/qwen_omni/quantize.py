@@ -33,6 +33,7 @@ def settings(quantization: str, dtype: torch.dtype, *, offload: bool = False) ->
         llm_int8_skip_modules=list(SKIPPED),
         llm_int8_enable_fp32_cpu_offload=offload,
         bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
 
