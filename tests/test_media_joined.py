@@ -138,6 +138,27 @@ def test_a_tag_in_the_middle_of_an_mp3_that_no_sound_follows_begins_no_recording
     assert joined.spans(path, "mp3") == [(0, path.stat().st_size)]
 
 
+def test_recordings_whose_streams_have_other_numbers_are_read_too(tmp_path: Path) -> None:
+    parts = [tmp_path / "one.ts", tmp_path / "two.ts"]
+    for number, part in enumerate(parts):
+        source = ("-f", "lavfi", "-i", samples.counting(2), "-f", "lavfi", "-i", samples.tone(2))
+        ids = ("-streamid", f"0:{500 + 10 * number}", "-streamid", f"1:{501 + 10 * number}")
+        samples.run(*source, "-c:v", "mpeg2video", "-c:a", "mp2", *ids, part)
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    clip = read(path, SMALL)
+    assert clip.warnings == ("joined.ts: is made of 2 recordings, which are read one after another",)
+    assert clip.duration_s == pytest.approx(4.0, abs=0.1)
+
+
+def test_programs_side_by_side_are_one_recording(tmp_path: Path) -> None:
+    path = tmp_path / "two.ts"
+    source = [item for length in (2, 2) for item in ("-f", "lavfi", "-i", samples.counting(length))]
+    programs = ("-program", "program_num=1:st=0", "-program", "program_num=2:st=1")
+    samples.run(*source, "-map", "0", "-map", "1", "-c:v", "mpeg2video", *programs, path)
+    assert len(joined.spans(path, "mpegts")) == 1
+
+
 def test_a_second_recording_without_sound_is_seen_and_silent(tmp_path: Path) -> None:
     loud, mute, path = tmp_path / "loud.ts", tmp_path / "mute.ts", tmp_path / "joined.ts"
     recording(loud, X264, "aac", 2.0)

@@ -237,3 +237,12 @@ def test_a_recording_whose_clock_wraps_has_its_full_length(
     assert across.samples is not None
     assert onset_s(across.samples) == pytest.approx(1, abs=0.06)
     assert across.warnings == ()
+
+
+def test_sound_that_stops_for_long_is_told_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "gap.mkv"
+    later = "setts=ts=if(gt(PTS*TB\\,1)\\,PTS+100/TB\\,PTS)"
+    samples.run("-f", "lavfi", "-i", samples.tone(3), "-c:a", "aac", "-bsf:a", later, path)
+    (warning,) = read(path, HEARD).warnings
+    assert "gap.mkv: the sound stops for 1:40" in warning
+    assert "setpts=N/FRAME_RATE/TB" in warning

@@ -194,6 +194,7 @@ class Sound:
     damage: list[str]  # messages about damage
     cancelled_s: float  # how long left and right cancelled out, and the louder of them was taken
     not_numbers: bool  # there were NaN or infinite samples, which became zero
+    gap_s: float = 0.0  # the longest time between two pieces, which is silent
 
 
 def sound(layout: Layout, track: int, start_s: float, end_s: float, deadline: Deadline) -> Sound:
@@ -237,7 +238,9 @@ def sound(layout: Layout, track: int, start_s: float, end_s: float, deadline: De
         messages = _damage(process, layout, stream, not options)
         if not mono.count and not messages and process.status:
             messages = [process.reason()]
-    return Sound(samples[: mono.count], messages, mono.cancelled / SAMPLE_RATE, mono.not_numbers)
+    return Sound(
+        samples[: mono.count], messages, mono.cancelled / SAMPLE_RATE, mono.not_numbers, mono.gap / SAMPLE_RATE
+    )
 
 
 class _Mono:
@@ -252,6 +255,7 @@ class _Mono:
         self.is_over = False  # a piece belonged behind the last sample
         self.cancelled = 0  # samples of blocks in which left and right cancel out
         self.not_numbers = False
+        self.gap = 0  # samples: the longest between two pieces
 
     @property
     def _end(self) -> int:
@@ -270,6 +274,7 @@ class _Mono:
             self.is_over = True
             return
         if self._start is None or (jumps and late > 0):
+            self.gap = max(self.gap, late) if self._start is not None else 0
             self.flush()
             self._start = at
         elif jumps:  # what was there first stays

@@ -25,6 +25,7 @@ _HERTZ = 90_000
 _WRAP = 2**33
 _BACK_S = 0.1  # a clock that goes back by more was set anew
 _FORWARD_S = 10.0  # and one that goes forward by more from one stamp to the next
+_FEW_STAMPS = 5  # there are ten a second
 _LEAST_BYTES = 1000  # of MPEG-TS and MPEG-PS: a shorter part holds nothing
 _W64, _ASF = bytes.fromhex("726966662e91cf11a5d628db04c10000"), bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _MXF = bytes.fromhex("060e2b34020501010d01020101")  # of a partition; the next byte is 2 if it is the first of a file
@@ -64,6 +65,7 @@ class _Clock(NamedTuple):
     at: int  # byte
     ticks: int  # of 1/90000 s, modulo 2^33
     restart: int  # byte to cut at if the clock was set anew here
+    program: int = 0  # stream that carries it
 
 
 def spans(path: Path, demuxer: str) -> list[Span]:
@@ -238,22 +240,32 @@ def _seconds(one: _Clock, two: _Clock) -> float:
 def _apart(clocks: list[_Clock], forward_s: float) -> list[tuple[_Clock, _Clock]]:
     """Neighbours between which the clock was set anew."""
     pairs = pairwise(clocks)
-    return [(one, two) for one, two in pairs if not -_BACK_S <= _seconds(one, two) <= forward_s]
+    return [
+        (one, two)
+        for one, two in pairs
+        if one.program != two.program or not -_BACK_S <= _seconds(one, two) <= forward_s
+    ]
 
 
 def _clocks(file: BinaryIO, begin: int, end: int, step: int, demuxer: str) -> list[_Clock]:
     """The stamps in the blocks at `begin`, `begin` + `step`, ... in the order of the file."""
-    found: list[tuple[int, _Clock]] = []  # program, stamp
+    found: list[_Clock] = []
     for at in range(begin, end, step):
         file.seek(at)
         data = file.read(_BLOCK)
         found += _of_transport(data, at) if demuxer == "mpegts" else _of_program(data, at)
-    programs = Counter(program for program, _ in found)
-    main = programs.most_common(1)[0][0] if programs else 0
-    return [clock for program, clock in found if program == main]
+    kept: dict[int, tuple[int, int]] = {}  # program: where its stamps begin and end
+    for program, count in Counter(clock.program for clock in found).most_common():
+        places = [clock.at for clock in found if clock.program == program]
+        # Programs side by side have clocks side by side; one behind the other they are of two recordings.
+        if not kept or (
+            count >= _FEW_STAMPS and all(places[0] > last or places[-1] < first for first, last in kept.values())
+        ):
+            kept[program] = places[0], places[-1]
+    return [clock for clock in found if clock.program in kept]
 
 
-def _of_program(data: bytes, begin: int) -> list[tuple[int, _Clock]]:
+def _of_program(data: bytes, begin: int) -> list[_Clock]:
     """Stamps of pack headers: MPEG-2 (ISO 13818-1, 2.5.3.3) or MPEG-1."""
     found = []
     for match in _PACK.finditer(data):
@@ -264,11 +276,11 @@ def _of_program(data: bytes, begin: int) -> list[tuple[int, _Clock]]:
             ticks = (a >> 1 & 7) << 30 | b << 22 | (c >> 1) << 15 | d << 7 | e >> 1
         else:
             continue
-        found.append((0, _Clock(begin + match.start(), ticks, begin + match.start())))
+        found.append(_Clock(begin + match.start(), ticks, begin + match.start()))
     return found
 
 
-def _of_transport(data: bytes, begin: int) -> list[tuple[int, _Clock]]:
+def _of_transport(data: bytes, begin: int) -> list[_Clock]:
     """Stamps of adaptation fields (ISO 13818-1, 2.4.3.5), with the streams that carry them."""
     raw = np.frombuffer(data, np.uint8)
     packets, first = _packets(raw)
@@ -283,7 +295,7 @@ def _of_transport(data: bytes, begin: int) -> list[tuple[int, _Clock]]:
         table = tables[(tables > before) & (tables < row)]
         restart = begin + first + int(table[-1] if len(table) else row) * size
         ticks = a << 25 | b << 17 | c << 9 | d << 1 | e >> 7
-        found.append((int(numbers[row]), _Clock(begin + first + int(row) * size, ticks, restart)))
+        found.append(_Clock(begin + first + int(row) * size, ticks, restart, int(numbers[row])))
         before = int(row)
     return found
 

@@ -60,7 +60,7 @@ _ONE_THREAD = ("vp3", "vp4", "theora")
 _ADTS_RATES = dict(enumerate((96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)))
 _MOST_PARTS = 300
 _LONG_S, _LEAST_BYTES_A_SECOND = 6 * 3600.0, 20  # the leanest speech codecs need 80
-_COUNT_ANEW = "count them anew, then ask again: ffmpeg -i OLD -vf setpts=N/FRAME_RATE/TB -af asetpts=N/SR/TB NEW.mp4"
+COUNT_ANEW = "count them anew, then ask again: ffmpeg -i OLD -vf setpts=N/FRAME_RATE/TB -af asetpts=N/SR/TB NEW.mp4"
 _MANY_PACKETS = 30
 _NO_COUNT = 1 << 30  # frames: an AVI that was written to a pipe claims these
 _ENCRYPTED = "encrypted, cannot be read; ask for a copy without protection"
@@ -198,7 +198,7 @@ def _inspect_part(path: Path, span: Span | None, video_track: int | None, deadli
     if untimed and not layout.info.is_image:
         layout = _with_times(layout, deadline)
     elif _picture_stands_still(layout, deadline):
-        told = f"{name(path)}: all time stamps of its picture are the same; {_COUNT_ANEW}"
+        told = f"{name(path)}: all time stamps of its picture are the same; {COUNT_ANEW}"
         layout = replace(layout, warnings=(*layout.warnings, told))
     return layout if layout.info.is_image else _measure(layout, declared, deadline)
 
@@ -245,7 +245,7 @@ def _plausible(layout: Layout) -> Layout:
     if length > _LONG_S and size < length * _LEAST_BYTES_A_SECOND:
         raise MediaError(
             f"{name(layout.info.path)}: its time stamps tell {length / 3600:.0f} hours, far too much for {size} bytes; "
-            + _COUNT_ANEW
+            + COUNT_ANEW
         )
     return layout
 
@@ -746,7 +746,7 @@ def _measure(layout: Layout, declared: float | None, deadline: Deadline) -> Layo
         warnings += (f"{label}: ends before its header says, after {duration:.1f} s; it seems cut off",)
     if not warnings and duration < 1 and layout.times_s is None and _stands_still(layout, deadline):
         warnings += (
-            f"{label}: all its time stamps are the same, so that it seems to last {duration:.2f} s; {_COUNT_ANEW}",
+            f"{label}: all its time stamps are the same, so that it seems to last {duration:.2f} s; {COUNT_ANEW}",
         )
     return replace(layout, info=replace(layout.info, duration_s=duration), warnings=warnings)
 

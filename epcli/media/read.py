@@ -10,7 +10,7 @@ import numpy as np
 from epcli.errors import MediaError, UsageError
 from epcli.media import decode
 from epcli.media.ffmpeg import Deadline, name
-from epcli.media.probe import DEFAULT_DEADLINE_S, Layout, inspect
+from epcli.media.probe import COUNT_ANEW, DEFAULT_DEADLINE_S, Layout, inspect
 from epcli.media.sampling import FramePick, fit_size, frame_count, pick_frames, with_room
 from epcli.records import SAMPLE_RATE, Clip, MediaInfo, Sampling
 from epcli.text import format_time
@@ -18,6 +18,7 @@ from epcli.text import format_time
 DAY_S = 86_400.0
 END_SLACK_S = 0.1  # an end this far behind the file's needs no warning: containers round
 SILENCE_PEAK = 1e-3  # -60 dBFS; sound that never gets this loud is silent: hiss of tape, 16-bit dither (-86 dBFS)
+LONG_GAP_S = 60.0  # a gap in the sound that is longer is told: the clock may be wrong
 UNCOVERED_S = 0.5  # a part without picture or sound longer than this, in a file that has both, is told
 
 
@@ -277,6 +278,10 @@ def _samples(
         warnings.append(f"{label}: the sound ends {uncovered:.1f} s before the range does")
     if damage and not layout.warnings:
         warnings.append(f"{label}: the sound is damaged in places ({damage[0]})")
+    if heard.gap_s > LONG_GAP_S:
+        warnings.append(
+            f"{label}: the sound stops for {format_time(heard.gap_s)} in the middle; if its time stamps are wrong, {COUNT_ANEW}"
+        )
     if heard.not_numbers:
         warnings.append(f"{label}: some samples are not numbers (NaN or infinite); they are read as zero")
     if heard.cancelled_s:
