@@ -305,6 +305,24 @@ def test_sound_that_is_cut_off_is_told(suffix: str, tmp_path: Path) -> None:
     assert "it seems cut off" in read(path, SMALL).warnings[0]
 
 
+@pytest.mark.parametrize("suffix", ["wav", "w64", "caf", "wma"])
+def test_what_follows_the_sound_is_not_taken_for_more_of_it(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"long.{suffix}"
+    samples.run("-f", "lavfi", "-i", samples.tone(4, 16000), path)
+    path.write_bytes(path.read_bytes() + b"garbage behind the end " * 4)
+    assert not any("cut off" in warning for warning in read(path, SMALL).warnings)
+
+
+def test_a_picture_without_a_keyframe_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "late.ts"
+    samples.film(tmp_path / "whole.ts", (*X264, "-g", "500"), ("mp2",), 4.0)
+    data = (tmp_path / "whole.ts").read_bytes()
+    path.write_bytes(data[len(data) // 376 * 188 :])
+    assert read(path, SMALL).warnings == (
+        "late.ts: the picture has no keyframe, so that it cannot be shown; only the sound is read",
+    )
+
+
 def test_an_avi_that_was_written_to_a_pipe_is_not_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "piped.avi"
     samples.run("-i", samples.shared_film("plain.mp4"), "-c:v", "mpeg4", "-c:a", "libmp3lame", "-seekable", "0", path)

@@ -138,6 +138,15 @@ def test_a_tag_in_the_middle_of_an_mp3_that_no_sound_follows_begins_no_recording
     assert joined.spans(path, "mp3") == [(0, path.stat().st_size)]
 
 
+def test_a_tag_in_front_of_a_flac_is_no_recording(tmp_path: Path) -> None:
+    path = tmp_path / "tagged.flac"
+    samples.run("-f", "lavfi", "-i", samples.tone(2), path)
+    path.write_bytes(b"ID3\4\0\0\0\0\0\x3f" + bytes(63) + path.read_bytes())
+    clip = read(path, SMALL)
+    assert clip.warnings == ()
+    assert clip.duration_s == pytest.approx(2.0, abs=0.01)
+
+
 def test_recordings_whose_streams_have_other_numbers_are_read_too(tmp_path: Path) -> None:
     parts = [tmp_path / "one.ts", tmp_path / "two.ts"]
     for number, part in enumerate(parts):

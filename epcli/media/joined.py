@@ -54,6 +54,7 @@ _CLOCKED = ("mpegts", "mpeg")
 JOINABLE = frozenset((*_CLOCKED, "ogg", *_HEADERS, *_BEGINNINGS))  # may hold several recordings
 _MOST_TAGS = 300  # an MP3 with more was made of short pieces of one sound, of a stream over HTTP
 PLACE_HOLDER = 0x7FFF_0000  # bytes: writers to a pipe claim about 2 or 4 GB, or all that the field can say
+_COUNTED_BOXES = {"wav": 1, "w64": 1, "asf": 2, "caf": 64}  # those that hold the sound; what follows may be anything
 _SLACK = 0.02  # of the claimed bytes may be missing
 _MOST_BOXES = 200_000
 _PACK = re.compile(rb"\x00\x00\x01\xba(.{5})", re.DOTALL)
@@ -100,14 +101,18 @@ def is_cut_off(path: Path, demuxer: str, span: Span | None) -> bool:
     low, high = span or (0, os.stat(path).st_size)
     claimed = None
     with open(path, "rb") as file:
-        if demuxer in ("wav", "w64", "caf", "asf"):
+        if demuxer in _COUNTED_BOXES:
             at = low
-            length: int | None = 0
-            while length is not None and at < high:
+            for _ in range(_COUNTED_BOXES[demuxer]):
                 file.seek(at)
-                length = _box_length(head, demuxer) if len(head := file.read(64)) >= 24 else None
-                at += max(length or 0, 8)
-            claimed = None if length is None else at - low
+                head = file.read(64)
+                length = _box_length(head, demuxer) if len(head) >= 24 else None
+                if length is None or length < 8:
+                    break
+                at += length
+                claimed = at - low
+                if head[:4] == b"data":
+                    break
         elif demuxer == "mp3":
             file.seek(low)
             claimed = _told_by_mp3(file)
@@ -177,12 +182,15 @@ def _box_length(head: bytes, demuxer: str) -> int | None:
 def _beginnings(file: BinaryIO, demuxer: str) -> Iterator[int]:
     """Where the bytes stand that a file of this format begins with, but for its own beginning."""
     first, whole = _BEGINNINGS[demuxer]
+    own = demuxer != "mp3"  # which need not begin with a tag; the others may have one in front
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at = data.find(first, 1)
-        while at > 0:
+        at = data.find(first, 0 if own else 1)
+        while at >= 0:
             found = whole.match(data, at)
             if found and (demuxer != "mp3" or _is_before_sound(data, at, found[1])):
-                yield at
+                if not own:
+                    yield at
+                own = False
             at = data.find(first, at + 1)
 
 

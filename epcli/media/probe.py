@@ -293,6 +293,8 @@ def _describe(path: Path, container: InputContainer, video_track: int | None, de
     decoder, warnings = _alpha_decoder(path, video) if video else (None, ())
     if video is None and "video" in unknown:
         warnings += (f"{name(path)}: the picture is {_UNKNOWN}; only the sound is read",)
+    elif video is None and any(_is_picture(stream) and not stream.width for stream in container.streams.video):
+        warnings += (f"{name(path)}: the picture has no keyframe, so that it cannot be shown; only the sound is read",)
     if not sounds and "audio" in unknown:
         warnings += (f"{name(path)}: the sound is {_UNKNOWN}; only the picture is read",)
     exif = upright.of_picture_file(path, demuxer) if demuxer in _PICTURES else None
@@ -493,12 +495,12 @@ def _first_words(problem: Exception) -> str:
 
 def _picture_streams(container: InputContainer) -> list[Any]:
     """Those of the film; never a cover picture or thumbnails. A stream's place here is its number for users."""
+    return [stream for stream in container.streams.video if _is_picture(stream) and stream.width and stream.height]
+
+
+def _is_picture(stream: Any) -> bool:
     skipped = Disposition.attached_pic | Disposition.timed_thumbnails
-    return [
-        stream
-        for stream in container.streams.video
-        if not stream.disposition & skipped and stream.codec_context and stream.width and stream.height
-    ]
+    return bool(stream.codec_context) and not stream.disposition & skipped
 
 
 def _check_track(layout: Layout, wanted: int | None) -> None:

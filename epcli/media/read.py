@@ -279,9 +279,8 @@ def _samples(
     if damage and not layout.warnings:
         warnings.append(f"{label}: the sound is damaged in places ({damage[0]})")
     if heard.gap_s > LONG_GAP_S:
-        warnings.append(
-            f"{label}: the sound stops for {format_time(heard.gap_s)} in the middle; if its time stamps are wrong, {COUNT_ANEW}"
-        )
+        stops = f"{label}: the sound stops for {format_time(heard.gap_s)} in the middle"
+        warnings.append(f"{stops}; if its time stamps are wrong, {COUNT_ANEW}")
     if heard.not_numbers:
         warnings.append(f"{label}: some samples are not numbers (NaN or infinite); they are read as zero")
     if heard.cancelled_s:
