@@ -19,7 +19,7 @@ from epcli.cli.options import (
     time_range,
 )
 from epcli.cli.process import age_s
-from epcli.cli.screen import Screen
+from epcli.cli.screen import check_first, working
 from epcli.config import Resolved
 from epcli.text import as_question
 
@@ -45,18 +45,9 @@ def ask(
     """
     question = as_question(streams.read_input() if question == "-" else question)
     start_s, end_s = time_range(start, end)
-
     streams.check_output()
-    # What would be refused anyway is refused before the model libraries take their seconds to load.
-    from epcli.media.probe import check_file
-    from epcli.models import catalog
-
-    catalog.check_present(resolved.profile.model)
-    check_file(media)
-
-    screen = Screen(quiet=quiet, json=json)
-    screen.say_where_settings_come_from(resolved)
-    try:
+    check_first(media, resolved)
+    with working(resolved, quiet=quiet, json=json) as screen:
         from epcli.compat import import_transformers
         from epcli.session.ahead import read_ahead
 
@@ -68,6 +59,4 @@ def ask(
         session = Session(resolved.profile, screen.stage, screen.progress)
         looked = session.look(media, start_s, end_s, reading=reading)
         report = counted_from(session.ask(looked, question, screen.text, evidence=evidence), age_s())
-    finally:
-        screen.close()
     screen.report(replace(report, profile=resolved.chosen()))

@@ -53,6 +53,9 @@ def chat(
     streams.check_output()
     check_first(media, resolved)
     with working(resolved, quiet=quiet, json=json) as screen:
+        from epcli.compat import import_transformers
+
+        import_transformers()
         from epcli.session.chat import Chat  # the model libraries load here
         from epcli.session.session import Session
 

@@ -131,6 +131,9 @@ def inspect(
     if not quiet:
         streams.check_output()
     with working(resolved, quiet=quiet, json=json) as screen:
+        from epcli.compat import import_transformers
+
+        import_transformers()
         from epcli.session import inspection  # the model libraries load here
 
         found = inspection.inspect(

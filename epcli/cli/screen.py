@@ -128,13 +128,10 @@ def check_first(media: Path, resolved: Resolved) -> None:
 
 @contextmanager
 def working(resolved: Resolved, *, quiet: bool, json: bool) -> Iterator[Screen]:
-    """The screen of a command while the model libraries and the model load, and while it works."""
+    """The screen of a command while it loads a model and works; it leaves the line clean, whatever happens."""
     screen = Screen(quiet=quiet, json=json)
     screen.say_where_settings_come_from(resolved)
     try:
-        from epcli.compat import import_transformers
-
-        import_transformers()
         yield screen
     finally:
         screen.close()
