@@ -216,6 +216,7 @@ def test_seats_drops_inside_the_decoder_and_tells_the_mean_and_the_moments(sessi
     assert tokens.mean_keep_ratio == pytest.approx(0.1, abs=0.015)
     assert tokens.keep_ratio > tokens.mean_keep_ratio
     assert tokens.leaves_inside
+    assert sum("17, 19, 21 and 25 of 30" in warning for warning in asked.report.warnings) == 1
     assert set(asked.kept.depths.tolist()) <= {17, 19, 21, 25, 30}
     assert asked.evidence.sum() == pytest.approx(1, abs=1e-4)
 

@@ -173,6 +173,12 @@ def test_tokens_of_an_hour_and_what_stays():
     assert not cost(film(3600), model="qwen2.5-omni-7b", max_frames=768).context.fits
 
 
+@pytest.mark.parametrize(("model", "scaled"), [("qwen2.5-omni-7b", 0), ("qwen2.5-omni-3b", 1)])
+def test_scaled_drop_layers_are_told(model: str, scaled: int):
+    notes = cost(film(60), model=model, keep=0.1, selector="seats").notes
+    assert sum("scaled from the published ones" in note for note in notes) == scaled
+
+
 def test_the_sieves_memory_is_bounded_by_its_window_not_by_the_film():
     hour, three = (
         cost(film(length), model="qwen2.5-omni-7b", selector="cs2", budget=4000) for length in (3600, 3 * 3600)

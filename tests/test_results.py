@@ -89,7 +89,7 @@ def test_answers_that_end_leave_the_batch(profile, folder):
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("none,cs2@0.05,random@0.5,blind", 4), ("main", 19), ("all", 19 + 4 * len(sweep.MORE))]
+    ("text", "count"), [("none,cs2@0.05,random@0.5,blind", 4), ("main", 23), ("all", 23 + 4 * len(sweep.MORE))]
 )
 def test_settings_by_name(text, count):
     found = sweep.read_settings(text, has_sieve=True)

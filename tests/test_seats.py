@@ -18,7 +18,7 @@ from epcli.session.generate import decode_steps, prefill
 from epcli.sieve import seats
 from epcli.sieve.depths import layer_lengths, mean_keep, token_depths
 from epcli.sieve.drops import Drop
-from epcli.sieve.seats.schedule import TARGETS, layers_of, schedule_for_mean, schedule_of
+from epcli.sieve.seats.schedule import TARGETS, layers_note, layers_of, schedule_for_mean, schedule_of
 from epcli.sieve.select import Budget
 from epcli.sieve.selectors import Tools, select
 from epcli.sieve.sync_rope import install
@@ -63,6 +63,12 @@ def new_cache(model: Any) -> DynamicCache:
 )
 def test_drop_layers_are_the_published_ones_to_scale(depth: int, drops: tuple[int, ...], last: int) -> None:
     assert layers_of(depth) == (drops, last)
+
+
+def test_scaled_layers_are_told() -> None:
+    assert [layers_note(depth) for depth in (28, 4)] == [[], []], "published, and too shallow to drop"
+    (note,) = layers_note(36)
+    assert "after layers 21, 23, 26 and 30 of 36" in note
 
 
 @pytest.mark.parametrize("share", [0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 0.8, 0.9, 1.0])

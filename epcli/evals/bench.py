@@ -202,7 +202,7 @@ def _linear_flops(shape: Decoder, tokens: float) -> float:
 
 def _flops(shape: Decoder, selector: str, kept: KeptStream, depth: int) -> float | None:
     """`kept` after prefill."""
-    if selector not in ("none", TRAINED, "seats"):
+    if selector not in ("none", "random", "uniform", TRAINED, "seats"):
         return None
     stream, lengths = kept.stream, layer_lengths(kept, shape.layers)
     text = int((stream.modality == Modality.TEXT).sum())

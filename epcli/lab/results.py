@@ -205,7 +205,7 @@ def _points(found: Mapping[str, Any] | None) -> str:
 def _by_type(outcome: SweepResult, asked: Sequence[Question]) -> str:
     constant = score.majority(asked) if asked else {}
     shown = [FULL, *(f"{s}@{k:g}" for s in ("cs2", "query-aware") for k in (0.2, 0.1, 0.05))]
-    shown += [f"{s}@0.05" for s in ("random", "uniform")] + [BLIND]
+    shown += [f"{s}@0.05" for s in ("random", "seats", "uniform")] + [BLIND]
     shown = [name for name in shown if name in outcome.by_setting]
     if "cs2@0.05" in shown:
         shown = [name for name in shown if not name.startswith("query-aware")]
@@ -352,7 +352,7 @@ def main(
         typer.Option("--card", help="Fill the marked place of this page, the table by type.", metavar="FILE"),
     ] = None,
     settings: Annotated[
-        str, typer.Option(help="main (cs2, fixed budgets, random, uniform), all, or none,cs2@0.05,…")
+        str, typer.Option(help="main (cs2, fixed budgets, random, seats, uniform), all, or none,cs2@0.05,…")
     ] = "all",
     minutes: Annotated[
         float | None, typer.Option(help="Start no question after so long; 0: only write the pages.")

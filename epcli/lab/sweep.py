@@ -37,7 +37,7 @@ from epcli.sieve.selectors import SELECTORS, TRAINED, TRAINING_FREE, Tools, sele
 
 KEEPS = (1.0, 0.2, 0.1, 0.05, 0.02)
 BLIND = "blind"  # about another file, with all of its tokens, without a sieve
-FAIR = {"cs2": (*KEEPS,), "cs2-per-modality": KEEPS[1:], "random": KEEPS[1:], "uniform": KEEPS[1:]}
+FAIR = {"cs2": KEEPS} | dict.fromkeys(("cs2-per-modality", "random", "seats", "uniform"), KEEPS[1:])
 MORE = {name: KEEPS[1:] for name in SELECTORS if name not in FAIR and name != "none"}
 
 

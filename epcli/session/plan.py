@@ -144,7 +144,7 @@ def _kept(needs: Costs, selector: str, profile: Profile) -> tuple[TokenCounts, l
 
 def _entering(needs: Costs, mean: int) -> tuple[TokenCounts, list[str]]:
     """What enters the decoder so that `mean` media tokens are in its layers on average."""
-    from epcli.sieve.seats.schedule import schedule_for_mean
+    from epcli.sieve.seats.schedule import layers_note, schedule_for_mean
 
     video, audio = needs.video_tokens, needs.audio_tokens
     schedule = schedule_for_mean(needs.decoder.layers, mean / (video + audio), video, audio)
@@ -152,7 +152,8 @@ def _entering(needs: Costs, mean: int) -> tuple[TokenCounts, list[str]]:
     enter = counts[0].kept + counts[1].kept
     notes = [
         f"{enter:,} sound and picture tokens enter the language model and leave inside it; {mean:,} "
-        f"({mean / (video + audio):.1%}) are in its layers on average"
+        f"({mean / (video + audio):.1%}) are in its layers on average",
+        *layers_note(needs.decoder.layers),
     ]
     return TokenCounts(counts[0], counts[1], TokenCount(TEXT_TOKENS, TEXT_TOKENS)), notes if schedule.drops else []
 

@@ -35,6 +35,7 @@ from epcli.session.kv import new_cache
 from epcli.session.meter import Meter
 from epcli.session.reporting import Measured, build_report
 from epcli.session.selection import choose_selector
+from epcli.sieve.seats.schedule import layers_note
 from epcli.sieve.selectors import Tools, select
 from epcli.text import as_question, parse_time
 
@@ -297,6 +298,8 @@ class Session:
             with meter.stage("sieve"):
                 tools = Tools(decoder=model.decoder, sieve=model.sieve, seed=profile.seed)
                 kept = select(selector, stream, budget, tools)
+            if kept.plan:
+                notes += layers_note(len(model.decoder.layers))
             cache = new_cache(model.decoder)
             saying = generate.stream(
                 model,

@@ -35,6 +35,18 @@ def layers_of(depth: int) -> tuple[tuple[int, ...], int]:
     return (drops, last) if rising else ((), depth)
 
 
+def layers_note(depth: int) -> list[str]:
+    """What to tell whoever reads an answer: that the layers of this depth are nobody's published choice."""
+    drops, last = layers_of(depth)
+    if depth == PUBLISHED_LAYERS or not drops:
+        return []
+    layers = ", ".join(map(str, drops))
+    return [
+        f"seats drops tokens after layers {layers} and {last} of {depth}: scaled from the published ones of "
+        f"{PUBLISHED_LAYERS} layers; for {depth} none are published"
+    ]
+
+
 def step_ratios(depth: int, drops: Sequence[int], last: int, target: float, entering: float) -> tuple[float, ...]:
     """Share that stays at each drop, so that `entering` at first gives `target` as the mean over `depth` layers.
 
