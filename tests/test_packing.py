@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import torch
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniThinkerTextModel
 
 from epcli.lab.packing import IGNORED, attention_bias, loss, pack
+from epcli.models import chatml
 from epcli.models.layout import AudioTokens, interleave
 from epcli.sieve.sync_rope import install
 
 
-class Letters:
-    """A tokenizer of single characters."""
-
-    def __call__(self, text: str, add_special_tokens: bool = False):
-        return type("Ids", (), {"input_ids": [ord(c) % 97 for c in text]})
+def letters() -> PreTrainedTokenizerFast:
+    """A tokenizer of single characters, with ChatML's marks."""
+    alphabet = ["\n", *map(chr, range(32, 123))]
+    tokenizer = Tokenizer(models.WordLevel({letter: number for number, letter in enumerate(alphabet)}, unk_token=" "))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.add_special_tokens([chatml.BEGIN, chatml.END])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
 def decoder() -> Qwen2_5OmniThinkerTextModel:
@@ -45,7 +50,7 @@ def clip(seed: int):
 
 
 def test_a_packed_question_gets_the_states_it_gets_alone():
-    model, tokenizer = decoder(), Letters()
+    model, tokenizer = decoder(), letters()
     table = model.get_input_embeddings().weight.detach()
     first, second = clip(1), clip(2)
     scenes = [(first, [("what?", "a dog"), ("who?", "me")]), (second, [("why?", "so")])]
@@ -63,7 +68,7 @@ def test_a_packed_question_gets_the_states_it_gets_alone():
 def test_the_loss_counts_answer_tokens_only_and_knows_their_question():
     model = decoder()
     table = model.get_input_embeddings().weight.detach()
-    row = pack(table, Letters(), [(clip(1), [("q", "ab"), ("q", "c")])])
+    row = pack(table, letters(), [(clip(1), [("q", "ab"), ("q", "c")])])
     value, right, question = loss(states(model, row), table, row)
     end = len("<|im_end|>")
     assert value.isfinite()

@@ -463,7 +463,7 @@ def test_a_damaged_checkpoint_is_refused_by_the_library_too(plain, tmp_path):
     os.truncate(folder / "model.safetensors", 100_000)
     with pytest.raises(WeightsError, match="is cut off"):
         QwenOmni.open(folder, "tiny", CPU, torch.float32)
-    with pytest.raises(WeightsError, match="cannot be read"):
+    with pytest.raises(WeightsError, match="is cut off"):
         Thinker.load(folder)
 
 
