@@ -32,6 +32,9 @@ from epcli.session.silence import SILENT, _corrected
         ("A man walks his dog. You hear a piano.", True, f"A man walks his dog. {SILENT}"),
         ("First a bass drum plays, then a piano.", False, SILENT),
         ("A trombone", False, SILENT),
+        ("Two beeps.", True, SILENT),
+        ("The whistling starts at two seconds.", True, SILENT),
+        ("Two rings and a siren on a car.", True, "Two rings and a siren on a car."),
         ("", False, ""),
     ],
 )

@@ -18,6 +18,8 @@ SILENT = "The sound is silent."
 _CLAUSE = re.compile(r'(?:"[^"]*"|[^.;!?"])+[.;!?]*|"')  # a quotation stays in one piece
 _HEARD = re.compile(
     r"\b(hear|hears|heard|hearing|voices?|speech|sings?|singing|sung|music|sounds? like|noises?|melody)\b"
+    r"|\b(beeps?|beeping|whistling|buzzes|buzzing|humming|hisses|hissing|chirps|chirping|barks|barking|meows|meowing"
+    r"|ringing|thunder|applause|laughter|audible|loud|loudly)\b"  # not what is also seen: rings, sirens, footsteps
     r"|\b(man|woman|person|people|someone|somebody|he|she|they|girl|boy|child|speaker|narrator|announcer)\b"
     r".*\b(says?|said|speaks?|spoke|spoken|speaking|talks?|talking|shouts?|whispers?)\b",
     re.IGNORECASE | re.DOTALL,
