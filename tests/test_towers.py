@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import tiny_omni
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from epcli.models.qwen_omni import model as qwen
 from epcli.models.qwen_omni import towers
+from epcli.models.qwen_omni.inputs import Inputs
 from epcli.models.qwen_omni.model import QwenOmni
-from epcli.records import Clip, MediaInfo
+from epcli.records import Clip, Features, MediaInfo
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +49,15 @@ class Attentions(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.seen: Counter[str] = Counter()
+        self.moved: list[torch.dtype] = []  # number formats of what went to another device
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         self.seen["attention" if "scaled_dot_product" in name else name] += 1
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if name == "_to_copy" and result.device != args[0].device:
+            self.moved.append(args[0].dtype)
+        return result
 
 
 def seen(model: QwenOmni, made: Clip) -> tuple[list[torch.Tensor], Counter[str]]:
@@ -113,3 +120,38 @@ def test_the_patch_embedding_is_the_convolution(model: QwenOmni, dtype: torch.dt
     found = projection._conv_forward(patches, weight, None)
     assert found.shape == want.shape
     torch.testing.assert_close(found.double(), want, rtol=2 ** (-7 if dtype == torch.bfloat16 else -18), atol=1e-5)
+
+
+def test_frames_travel_as_bytes(model: QwenOmni) -> None:
+    """On the meta device, whose tensors hold no numbers: it is the traffic that counts."""
+    frames = np.zeros((4, 56, 84, 3), np.uint8)
+    with Attentions() as counts:
+        pixels, grid = Inputs.patches(copy.copy(model.inputs), frames, "meta")
+    assert (pixels.device.type, pixels.dtype, grid) == ("meta", torch.float32, (2, 4, 6))
+    assert counts.moved == [torch.float32, torch.float32, torch.uint8]  # mean and deviation, once; then the frames
+
+
+def test_media_of_a_clip_are_placed_on_the_device_once(model: QwenOmni, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {frames: clip(frames, 2.0) for frames in (2, 4)}
+    first, second = (Features(2.0, model.encode_video(each), model.encode_audio(each)) for each in (found[2], found[4]))
+    asked = [
+        (first, "What?", None),
+        (first, "And who is it?", None),
+        (first, "What?", "Be brief."),
+        (second, "What?", None),
+    ]
+    fresh = [model.stream(*each) for each in asked]
+    made: list[int] = []
+    interleave = qwen.interleave
+    monkeypatch.setattr(qwen, "interleave", lambda *args: (made.append(1), interleave(*args))[1])
+    monkeypatch.setattr(model, "holds_media", True)
+    for each, want in zip(asked, fresh, strict=True):
+        stream = model.stream(*each)
+        assert torch.equal(stream.embeds, want.embeds)
+        assert torch.equal(stream.positions, want.positions)
+    assert len(made) == 3  # not again for the second question
+    assert model._media is not None
+    assert model._media[0]() is second
+    del first, second, asked, each
+    assert model._media[0]() is None
+    monkeypatch.setattr(model, "_media", None)

@@ -11,6 +11,7 @@ from epcli.records import REFINER_DEPTH
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "float32": 4, "bfloat16": 2, "float16": 2}
 NF4_BLOCK = 64  # weights that share one scale of a byte
+HELD_BYTES = 128_000_000  # of a clip's embedded sound and picture that may stay on a GPU for the next question
 NF4_SCALES = 256  # such scales that share one float32
 
 

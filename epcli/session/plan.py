@@ -16,7 +16,7 @@ from epcli.errors import MediaError, UsageError
 from epcli.media.probe import probe
 from epcli.media.sampling import fit_size, frame_count, with_room
 from epcli.models import catalog, costs
-from epcli.models.costs import Costs, Look
+from epcli.models.costs import HELD_BYTES, Costs, Look
 from epcli.records import (
     REFINER_DEPTH,
     SAMPLE_RATE,
@@ -205,7 +205,8 @@ def _peaks(memory: PlannedMemory, prompt_cache: int, *, on_gpu: bool) -> StagePe
     """Every stage has the weights; what else it holds is added. `prompt_cache`: bytes of the KV cache after prefill."""
     base = memory.language_model + memory.towers + memory.sieve + (CUDA_CONTEXT_BYTES if on_gpu else LIBRARIES_BYTES)
     embeds = memory.token_embeddings
-    host = 0 if on_gpu else memory.frames_and_samples + embeds  # tower outputs wait in host memory
+    # Tower outputs wait in host memory; those of a short clip stay on the GPU for the next question.
+    host = embeds * (embeds <= HELD_BYTES) if on_gpu else memory.frames_and_samples + embeds
     return StagePeaks(
         vision=base + host + memory.looking,
         audio=base + host + memory.listening,

@@ -52,8 +52,10 @@ class Inputs:
         """Ids that end an answer."""
         return frozenset(self.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
 
-    def patches(self, frames: np.ndarray) -> tuple[Tensor, tuple[int, int, int]]:
+    def patches(self, frames: np.ndarray, device: torch.device | str = "cpu") -> tuple[Tensor, tuple[int, int, int]]:
         """(N, H, W, 3) uint8 frames -> (patches, values) float32 as the vision tower reads them, and their grid.
+
+        They travel to `device` as bytes, and become numbers there.
 
         Two frames make one temporal patch; a last one without a partner is doubled, as transformers does it. The grid
         (T, H / 14, W / 14) counts patches before merging. A patch's values are ordered channel, frame, row, column, and
@@ -63,7 +65,9 @@ class Inputs:
             frames = np.concatenate([frames, np.repeat(frames[-1:], odd, 0)])
         p, m = self.patch, self.merge
         t, rows, cols = len(frames) // self.pair, frames.shape[1] // p, frames.shape[2] // p
-        x = (torch.from_numpy(frames).float() / 255 - self.mean) / self.std
+        if self.mean.device != torch.device(device):
+            self.mean, self.std = self.mean.to(device), self.std.to(device)
+        x = (sent(torch.from_numpy(frames), device).float() / 255 - self.mean) / self.std
         x = x.view(t, self.pair, rows // m, m, p, cols // m, m, p, 3)
         x = x.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)
         return x.reshape(t * rows * cols, 3 * self.pair * p * p), (t, rows, cols)
@@ -93,3 +97,10 @@ class Inputs:
     def prompt(self, question: str, system: str | None, history: Sequence[Turn] = ()) -> tuple[list[int], list[int]]:
         """Ids before and after the media, in the chat format of the model; the questions come after the media."""
         return chatml.prompt_ids(self.tokenizer, question, system or SYSTEM, history)
+
+
+def sent(values: Tensor, device: torch.device | str) -> Tensor:
+    """Host values on `device`. To CUDA they go through pinned memory, and nobody waits for them."""
+    if torch.device(device).type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)

@@ -8,8 +8,10 @@ a base. Without a sieve the model is the plain one, with its own three-axis rota
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,15 @@ from transformers.utils import logging as transformers_logging
 
 from epcli.errors import CapacityError, WeightsError
 from epcli.models.attention import fit_to_card
+from epcli.models.costs import HELD_BYTES
 from epcli.models.family import Progress
-from epcli.models.layout import CHUNK_STEPS, AudioTokens, VideoTokens, interleave, join, text
+from epcli.models.layout import CHUNK_STEPS, AudioTokens, Segment, VideoTokens, interleave, join, text
 from epcli.models.qwen_omni import attention as tower_attention
 from epcli.models.qwen_omni import quantize, reading, towers
 from epcli.models.qwen_omni.costs import BATCH_PATCHES
 from epcli.models.qwen_omni.folder import SIEVE, look, weight_files
 from epcli.models.qwen_omni.hub import UNUSED
-from epcli.models.qwen_omni.inputs import Inputs
+from epcli.models.qwen_omni.inputs import Inputs, sent
 from epcli.models.qwen_omni.reading import tracked
 from epcli.models.qwen_omni.sieve_file import SieveFile
 from epcli.models.sieve_weights import build_sieve
@@ -219,6 +222,10 @@ class QwenOmni(Thinker):
         super().__init__(weights.thinker, weights.sieve)
         self.name, self.inputs = name, inputs
         self.tokenizer, self.stop_ids = inputs.tokenizer, inputs.stop_ids
+        self.holds_media = (
+            self.device.type != "cpu"
+        )  # those of the last question: the next is often about the same clip
+        self._media: tuple[weakref.ref[Features], int, Segment] | None = None
 
     @classmethod
     def open(
@@ -267,15 +274,15 @@ class QwenOmni(Thinker):
         batch = max(BATCH_PATCHES // cells // window, 1) * window * inputs.pair
         grids, paid = [], []
         for start in range(0, len(frames), batch):
-            pixels, (t, rows, cols) = inputs.patches(frames[start : start + batch])
+            pixels, (t, rows, cols) = inputs.patches(frames[start : start + batch], self.device)
             grid = torch.tensor([[t, rows, cols]], device=self.device)
-            found, attention = tower_attention.video_features(self.thinker.model, pixels.to(self.device), grid)
+            found, attention = tower_attention.video_features(self.thinker.model, pixels, grid)
             size = (t, rows // inputs.merge, cols // inputs.merge)
-            grids.append(found.view(*size, -1).cpu())
-            paid.append(attention.view(size).cpu())
+            grids.append(found.view(*size, -1))
+            paid.append(attention.view(size))
         times = torch.from_numpy(clip.frame_times_s).double()
         step = inputs.pair * frame_step(times, clip)
-        return VideoFeatures(torch.cat(grids), times[:: inputs.pair].clone(), step, torch.cat(paid))
+        return VideoFeatures(torch.cat(grids).cpu(), times[:: inputs.pair].clone(), step, torch.cat(paid).cpu())
 
     @torch.inference_mode()
     def encode_audio(self, clip: Clip) -> AudioFeatures | None:
@@ -285,10 +292,12 @@ class QwenOmni(Thinker):
         tokens, paid = [], []
         for mel in self.inputs.mel(clip.samples):
             mask = torch.ones(1, mel.shape[2], dtype=torch.int64, device=self.device)
-            found, attention = tower_attention.audio_features(self.thinker.model, mel.to(self.device), mask)
-            tokens.append(found.cpu())
-            paid.append(attention.cpu())
-        return AudioFeatures(torch.cat(tokens), POSITION_STEP_S, None, torch.cat(paid)) if tokens else None
+            found, attention = tower_attention.audio_features(self.thinker.model, sent(mel, self.device), mask)
+            tokens.append(found)
+            paid.append(attention)
+        if not tokens:
+            return None
+        return AudioFeatures(torch.cat(tokens).cpu(), POSITION_STEP_S, None, torch.cat(paid).cpu())
 
     @torch.inference_mode()
     def stream(
@@ -305,10 +314,23 @@ class QwenOmni(Thinker):
         )
         written = table(torch.tensor([*before, *around, *after], device=self.device)).to(self.dtype)
         head, markers, tail = written.split([len(before), len(around), len(after)])
+        media = self._placed(features, markers, len(before))
+        return join([text(head, 0), media, text(tail, media.next_position)], self.dtype, self.device)
+
+    def _placed(self, features: Features, markers: Tensor, start: int) -> Segment:
+        """Sound and picture in reading order from position `start` on; on the device, if they are held there."""
+        if self._media is not None:
+            known, begin, media = self._media
+            if known() is features and begin == start:
+                return media
+        self._media = None
         video = None if features.video is None else video_tokens(features.video)
         audio = None if features.audio is None else AudioTokens(features.audio.tokens, 1, features.audio.attention)
-        media = interleave(video, audio, markers, len(before))
-        return join([text(head, 0), media, text(tail, media.next_position)], self.dtype, self.device)
+        media = interleave(video, audio, markers, start)
+        if self.holds_media and len(media.embeds) * media.embeds.shape[1] * self.dtype.itemsize <= HELD_BYTES:
+            media = replace(media, embeds=sent(media.embeds.to(self.dtype), self.device))
+            self._media = weakref.ref(features), start, media
+        return media
 
 
 def frame_step(times_s: Tensor, clip: Clip) -> float:
