@@ -178,7 +178,7 @@ class KeptStream:
     positions: Tensor  # (4, K) original positions, not renumbered
     indices: Tensor  # (K,) int64 ascending indices into the stream
     scores: Tensor | None  # (L,) float32, higher is kept first; None if the selector does not score
-    plan: tuple[Drop, ...] = ()  # which of these leave inside the decoder, in order of layers
+    drops: tuple[Drop, ...] = ()  # which of these leave inside the decoder, in order of layers
     depths: Tensor | None = None  # (K,) int64 decoder layers that each passed; None before prefill
 
 

@@ -64,7 +64,7 @@ def test_answers_of_a_batch_are_those_of_one_at_a_time(profile, folder):
         streams.append(select("cs2", stream, Budget(ratio=0.45), tools))
     streams.append(select("none", stream, Budget(ratio=1.0), tools))
     late = Drop(1, lambda found: torch.arange(len(found.left))[len(found.left) // 2 :])
-    streams.insert(2, replace(streams[1], plan=(late,)))
+    streams.insert(2, replace(streams[1], drops=(late,)))
     alone = [generate.run(model, s, max_new_tokens=12)[0].text for s in streams]
     assert batched.answers(model, streams, 12) == alone
     assert len(set(alone)) > 1, "a test that cannot fail"

@@ -113,7 +113,7 @@ def test_a_plan_that_drops_is_prefill_with_fewer_tokens_from_there_on(model: Any
     whole = select("none", stream, Budget(ratio=1.0), Tools())
     stay = torch.arange(0, len(whole.embeds), 2)
     stay = torch.cat([stay, torch.tensor([len(whole.embeds) - 1])]).unique()
-    dropping = replace(whole, plan=(Drop(5, lambda found: stay),))
+    dropping = replace(whole, drops=(Drop(5, lambda found: stay),))
     cache = new_cache(model)
     with torch.inference_mode():
         hidden, depths = prefill(model, dropping, cache)
@@ -199,5 +199,5 @@ def test_equal_tokens_are_picked_once_each() -> None:
 
 def test_selectors_that_drop_nothing_inside_have_no_plan() -> None:
     kept: KeptStream = select("uniform", make_stream(4), Budget(ratio=0.3), Tools())
-    assert kept.plan == ()
+    assert kept.drops == ()
     assert kept.depths is None

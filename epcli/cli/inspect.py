@@ -190,9 +190,11 @@ def _write_film(found: Inspection, path: Path, screen: Screen, video_track: int 
     else:
         frames = draw.blank(found, size_, fps)
     drawn = draw.film(found, found.runs[0], frames, fps)
-    told = draw.with_progress(drawn, round((end - start) * fps), lambda share: screen.stage(f"drawing {share:.0%}"))
+    drawn_frames = draw.with_progress(
+        drawn, round((end - start) * fps), lambda share: screen.stage(f"drawing {share:.0%}")
+    )
     try:
-        write(path, told, fps, found.preview.samples)
+        write(path, drawn_frames, fps, found.preview.samples)
     finally:
         screen.close()
 

@@ -252,7 +252,7 @@ class GreedyRun:
     @classmethod
     def of(cls, model: Thinker, kept: KeptStream, new_tokens: int, *, keep_cache: bool = False) -> GreedyRun:
         drops: list[Dropped] = []
-        watched = replace(kept, plan=tuple(Drop(each.after, partial(_noting, drops, each)) for each in kept.plan))
+        watched = replace(kept, drops=tuple(Drop(each.after, partial(_noting, drops, each)) for each in kept.drops))
         cache = new_cache(model.decoder)
         with _outputs(model.decoder) as outputs:
             hidden, depths = prefill(cast(AVModel, model), watched, cache, keep_cache=keep_cache)

@@ -24,10 +24,10 @@ BATCH_TOKENS = 6144  # prompt tokens of a batch, padding included
 def answers(model: AVModel, streams: Sequence[KeptStream], max_new_tokens: int) -> list[str]:
     """The likeliest answer to each stream, in order."""
     out = [""] * len(streams)
-    alone = [i for i, s in enumerate(streams) if s.plan]  # what leaves inside the decoder differs from row to row
+    alone = [i for i, s in enumerate(streams) if s.drops]  # what leaves inside the decoder differs from row to row
     for i in alone:
         out[i] = generate.run(model, streams[i], max_new_tokens=max_new_tokens).answer.text
-    rows = [i for i in range(len(streams)) if not streams[i].plan]
+    rows = [i for i in range(len(streams)) if not streams[i].drops]
     for batch in ([rows[place] for place in some] for some in batches([len(streams[i].embeds) for i in rows])):
         for place, text in zip(batch, _together(model, [streams[i] for i in batch], max_new_tokens), strict=True):
             out[place] = text

@@ -17,10 +17,10 @@ from epcli.errors import MediaError
 from epcli.media.ffmpeg import Deadline, Process, name, source
 
 if TYPE_CHECKING:
-    from epcli.media.probe import Layout
+    from epcli.media.probe import StreamLayout
 
 
-def decoded_times(layout: Layout, deadline: Deadline) -> np.ndarray:
+def decoded_times(layout: StreamLayout, deadline: Deadline) -> np.ndarray:
     """(F,) ascending times of all frames, seconds, as `decode.frames` will find them. Raises MediaError past the
     deadline."""
     output = source(layout.demuxer, **layout.decoding)[str(layout.video_index)].output(
@@ -44,7 +44,7 @@ def decoded_times(layout: Layout, deadline: Deadline) -> np.ndarray:
     return np.unique(np.array(times, np.float64))
 
 
-def first_frame(layout: Layout, deadline: Deadline) -> av.VideoFrame:
+def first_frame(layout: StreamLayout, deadline: Deadline) -> av.VideoFrame:
     """The first picture as ffmpeg decodes it, for codecs that PyAV has no decoder for. Raises MediaError."""
     output = source(layout.demuxer, **layout.decoding)[str(layout.video_index)].output(
         "pipe:1",

@@ -17,7 +17,7 @@ from av.container import InputContainer
 from epcli.errors import CapacityError
 from epcli.media import stills
 from epcli.media.ffmpeg import Deadline, MessageFilter, Process, name, source
-from epcli.media.probe import Layout
+from epcli.media.probe import StreamLayout
 from epcli.media.sampling import INDEXED, TICK_S, FramePick
 from epcli.records import SAMPLE_RATE
 
@@ -59,7 +59,7 @@ class _Group:
 
 
 def frames(
-    layout: Layout, picks: Sequence[FramePick], size: tuple[int, int], deadline: Deadline
+    layout: StreamLayout, picks: Sequence[FramePick], size: tuple[int, int], deadline: Deadline
 ) -> tuple[Found, list[str]]:
     """Decode each pick's frame at (width, height) `size`: what was found, and messages about damage.
 
@@ -98,7 +98,7 @@ def _groups(picks: Sequence[FramePick], gap_s: float, keyframes_only: bool, run_
 
 
 def _decode_all(
-    layout: Layout, groups: list[_Group], size: tuple[int, int], deadline: Deadline
+    layout: StreamLayout, groups: list[_Group], size: tuple[int, int], deadline: Deadline
 ) -> tuple[Found, list[str]]:
     """Decode the groups, two at a time."""
     found: Found = {}
@@ -124,7 +124,7 @@ def _decode_all(
 
 
 def _decode(
-    layout: Layout, group: _Group, size: tuple[int, int], deadline: Deadline, threads: int
+    layout: StreamLayout, group: _Group, size: tuple[int, int], deadline: Deadline, threads: int
 ) -> tuple[list[Frame], list[str]]:
     """One ffmpeg over a group: its frames by ascending time, and messages about damage."""
     times = sorted({pick.at_s for pick in group.picks})
@@ -161,7 +161,7 @@ def _decode(
     return decoded, messages
 
 
-def _packets(process: Process, layout: Layout) -> Iterator[tuple[float, bytes]]:
+def _packets(process: Process, layout: StreamLayout) -> Iterator[tuple[float, bytes]]:
     """What ffmpeg writes, one stream as NUT: the time in the file of each packet, and its bytes."""
     # An error of PyAV's: ffmpeg ended without any, or was stopped; what that means is for the caller.
     with suppress(av.error.FFmpegError), av.open(process.stdout, format="nut") as pipe:
@@ -171,7 +171,7 @@ def _packets(process: Process, layout: Layout) -> Iterator[tuple[float, bytes]]:
                 yield float(packet.pts * packet.time_base) - layout.ahead_s, bytes(packet)
 
 
-def _damage(process: Process, layout: Layout, stream: int | None, from_start: bool) -> list[str]:
+def _damage(process: Process, layout: StreamLayout, stream: int | None, from_start: bool) -> list[str]:
     """The messages about damage of a stream; none from a decoder that was started in the middle of anything."""
     if not (from_start or layout.demuxer in INDEXED) or stream is None:
         return []
@@ -197,7 +197,7 @@ class Sound:
     gap_s: float = 0.0  # the longest time between two pieces, which is silent
 
 
-def sound(layout: Layout, track: int, start_s: float, end_s: float, deadline: Deadline) -> Sound:
+def sound(layout: StreamLayout, track: int, start_s: float, end_s: float, deadline: Deadline) -> Sound:
     """Decode [start_s, end_s) (file timestamps) of a sound track.
 
     Sample 0 is at start_s: silence where the track starts later or has a gap over MOST_JITTER_S. There are fewer than

@@ -186,12 +186,12 @@ class MessageFilter:
     def concerns(self, line: str) -> bool:
         """Whether the message may be about the stream: not where it names another one, another's decoder or a muxer."""
         speaker = _SPEAKER.search(line)
-        told = speaker[1] if speaker else ""
-        if told.startswith("out#") or told == "nut" or "to muxer" in line:
+        sender = speaker[1] if speaker else ""
+        if sender.startswith("out#") or sender == "nut" or "to muxer" in line:
             return False
         if number := _ITS_STREAM.search(line):
             return int(next(filter(None, number.groups()))) == self.stream
-        return not any(name in told for name in self.others) or any(name in told for name in self.codecs)
+        return not any(name in sender for name in self.others) or any(name in sender for name in self.codecs)
 
 
 class Process(AbstractContextManager["Process"]):

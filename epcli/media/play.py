@@ -10,7 +10,7 @@ import numpy as np
 from epcli.errors import MediaError
 from epcli.media import stills
 from epcli.media.ffmpeg import Deadline, Process, name, read_into, source
-from epcli.media.probe import DEFAULT_DEADLINE_S, Layout, inspect
+from epcli.media.probe import DEFAULT_DEADLINE_S, StreamLayout, inspect
 
 
 def frames(
@@ -27,7 +27,7 @@ def frames(
 
 
 def _frames(
-    layout: Layout, start_s: float, end_s: float, size: tuple[int, int], fps: float, deadline: Deadline
+    layout: StreamLayout, start_s: float, end_s: float, size: tuple[int, int], fps: float, deadline: Deadline
 ) -> Iterator[np.ndarray]:
     path = layout.info.path
     if layout.demuxer == stills.PILLOW:

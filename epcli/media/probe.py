@@ -89,7 +89,7 @@ _CUT_OFF_S = 1.0  # the header may be wrong by this much before the packets are 
 
 
 @dataclass(frozen=True)
-class Layout:
+class StreamLayout:
     """MediaInfo and what decoding needs besides. Stream times in this room are the file's own timestamps, in seconds;
     times of the public records count from `origin_s`."""
 
@@ -104,7 +104,7 @@ class Layout:
     picture_from_s: float = -math.inf  # timestamp of the first keyframe, where the recording begins before it
     is_open_ended: bool = False  # was written to a pipe: its header has a length, but only as a place holder
     span: Span | None = None  # the part of the file that this is about; None: all of it
-    parts: tuple[Layout, ...] = ()  # of a file of several recordings, in order; empty if it is one
+    parts: tuple[StreamLayout, ...] = ()  # of a file of several recordings, in order; empty if it is one
     warnings: tuple[str, ...] = ()
     video_tracks: tuple[str, ...] = ()  # the picture streams in words: "320x240"
     video_track: int = 0  # the one of them that is read
@@ -114,7 +114,7 @@ class Layout:
     late_until_s: float = 0.0
     times_s: np.ndarray | None = None  # (F,) times of all frames, where the packets do not tell them
 
-    def within(self, start_s: float, end_s: float) -> list[tuple[Layout, float, float]]:
+    def within(self, start_s: float, end_s: float) -> list[tuple[StreamLayout, float, float]]:
         """What covers [start_s, end_s) seconds of the file: recordings, and start and end in each."""
         if not self.parts:
             return [(self, start_s, end_s)]
@@ -173,7 +173,7 @@ def probe(path: Path | str, deadline_s: float = DEFAULT_DEADLINE_S, *, video_tra
     return inspect(Path(path), Deadline(deadline_s), video_track).info
 
 
-def inspect(path: Path, deadline: Deadline, video_track: int | None = None) -> Layout:
+def inspect(path: Path, deadline: Deadline, video_track: int | None = None) -> StreamLayout:
     """`probe` for this room."""
     check_file(path)
     if (layout := stills.describe(path)) is not None:
@@ -189,7 +189,7 @@ def inspect(path: Path, deadline: Deadline, video_track: int | None = None) -> L
     return _plausible(_inspect_joined(path, spans, video_track, deadline))
 
 
-def _inspect_part(path: Path, span: Span | None, video_track: int | None, deadline: Deadline) -> Layout:
+def _inspect_part(path: Path, span: Span | None, video_track: int | None, deadline: Deadline) -> StreamLayout:
     with opened(path, deadline, span) as container:
         layout = replace(_describe(path, container, video_track, deadline), span=span)
         _check_track(layout, video_track)
@@ -198,12 +198,12 @@ def _inspect_part(path: Path, span: Span | None, video_track: int | None, deadli
     if untimed and not layout.info.is_image:
         layout = _with_times(layout, deadline)
     elif _picture_stands_still(layout, deadline):
-        told = f"{name(path)}: all time stamps of its picture are the same; {COUNT_ANEW}"
-        layout = replace(layout, warnings=(*layout.warnings, told))
+        warning = f"{name(path)}: all time stamps of its picture are the same; {COUNT_ANEW}"
+        layout = replace(layout, warnings=(*layout.warnings, warning))
     return layout if layout.info.is_image else _measure(layout, declared, deadline)
 
 
-def _inspect_joined(path: Path, spans: Sequence[Span], video_track: int | None, deadline: Deadline) -> Layout:
+def _inspect_joined(path: Path, spans: Sequence[Span], video_track: int | None, deadline: Deadline) -> StreamLayout:
     """A file of several recordings as one that lasts as long as all of them. It looks and sounds like the first."""
     parts, lost = [], []
     if len(spans) > _MOST_PARTS:
@@ -221,8 +221,8 @@ def _inspect_joined(path: Path, spans: Sequence[Span], video_track: int | None, 
         raise lost[0]
     length = sum(part.info.duration_s for part in parts)
     first = next((part for part in parts if part.info.has_video), parts[0])
-    told = f"{name(path)}: is made of {len(spans)} recordings, which are read one after another"
-    told += f"; {len(lost)} of them cannot be read" if lost else ""
+    note = f"{name(path)}: is made of {len(spans)} recordings, which are read one after another"
+    note += f"; {len(lost)} of them cannot be read" if lost else ""
     return replace(
         first,
         info=replace(first.info, duration_s=length),
@@ -235,11 +235,11 @@ def _inspect_joined(path: Path, spans: Sequence[Span], video_track: int | None, 
             )
             for part in parts
         ),
-        warnings=tuple(dict.fromkeys((told, *(warning for part in parts for warning in part.warnings)))),
+        warnings=tuple(dict.fromkeys((note, *(warning for part in parts for warning in part.warnings)))),
     )
 
 
-def _plausible(layout: Layout) -> Layout:
+def _plausible(layout: StreamLayout) -> StreamLayout:
     """Raises MediaError if the time stamps make a day of a few bytes."""
     size, length = os.stat(layout.info.path).st_size, layout.info.duration_s
     if length > _LONG_S and size < length * _LEAST_BYTES_A_SECOND:
@@ -254,7 +254,7 @@ def _demuxer(container: InputContainer) -> str:
     return container.format.name.split(",")[0]
 
 
-def _with_times(layout: Layout, deadline: Deadline) -> Layout:
+def _with_times(layout: StreamLayout, deadline: Deadline) -> StreamLayout:
     """With the times of all frames. ffmpeg counts from zero where only what it could not decode had a time stamp."""
     times = decoded_times(layout, deadline)
     if layout.begins_mid_group and len(times) and times[0] < layout.origin_s:
@@ -266,7 +266,7 @@ def _with_times(layout: Layout, deadline: Deadline) -> Layout:
     return replace(layout, times_s=times)
 
 
-def _describe(path: Path, container: InputContainer, video_track: int | None, deadline: Deadline) -> Layout:
+def _describe(path: Path, container: InputContainer, video_track: int | None, deadline: Deadline) -> StreamLayout:
     """Everything but the length. Keeps nothing of PyAV's, which must not be used after the container is closed."""
     demuxer = _demuxer(container)
     if demuxer in _JPEG_XL:
@@ -311,7 +311,7 @@ def _describe(path: Path, container: InputContainer, video_track: int | None, de
         video_codec=_codec(video) if video else None,
         audio_tracks=tuple(_track(number, stream) for number, stream in enumerate(sounds)),
     )
-    return Layout(
+    return StreamLayout(
         info=info,
         demuxer=demuxer,
         origin_s=_origin(demuxer, starts),
@@ -385,10 +385,10 @@ def _first_keyframe_s(container: InputContainer, video: Any) -> float:
     return -math.inf
 
 
-def _describe_jpeg_xl(path: Path, demuxer: str, container: InputContainer, deadline: Deadline) -> Layout:
+def _describe_jpeg_xl(path: Path, demuxer: str, container: InputContainer, deadline: Deadline) -> StreamLayout:
     """ffmpeg decodes the first picture for its size."""
     info = MediaInfo(path, container.format.name, 0.0, True, 0, 0, None, "jpegxl", ())
-    layout = Layout(info, demuxer, 0.0, container.streams.video[0].index, ())
+    layout = StreamLayout(info, demuxer, 0.0, container.streams.video[0].index, ())
     first = first_frame(layout, deadline)
     layout = replace(
         layout,
@@ -503,7 +503,7 @@ def _is_picture(stream: Any) -> bool:
     return bool(stream.codec_context) and not stream.disposition & skipped
 
 
-def _check_track(layout: Layout, wanted: int | None) -> None:
+def _check_track(layout: StreamLayout, wanted: int | None) -> None:
     """Raises MediaError, naming the tracks that there are, if the one wanted is not among them."""
     tracks = layout.video_tracks
     if wanted is not None and not 0 <= wanted < max(1, len(tracks)):
@@ -561,13 +561,13 @@ def _length(container: InputContainer, stream: Any) -> float:
     """Seconds, as the headers tell; infinity where they do not."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
-    told = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))  # of Matroska
-    if told:
-        return int(told[1]) * 3600 + int(told[2]) * 60 + float(told[3])
+    duration = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))  # of Matroska
+    if duration:
+        return int(duration[1]) * 3600 + int(duration[2]) * 60 + float(duration[3])
     return container.duration / av.time_base if container.duration else math.inf
 
 
-def _lacks_times(container: InputContainer, layout: Layout) -> bool:
+def _lacks_times(container: InputContainer, layout: StreamLayout) -> bool:
     """Whether many of the picture's first packets tell no time."""
     if layout.video_index is None or layout.demuxer not in _MAY_LACK_TIMES:
         return False
@@ -591,9 +591,9 @@ def _frame_rate(video: Any, demuxer: str) -> float | None:
 
 def _alpha_decoder(path: Path, video: Any) -> tuple[str | None, tuple[str, ...]]:
     """The decoder for VP8 and VP9 with transparency, or a warning that there is none."""
-    told = {key.lower(): value for key, value in video.metadata.items()}
+    tags = {key.lower(): value for key, value in video.metadata.items()}
     decoder = _ALPHA_CODECS.get(_codec(video))
-    if decoder is None or told.get("alpha_mode") != "1":
+    if decoder is None or tags.get("alpha_mode") != "1":
         return None, ()
     if decoder in decoders(find()):
         return decoder, ()
@@ -690,15 +690,15 @@ def _printable(text: str | None) -> str | None:
 
 def _declared(container: InputContainer) -> float | None:
     """The length that the header tells, seconds; None if it tells none."""
-    told = [container.duration / av.time_base] if container.duration else []
+    lengths = [container.duration / av.time_base] if container.duration else []
     if container.format.name == "avi":  # libavformat believes the index, and without one the size of the file
         if any(stream.frames >= _NO_COUNT for stream in container.streams):
             return None
-        told += [float(stream.frames * stream.time_base) for stream in container.streams if stream.time_base]
-    return max(told, default=None)
+        lengths += [float(stream.frames * stream.time_base) for stream in container.streams if stream.time_base]
+    return max(lengths, default=None)
 
 
-def _picture_stands_still(layout: Layout, deadline: Deadline) -> bool:
+def _picture_stands_still(layout: StreamLayout, deadline: Deadline) -> bool:
     """Whether the first packets of a film, of which there are many, all have about the same time stamp."""
     if layout.video_index is None or layout.info.is_image:
         return False
@@ -713,7 +713,7 @@ def _picture_stands_still(layout: Layout, deadline: Deadline) -> bool:
     return len(stamps) == _MANY_PACKETS and max(stamps) - min(stamps) < TICK_S * _MANY_PACKETS
 
 
-def _stands_still(layout: Layout, deadline: Deadline) -> bool:
+def _stands_still(layout: StreamLayout, deadline: Deadline) -> bool:
     """Whether many packets of a stream have one and the same time stamp."""
     counts: Counter[int] = Counter()
     stamps: dict[int, set[int | None]] = {}
@@ -725,7 +725,7 @@ def _stands_still(layout: Layout, deadline: Deadline) -> bool:
     return any(counts[index] >= _MANY_PACKETS and len(stamps[index]) == 1 for index in counts)
 
 
-def _measure(layout: Layout, declared: float | None, deadline: Deadline) -> Layout:
+def _measure(layout: StreamLayout, declared: float | None, deadline: Deadline) -> StreamLayout:
     """Fill in the length: what the header declares if the last packets bear it out, else what they say.
 
     Headers lack it (live WebM), guess it (MP3 without a table), or promise what was never written (a file cut off).
@@ -753,7 +753,7 @@ def _measure(layout: Layout, declared: float | None, deadline: Deadline) -> Layo
     return replace(layout, info=replace(layout.info, duration_s=duration), warnings=warnings)
 
 
-def _counted_end(layout: Layout, deadline: Deadline) -> dict[int, float]:
+def _counted_end(layout: StreamLayout, deadline: Deadline) -> dict[int, float]:
     """{stream number: end, seconds} of bare AAC, from each frame's own header.
 
     Time stamps, which libavformat makes up, go on with the first sample rate where it changes.
@@ -767,7 +767,7 @@ def _counted_end(layout: Layout, deadline: Deadline) -> dict[int, float]:
     return {layout.audio_indices[0]: layout.origin_s + total} if total else {}
 
 
-def _last_ends(layout: Layout, declared: float | None, deadline: Deadline) -> dict[int, float]:
+def _last_ends(layout: StreamLayout, declared: float | None, deadline: Deadline) -> dict[int, float]:
     """{stream number: end of its last packet, seconds}, looking ever further before the declared end for any at all."""
     back = 3.0
     while True:

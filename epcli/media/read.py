@@ -10,7 +10,7 @@ import numpy as np
 from epcli.errors import MediaError, UsageError
 from epcli.media import decode
 from epcli.media.ffmpeg import Deadline, name
-from epcli.media.probe import COUNT_ANEW, DEFAULT_DEADLINE_S, Layout, inspect
+from epcli.media.probe import COUNT_ANEW, DEFAULT_DEADLINE_S, StreamLayout, inspect
 from epcli.media.sampling import FramePick, fit_size, frame_count, pick_frames, with_room
 from epcli.records import SAMPLE_RATE, Clip, MediaInfo, Sampling
 from epcli.text import format_time
@@ -70,7 +70,7 @@ def read(
     return Clip(info, (start, end), pictures, times, samples, tuple(dict.fromkeys(warnings)), silent)
 
 
-def _check_wanted(layout: Layout, sampling: Sampling, track: int) -> None:
+def _check_wanted(layout: StreamLayout, sampling: Sampling, track: int) -> None:
     """Raises MediaError if the file lacks the sound track, or has neither a picture nor sound that is wanted."""
     info, tracks = layout.info, len(layout.info.audio_tracks)
     if sampling.audio and not 0 <= track < max(1, tracks):
@@ -83,7 +83,7 @@ def _check_wanted(layout: Layout, sampling: Sampling, track: int) -> None:
         raise MediaError(f"{name(info.path)}: has {has} but no {other}, and {has} is switched off")
 
 
-def _which_tracks(layout: Layout, sampling: Sampling, track: int) -> list[str]:
+def _which_tracks(layout: StreamLayout, sampling: Sampling, track: int) -> list[str]:
     """Where the file has several tracks: which of them is read, and how to choose another."""
     info, said = layout.info, []
     if sampling.video and len(layout.video_tracks) > 1:
@@ -101,7 +101,7 @@ def _which_tracks(layout: Layout, sampling: Sampling, track: int) -> list[str]:
 
 
 def _parts(
-    layout: Layout, sampling: Sampling, start: float, end: float, deadline: Deadline
+    layout: StreamLayout, sampling: Sampling, start: float, end: float, deadline: Deadline
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[tuple[float, np.ndarray]], list[str]]:
     """The range, from each recording of a file that is made of several, else from the one.
 
@@ -163,7 +163,7 @@ def _named(info: MediaInfo, track: int) -> str:
     return f"{track} ({about})" if about else str(track)
 
 
-def _from_to(layout: Layout, start: float, end: float) -> str:
+def _from_to(layout: StreamLayout, start: float, end: float) -> str:
     whole = start <= 0 and end >= layout.info.duration_s
     return "" if whole else f" from {format_time(start)} to {format_time(end)}"
 
@@ -189,7 +189,9 @@ def still_with_sound(picture: Clip, sound: Clip) -> Clip:
     )
 
 
-def _range(layout: Layout, start_s: float | None, end_s: float | None, warnings: list[str]) -> tuple[float, float]:
+def _range(
+    layout: StreamLayout, start_s: float | None, end_s: float | None, warnings: list[str]
+) -> tuple[float, float]:
     """The range asked for, within the file. Raises UsageError or MediaError with the file's length."""
     info = layout.info
     label, length = name(info.path), format_time(info.duration_s)
@@ -212,7 +214,7 @@ def _range(layout: Layout, start_s: float | None, end_s: float | None, warnings:
 
 
 def _frames(
-    layout: Layout,
+    layout: StreamLayout,
     sampling: Sampling,
     start: float,
     end: float,
@@ -244,7 +246,7 @@ def _frames(
                 times.append(time)
                 bars += boxed
     if not pictures:
-        why = [*damage, *(told.removeprefix(f"{label}: ") for told in layout.warnings), "ffmpeg gave none"][0]
+        why = [*damage, *(message.removeprefix(f"{label}: ") for message in layout.warnings), "ffmpeg gave none"][0]
         raise MediaError(f"{label}: no picture could be decoded ({why})")
     if bars:
         warnings.append(
@@ -262,7 +264,7 @@ def _frames(
 
 
 def _samples(
-    layout: Layout, track: int, start: float, end: float, deadline: Deadline, warnings: list[str]
+    layout: StreamLayout, track: int, start: float, end: float, deadline: Deadline, warnings: list[str]
 ) -> np.ndarray | None:
     """(S,) float32 samples; None if the track is over before the range or starts after it."""
     label = name(layout.info.path)

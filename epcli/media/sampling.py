@@ -18,7 +18,7 @@ import numpy as np
 
 from epcli.errors import UsageError
 from epcli.media.ffmpeg import Deadline
-from epcli.media.probe import TICK_S, Layout, opened
+from epcli.media.probe import TICK_S, StreamLayout, opened
 from epcli.records import MediaInfo, Sampling
 
 INDEXED = frozenset(
@@ -92,7 +92,7 @@ def shown_at(times: np.ndarray, last_end: float, centre: float, low: float, high
     return None
 
 
-def pick_frames(layout: Layout, start_s: float, end_s: float, count: int, deadline: Deadline) -> list[FramePick]:
+def pick_frames(layout: StreamLayout, start_s: float, end_s: float, count: int, deadline: Deadline) -> list[FramePick]:
     """The frames to decode for `count` intervals of [start_s, end_s) (file timestamps), ascending.
 
     Fewer than `count` where the picture stream does not cover the range. Neighbours may name the same frame, if it
@@ -134,7 +134,7 @@ def _either(first: FramePick | None, second: FramePick | None) -> FramePick | No
     return first if first is not None else second
 
 
-def _packets(container: Any, layout: Layout, low: float, high: float) -> tuple[np.ndarray, np.ndarray, float]:
+def _packets(container: Any, layout: StreamLayout, low: float, high: float) -> tuple[np.ndarray, np.ndarray, float]:
     """Presentation times of the frames from the last keyframe before `low` to the first frame after `high`.
 
     Returns ((F,) ascending times, (K,) ascending times of keyframes, when the last frame's showing ends: infinity if

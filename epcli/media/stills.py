@@ -20,7 +20,7 @@ from epcli.media.ffmpeg import Deadline, name
 from epcli.records import MediaInfo
 
 if TYPE_CHECKING:
-    from epcli.media.probe import Layout
+    from epcli.media.probe import StreamLayout
 
 PILLOW = "pillow"  # stands where ffmpeg's demuxer would
 _TARGA_ENDINGS = (".tga", ".icb", ".vda", ".vst")
@@ -28,10 +28,10 @@ _TARGA_MARK = b"TRUEVISION-XFILE.\0"  # the last bytes of Targa 2.0
 _LEAST_S = 0.1  # how long browsers show a frame that says 0
 
 
-def describe(path: Path) -> Layout | None:
+def describe(path: Path) -> StreamLayout | None:
     """What the file holds; None if it is none of these. Raises MediaError if it is damaged."""
     from epcli.media.pixels import Pixels
-    from epcli.media.probe import Layout
+    from epcli.media.probe import StreamLayout
 
     kind = _kind(path)
     if kind is None:
@@ -42,14 +42,16 @@ def describe(path: Path) -> Layout | None:
         width, height = ImageOps.exif_transpose(picture).size
         starts, length = _times(picture)
     info = MediaInfo(path, kind.lower(), 0.0, True, width, height, None, kind.lower(), ())
-    layout = Layout(info, PILLOW, 0.0, 0, (), Pixels(width / height), video_tracks=(f"{width}x{height}",))
+    layout = StreamLayout(info, PILLOW, 0.0, 0, (), Pixels(width / height), video_tracks=(f"{width}x{height}",))
     if len(starts) > 1:
         info = replace(info, duration_s=length, is_image=False, frame_rate=round(len(starts) / length, 6))
         layout = replace(layout, info=info, times_s=np.array(starts))
     return layout
 
 
-def frames(layout: Layout, times: Sequence[float], size: tuple[int, int], deadline: Deadline) -> Iterator[np.ndarray]:
+def frames(
+    layout: StreamLayout, times: Sequence[float], size: tuple[int, int], deadline: Deadline
+) -> Iterator[np.ndarray]:
     """(H, W, 3) uint8 RGB of (width, height) `size`, on white, for each of the ascending times: the frame shown then.
 
     Raises MediaError if the file is damaged, or past the deadline.

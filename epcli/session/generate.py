@@ -120,11 +120,11 @@ class _Text:
 
 
 class _Prefill:
-    """Executes a plan while the decoder's own forward runs: hooks before its layers hand on what stays."""
+    """Drops tokens while the decoder's own forward runs: hooks before its layers hand on what stays."""
 
     def __init__(self, decoder: Any, kept: KeptStream, cache: DynamicCache, keep_cache: bool) -> None:
         self.layers, self.cache, self.keep_cache = decoder.layers, cache, keep_cache
-        self.rules = {drop.after: drop.rule for drop in kept.plan}
+        self.rules = {drop.after: drop.rule for drop in kept.drops}
         assert all(0 < after < len(self.layers) for after in self.rules), "tokens leave between two layers"
         self.left = torch.arange(len(kept.embeds), device=kept.embeds.device)
         self.depths = torch.full_like(self.left, len(self.layers))
@@ -169,7 +169,7 @@ class _Prefill:
 def prefill(
     model: AVModel, kept: KeptStream, cache: DynamicCache, *, keep_cache: bool = KEEP_CACHE
 ) -> tuple[Tensor, Tensor]:
-    """Run the decoder over a kept stream, dropping inside it what the plan says.
+    """Run the decoder over a kept stream, dropping inside it what `kept.drops` say.
 
     Args:
         model, kept: the decoder, and what it reads.

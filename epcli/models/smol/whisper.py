@@ -48,7 +48,7 @@ _END, _START, _NO_SPEECH, _NO_TIMESTAMPS, _FIRST_TIMESTAMP = 50256, 50257, 50361
 # What a window's text must satisfy to count as speech. Whisper writes words for music and noise too, but it begins them
 # with less conviction. Of 252 clips of instruments, animals and noises these limits believe 1, of 118 spoken prompts
 # 116, and of 59 with music behind them 49. OpenAI's limits, which ignore the first token: 12, 117 and 48.
-DOUBT_MAX = 2.1  # 1.5 * probability of the no-speech token - log probability of the first token
+SILENCE_SCORE_MAX = 2.1  # 1.5 * probability of the no-speech token - log probability of the first token
 LOG_PROBABILITY_MIN = -1.1  # mean of the tokens
 SURE_TOKENS, SURE_LOG_PROBABILITY = 6, -0.4  # so many, so probable in the mean, are believed whatever the first is
 COMPRESSION_MAX = 2.4  # of the text, by zlib: more is a loop
@@ -185,9 +185,9 @@ class Whisper:
         if not transcript.tokens or rows > frames:  # nobody speaks a token a frame
             return False
         mean = np.mean(transcript.log_probabilities)
-        doubt = 1.5 * transcript.no_speech - transcript.log_probabilities[0]
+        silence_score = 1.5 * transcript.no_speech - transcript.log_probabilities[0]
         sure = len(transcript.tokens) >= SURE_TOKENS and mean >= SURE_LOG_PROBABILITY
-        if not sure and (doubt > DOUBT_MAX or mean < LOG_PROBABILITY_MIN):
+        if not sure and (silence_score > SILENCE_SCORE_MAX or mean < LOG_PROBABILITY_MIN):
             return False
         text = self._text(transcript.tokens).encode()
         return len(text) / len(zlib.compress(text)) <= COMPRESSION_MAX

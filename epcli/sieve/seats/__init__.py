@@ -28,7 +28,7 @@ REFERENCE_AUDIO_WINDOW = 50  # tokens
 
 
 def sift(stream: TokenStream, schedule: Schedule, *, reference: bool = False) -> KeptStream:
-    """What enters the decoder, and the plan of what leaves inside it.
+    """What enters the decoder, and which tokens leave inside it.
 
     `reference`: windows are counted in tokens and runs, and each is rounded by itself, as in the published code. The
     default takes windows of the clock, and the places of all windows together are the share asked for.
