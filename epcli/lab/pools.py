@@ -292,9 +292,9 @@ class SceneMaker:
         features = self.tracks.features[index]
         if self.retold is not None and any(p.speech for p in parts) and rng.random() < SHARE:
             words = torch.full((len(features.tokens),), -1)
-            told = [self.retold(rng, p, words) if p.speech else p for p in parts]
-            if None not in told:  # else a voice would say what stands nowhere
-                parts = tuple(p for p in told if p is not None)
+            reworded = [self.retold(rng, p, words) if p.speech else p for p in parts]
+            if None not in reworded:  # else a voice would say what stands nowhere
+                parts = tuple(p for p in reworded if p is not None)
                 features = replace(features, words=words)
         return duration, parts, features, self.tracks.labels(index, self.number)
 

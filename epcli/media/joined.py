@@ -115,11 +115,11 @@ def is_cut_off(path: Path, demuxer: str, span: Span | None) -> bool:
                     break
         elif demuxer == "mp3":
             file.seek(low)
-            claimed = _told_by_mp3(file)
+            claimed = _length_claimed_by_mp3(file)
     return claimed is not None and high - low < claimed * (1 - _SLACK) and claimed < PLACE_HOLDER
 
 
-def _told_by_mp3(file: BinaryIO) -> int | None:
+def _length_claimed_by_mp3(file: BinaryIO) -> int | None:
     """Bytes of an MP3 with its tag, as its first frame tells (Xing, Info); None if it does not."""
     begin = file.tell()
     found = _BEGINNINGS["mp3"][1].match(file.read(10))
