@@ -275,28 +275,16 @@ def _describe(path: Path, container: InputContainer, video_track: int | None, de
     number = _chosen(container, streams, video_track)
     video = None if number is None else streams[number]
     sounds = [s for s in container.streams.audio if s.codec_context and s.codec_context.sample_rate]
-    if container.metadata.get("major_brand", "").strip() in _HEIC:
-        raise MediaError(f"{name(path)}: HEIC pictures are not read here; convert it to jpg")
-    unknown = {s.type for s in container.streams if s.codec_context is None} & {"video", "audio"}
-    if video is None and not sounds:
-        if unknown:
-            raise MediaError(f"{name(path)}: {_UNKNOWN}; convert it to mp4 or mkv")
-        raise MediaError(f"{name(path)}: no picture and no sound found; is it a media file, and complete?")
-    if any(_is_encrypted(container, stream) for stream in ([video] if video else []) + sounds):
-        raise MediaError(f"{name(path)}: {_ENCRYPTED}")
+    read = ([video] if video else []) + sounds
+    _check_readable(path, container, read)
     starts = [
         float(stream.start_time * stream.time_base)
-        for stream in ([video] if video else []) + sounds
+        for stream in read
         if stream.start_time is not None and stream.time_base
     ]
     is_image = video is not None and not sounds and _is_still(container, video, demuxer)
     decoder, warnings = _alpha_decoder(path, video) if video else (None, ())
-    if video is None and "video" in unknown:
-        warnings += (f"{name(path)}: the picture is {_UNKNOWN}; only the sound is read",)
-    elif video is None and any(_is_picture(stream) and not stream.width for stream in container.streams.video):
-        warnings += (f"{name(path)}: the picture has no keyframe, so that it cannot be shown; only the sound is read",)
-    if not sounds and "audio" in unknown:
-        warnings += (f"{name(path)}: the sound is {_UNKNOWN}; only the picture is read",)
+    warnings += _left_out(path, container, has_picture=video is not None, has_sound=bool(sounds))
     exif = upright.of_picture_file(path, demuxer) if demuxer in _PICTURES else None
     picture_from_s = _first_keyframe_s(container, video) if video and demuxer in _STREAMED else -math.inf
     width, height, pixels = _displayed(container, video, exif) if video else (0, 0, Pixels())
@@ -328,6 +316,37 @@ def _describe(path: Path, container: InputContainer, video_track: int | None, de
         decoder=decoder,
         raw_rate=(info.frame_rate or 25.0) if demuxer in _RAW else None,
     )
+
+
+def _unknown_kinds(container: InputContainer) -> set[Any]:
+    """Of picture and sound, those that a stream without a decoder holds."""
+    return {stream.type for stream in container.streams if stream.codec_context is None} & {"video", "audio"}
+
+
+def _check_readable(path: Path, container: InputContainer, streams: list[Any]) -> None:
+    """Raises MediaError if none of the streams can be read, or if they are encrypted."""
+    if container.metadata.get("major_brand", "").strip() in _HEIC:
+        raise MediaError(f"{name(path)}: HEIC pictures are not read here; convert it to jpg")
+    if not streams:
+        if _unknown_kinds(container):
+            raise MediaError(f"{name(path)}: {_UNKNOWN}; convert it to mp4 or mkv")
+        raise MediaError(f"{name(path)}: no picture and no sound found; is it a media file, and complete?")
+    if any(_is_encrypted(container, stream) for stream in streams):
+        raise MediaError(f"{name(path)}: {_ENCRYPTED}")
+
+
+def _left_out(path: Path, container: InputContainer, *, has_picture: bool, has_sound: bool) -> tuple[str, ...]:
+    """Warnings about a picture or sound that the file has and that is not read."""
+    unknown, warnings = _unknown_kinds(container), []
+    if not has_picture and "video" in unknown:
+        warnings.append(f"{name(path)}: the picture is {_UNKNOWN}; only the sound is read")
+    elif not has_picture and any(_is_picture(stream) and not stream.width for stream in container.streams.video):
+        warnings.append(
+            f"{name(path)}: the picture has no keyframe, so that it cannot be shown; only the sound is read"
+        )
+    if not has_sound and "audio" in unknown:
+        warnings.append(f"{name(path)}: the sound is {_UNKNOWN}; only the picture is read")
+    return tuple(warnings)
 
 
 def _is_encrypted(container: InputContainer, stream: Any) -> bool:

@@ -298,7 +298,7 @@ class Session:
             with meter.stage("sieve"):
                 tools = Tools(decoder=model.decoder, sieve=model.sieve, seed=profile.seed)
                 kept = select(selector, stream, budget, tools)
-            if kept.plan:
+            if kept.drops:
                 notes += layers_note(len(model.decoder.layers))
             cache = new_cache(model.decoder)
             saying = generate.stream(
