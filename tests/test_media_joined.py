@@ -106,6 +106,17 @@ def test_all_files_that_were_written_one_behind_another_are_read(suffix: str, tm
         assert onset_s(piece) == pytest.approx(samples.ONSET_S - 0.05, abs=0.06)
 
 
+@pytest.mark.parametrize("suffix", ["wav", "caf", "mkv", "wma"])
+def test_joined_files_that_were_written_to_a_pipe_are_read(suffix: str, tmp_path: Path) -> None:
+    part, path = tmp_path / f"part.{suffix}", tmp_path / f"joined.{suffix}"
+    samples.run("-f", "lavfi", "-i", samples.tone(2), "-seekable", "0", part)
+    assert read(part, SMALL).warnings == ()
+    path.write_bytes(part.read_bytes() * 2)
+    clip = read(path, SMALL)
+    assert clip.warnings == (f"joined.{suffix}: is made of 2 recordings, which are read one after another",)
+    assert clip.duration_s == pytest.approx(2 * probe(part).duration_s, abs=0.01)
+
+
 @pytest.mark.parametrize("suffix", ["ivf", "y4m"])
 def test_all_pictures_of_joined_files_without_sound_are_seen(suffix: str, tmp_path: Path) -> None:
     part, path = tmp_path / f"part.{suffix}", tmp_path / f"joined.{suffix}"

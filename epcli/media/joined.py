@@ -41,7 +41,14 @@ _HEADERS = {  # what the first box of a file begins with
     "asf": re.compile(re.escape(_ASF)),
     "mxf": re.compile(re.escape(_MXF) + b"\2"),
 }
-_BEGINNINGS = {  # of formats whose parts tell no length: fixed first bytes, and what follows them
+_BEGINNINGS = {  # where no length is told, as to a pipe: fixed first bytes, and what follows them
+    "wav": (b"RIFF", re.compile(rb"RIFF.{4}WAVEfmt ", re.DOTALL)),
+    "caf": (b"caff", re.compile(b"caff\0\x01\0\0desc")),
+    "asf": (_ASF, re.compile(re.escape(_ASF))),
+    "matroska": (
+        b"\x1a\x45\xdf\xa3",
+        re.compile(rb"\x1a\x45\xdf\xa3.{1,8}?\x42\x86\x81.{0,40}?(webm|matroska)", re.DOTALL),
+    ),
     "flac": (b"fLaC", re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")),
     "mp3": (b"ID3", re.compile(rb"ID3[\x02-\x04]\x00.([\x00-\x7f]{4})", re.DOTALL)),
     "flv": (b"FLV\1", re.compile(rb"FLV\x01[\x00\x01\x04\x05]\x00\x00\x00\x09\x00{4}")),
@@ -143,7 +150,9 @@ def _headers(file: BinaryIO, size: int, demuxer: str) -> list[int]:
         if at and _HEADERS[demuxer].match(head):
             cuts.append(at)
         length = _box_length(head, demuxer)
-        if length is None or length < 8 or at + length >= size:
+        if length is None or at + length > size:
+            return cuts + [place for place in _beginnings(file, demuxer) if place > at]
+        if length < 8:
             break
         at += length
     return cuts
@@ -181,6 +190,8 @@ def _box_length(head: bytes, demuxer: str) -> int | None:
 
 def _beginnings(file: BinaryIO, demuxer: str) -> Iterator[int]:
     """Where the bytes stand that a file of this format begins with, but for its own beginning."""
+    if demuxer not in _BEGINNINGS:
+        return
     first, whole = _BEGINNINGS[demuxer]
     own = demuxer != "mp3"  # which need not begin with a tag; the others may have one in front
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
