@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -330,6 +330,14 @@ def resolve(
     path = find_profile(name, "" if profile is not None or named is None else why)
     layers.append(_from_file(path, nested=False))
 
+    values, sources = _merged(layers)
+    _check_together(values, sources)
+    hardware.check_threads(values["threads"], sources["threads"])
+    return Resolved(Profile(**values), sources, name, path, why, automatic=named is None)
+
+
+def _merged(layers: Sequence[Mapping[str, tuple[Any, str]]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Each setting's value and who decided it; the first layer that names a setting wins."""
     values, sources = dict(DEFAULTS), dict.fromkeys(DEFAULTS, "default")
     for layer in reversed(layers):
         for key, (value, source) in layer.items():
@@ -340,9 +348,7 @@ def resolve(
             rival = {"keep": "budget", "budget": "keep"}.get(key)
             if rival and value is not None and values[rival] is not None and rival not in layer:
                 values[rival], sources[rival] = DEFAULTS[rival], source
-    _check_together(values, sources)
-    hardware.check_threads(values["threads"], sources["threads"])
-    return Resolved(Profile(**values), sources, name, path, why, automatic=named is None)
+    return values, sources
 
 
 def from_python(profile: Profile | str | os.PathLike[str] | None, settings: Mapping[str, Any]) -> Profile:

@@ -52,12 +52,7 @@ def bench_again(
             session = Session(profile)
             session.load(loading)
         else:
-            dtype = choose_dtype(profile, device)
-            sizes = catalog.shape(shape)
-            if layers is not None and layers > sizes.tower_layers:
-                raise UsageError(f"--layers {layers}: the towers of {shape} have {sizes.tower_layers}")
-            source = sizes.at_random(layers)
-            session = Session.of(profile, source, source.family.load(source, device, dtype, "none"))
+            session = _random_session(profile, shape, layers)
         for number in range(repeat + 1):
             session.profile = replace(profile, cache_dir=str(Path(folder) / str(number)))
             first, again = (_ask(session, media, answer=shape is None, wanted=cache) for cache in ("miss", "hit"))
@@ -74,10 +69,14 @@ def bench_again(
         "question": QUESTION if shape is None else None,
         "stored_bytes": stored,
         "load_s": loading.seconds["load"] if shape is None else None,
-        **machine(session.device, profile.dtype if shape is None else str(dtype).removeprefix("torch."), repeat),
+        **machine(
+            session.device,
+            profile.dtype if shape is None else str(choose_dtype(profile, device)).removeprefix("torch."),
+            repeat,
+        ),
     }
     if shape is not None:
-        depth = layers or sizes.tower_layers
+        depth = layers or catalog.shape(shape).tower_layers
         setup["note"] = f"random weights, {depth} layers a tower; ends before prefill"
     return {
         "schema": BENCH_SCHEMA,
@@ -85,6 +84,15 @@ def bench_again(
         "speedup": {key.removesuffix("_s"): _ratio(rounds, key) for key in figures},
         "setup": setup,
     }
+
+
+def _random_session(profile: Profile, shape: str, layers: int | None) -> Session:
+    """A session with towers of this shape and random weights, `layers` deep (None: all). Raises UsageError."""
+    sizes = catalog.shape(shape)
+    if layers is not None and layers > sizes.tower_layers:
+        raise UsageError(f"--layers {layers}: the towers of {shape} have {sizes.tower_layers}")
+    device, source = choose_device(profile), sizes.at_random(layers)
+    return Session.of(profile, source, source.family.load(source, device, choose_dtype(profile, device), "none"))
 
 
 def _ask(session: Session, media: Sequence[Path], *, answer: bool, wanted: str) -> dict[str, float]:
