@@ -146,6 +146,8 @@ def _flag(name: str, shown: Shown) -> Any:
         form = f" /--no-{flag}" if shown.only_off else f"--{flag}/--no-{flag}"
         return Annotated[bool | None, option(meaning, "", panel, form, show_default=not shown.only_off and "yes")]
     metavar = setting.metavar or "|".join(setting.choices)
+    if not all(choice in metavar for choice in setting.choices):
+        meaning += f" One of {', '.join(setting.choices)}."
     return Annotated[str | None, option(meaning, metavar, panel, f"--{flag}", show_default=str(default))]
 
 

@@ -180,7 +180,9 @@ class Chat:
 
 
 def _help() -> str:
-    names = textwrap.fill(", ".join(SELECTORS), 76, initial_indent=" " * 19, subsequent_indent=" " * 19)
+    names = textwrap.fill(
+        ", ".join(SELECTORS), 76, break_on_hyphens=False, initial_indent=" " * 19, subsequent_indent=" " * 19
+    )
     return HELP.format(selectors=names)
 
 
