@@ -13,6 +13,7 @@ import tiny_omni
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from epcli.models.qwen_omni import attention as tower_attention
 from epcli.models.qwen_omni import model as qwen
 from epcli.models.qwen_omni import towers
 from epcli.models.qwen_omni.inputs import Inputs
@@ -106,6 +107,17 @@ def test_each_window_attends_to_itself_bit_for_bit(lengths: list[int]) -> None:
     parts = zip(*(each.split(lengths, 2) for each in (query, key, value)), strict=True)
     one = [torch.nn.functional.scaled_dot_product_attention(*part, scale=0.3) for part in parts if part[0].numel()]
     assert torch.equal(found, torch.cat(one, 2).transpose(1, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_heads_together_receive_what_they_receive_one_by_one(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    queries, keys = torch.randn(2, 25, 5, 8).to(dtype)
+    one, three, all_five = (tower_attention.received(queries, keys, 0.3, 10, size) for size in (0, 300, 10_000))
+    assert len(one) == 25
+    torch.testing.assert_close(three, one, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(all_five, one, rtol=1e-6, atol=1e-6)
+    assert torch.equal(tower_attention.received(queries, keys, 0.3, 10), one)
 
 
 def test_weights_keep_their_names(model: QwenOmni) -> None:

@@ -18,6 +18,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import apply_rotary_
 from epcli.compat import vision_window_order
 
 WINDOW_GRIDS = 2  # of the vision tower
+GPU_ENTRIES = 1 << 25  # of attention matrices that a GPU holds at once: all heads of the usual window
 WINDOW_FRAMES = 100  # of the audio tower, 50 a second after its convolutions
 
 
@@ -64,13 +65,19 @@ def audio_features(model: Any, mel: Tensor, mask: Tensor) -> tuple[Tensor, Tenso
     return found, paid[: len(paid) // 2 * 2].view(-1, 2).mean(1)
 
 
-def received(queries: Tensor, keys: Tensor, scale: float, window: int) -> Tensor:
-    """(n, H, d) queries and keys -> (n,) float32: attention that each token receives within its window."""
+def received(queries: Tensor, keys: Tensor, scale: float, window: int, entries: int | None = None) -> Tensor:
+    """(n, H, d) queries and keys -> (n,) float32: attention that each token receives within its window.
+
+    `entries`: of attention matrices that may be held at once, at least one head's. None is what suits the device.
+    """
+    if entries is None:
+        entries = 0 if keys.device.type == "cpu" else GPU_ENTRIES
     parts = []
     for q, k in zip(queries.split(window), keys.split(window), strict=True):
         total = torch.zeros(len(k), device=k.device)
-        for head in range(k.shape[1]):  # one at a time: a window's matrix is large
-            total += (q[:, head] @ k[:, head].T * scale).softmax(-1).sum(0)
+        together = max(entries // len(k) ** 2, 1)  # heads; a window's matrix is large
+        for some, own in zip(q.transpose(0, 1).split(together), k.transpose(0, 1).split(together), strict=True):
+            total += (some @ own.mT * scale).softmax(-1).sum(1).float().sum(0)
         parts.append(total / k.shape[1])
     return torch.cat(parts) if parts else queries.new_zeros(0, dtype=torch.float32)
 
