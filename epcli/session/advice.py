@@ -55,9 +55,10 @@ def _for_memory(profile: Profile, shares: list[float], attempt: Try) -> Iterator
 
 
 def _to_try(profile: Profile, shares: list[float]) -> Iterator[dict[str, Any]]:
-    """Settings that need less memory, the least loss first."""
+    """Settings that need less memory, the least loss first. Not int8: nf4 needs less and computes faster."""
     whole = profile.quantize == "none"
-    yield from ({"quantize": kind} for kind in ("int8", "nf4") if whole)
+    if whole:
+        yield {"quantize": "nf4"}
     yield from ({"keep": share, "budget": None} for share in shares)
     yield from ({"quantize": "nf4", "keep": share, "budget": None} for share in shares if whole)
     yield from ({"model": name, "quantize": "nf4"} for name in _smaller(profile.model))
