@@ -158,6 +158,13 @@ def test_each_row_names_its_selector_and_the_mean_over_the_layers(
     assert seats["limit"] > cs2["limit"] > 1
 
 
+def test_query_aware_costs_two_layers_over_all_tokens() -> None:
+    shape = SHAPES["qwen2.5-omni-3b"].decoder
+    whole = bench.prefill_flops(shape, 2048)
+    spent = bench.asking_flops(shape, 2048) + bench.prefill_flops(shape, 205)
+    assert whole / spent == pytest.approx(1 / (2 / 36 + 0.1), rel=0.06)
+
+
 @pytest.mark.usefixtures("tiny")
 def test_without_json_there_is_a_table_with_the_limit(capsys: pytest.CaptureFixture[str]) -> None:
     flags = [

@@ -589,15 +589,24 @@ def test_random_draws_by_seed(decoder):
     assert draws[0] == draws[1] != draws[2]
 
 
-def test_uniform_gives_every_stretch_of_time_and_both_senses_their_share(tools):
+@pytest.mark.parametrize("name", ["uniform", "audio-guided"])
+@pytest.mark.parametrize(("tokens", "sounds"), [(4, 4), (16, 14), (21, 18), (28, 22), (36, 26), (71, 40), (72, 40)])
+def test_sound_keeps_the_larger_share_that_is_published(name, tokens, sounds, tools):
     stream = make_stream(8)  # 32 picture and 40 sound tokens
-    kept = select("uniform", stream, Budget(tokens=18), tools).indices
+    kinds = stream.modality[select(name, stream, Budget(tokens=tokens), tools).indices]
+    assert int((kinds == Modality.AUDIO).sum()) == sounds
+    assert int((kinds == Modality.VIDEO).sum()) == tokens - sounds
+
+
+def test_uniform_gives_every_stretch_of_time_its_share(tools):
+    stream = make_stream(8)  # 32 picture and 40 sound tokens
+    kept = select("uniform", stream, Budget(tokens=33), tools).indices
     frames = stream.cells[kept, 0][stream.modality[kept] == Modality.VIDEO]
     assert frames.tolist() == list(range(8)), "a picture token of each frame"
     cells = stream.cells[kept][stream.modality[kept] == Modality.VIDEO][:, 1:]
     assert len(cells.unique(dim=0)) == 4, "from all over the picture"
     sounds = stream.spans_s[kept, 0][stream.modality[kept] == Modality.AUDIO]
-    assert len(sounds) == 10
+    assert len(sounds) == 25
     assert torch.diff(sounds).max() - torch.diff(sounds).min() < 0.41, "even steps"
 
 
@@ -628,7 +637,7 @@ def test_audio_guided_spends_picture_tokens_where_the_sound_changes():
     stream = TokenStream(
         embeds, *(getattr(stream, f) for f in ("positions", "modality", "spans_s", "cells")), (2, 2), 0
     )
-    kept = select("audio-guided", stream, Budget(tokens=18), Tools()).indices
+    kept = select("audio-guided", stream, Budget(tokens=28), Tools()).indices
     frames = stream.cells[kept, 0][stream.modality[kept] == Modality.VIDEO].long().bincount(minlength=6)
     assert frames[4] >= 3, "most of the picture while it crashes"
     assert frames[[0, 1, 2, 3, 5]].max() <= 1, "little of it else"

@@ -37,6 +37,7 @@ from epcli.session.kv import cache_bytes, new_cache
 from epcli.session.meter import Meter
 from epcli.session.session import Session
 from epcli.sieve.depths import layer_lengths, mean_keep
+from epcli.sieve.early_attention import EARLY_LAYER
 from epcli.sieve.seats import window_sizes
 from epcli.sieve.select import Budget
 from epcli.sieve.selector import WINDOW_TOKENS
@@ -173,11 +174,18 @@ def prefill_flops(shape: Decoder, tokens: int | Sequence[int]) -> float:
     `tokens`: in all layers, or one number a layer where tokens leave inside.
     """
     lengths = [tokens] * shape.layers if isinstance(tokens, int) else tokens
-    layers = (
-        _linear_flops(shape, n) + 2 * n * (n + 1) * shape.heads * shape.head  # q k^T and its product with v: half each
-        for n in lengths
-    )
-    return sum(layers) + 2 * shape.vocabulary * shape.width
+    return sum(_layer_flops(shape, n) for n in lengths) + 2 * shape.vocabulary * shape.width
+
+
+def _layer_flops(shape: Decoder, n: int) -> float:
+    """Of one causal layer over n tokens."""
+    return _linear_flops(shape, n) + 2 * n * (n + 1) * shape.heads * shape.head  # q k^T, and its product with v
+
+
+def asking_flops(shape: Decoder, tokens: int) -> float:
+    """Of query-aware: the layers before the one that it reads over all tokens, and that layer's keys."""
+    keys = 2 * tokens * shape.width * shape.kv_heads * shape.head
+    return EARLY_LAYER * _layer_flops(shape, tokens) + keys
 
 
 def dropping_flops(shape: Decoder, stream: TokenStream, lengths: Sequence[int]) -> float:
@@ -202,7 +210,7 @@ def _linear_flops(shape: Decoder, tokens: float) -> float:
 
 def _flops(shape: Decoder, selector: str, kept: KeptStream, depth: int) -> float | None:
     """`kept` after prefill."""
-    if selector not in ("none", "random", "uniform", TRAINED, "seats"):
+    if selector not in ("none", "random", "uniform", "query-aware", TRAINED, "seats"):
         return None
     stream, lengths = kept.stream, layer_lengths(kept, shape.layers)
     text = int((stream.modality == Modality.TEXT).sum())
@@ -211,6 +219,8 @@ def _flops(shape: Decoder, selector: str, kept: KeptStream, depth: int) -> float
         chosen = sieve_flops(shape, len(stream.modality) - text, text, depth)
     elif selector == "seats":
         chosen = dropping_flops(shape, stream, lengths)
+    elif selector == "query-aware":
+        chosen = asking_flops(shape, len(stream.modality))
     return chosen + prefill_flops(shape, lengths)
 
 

@@ -180,6 +180,19 @@ def split_by_size(budget: Budget, picture: Tensor, sound: Tensor) -> tuple[int, 
     return int(places[0]), int(places[1])
 
 
+def split_as_published(budget: Budget, picture: Tensor, sound: Tensor) -> tuple[int, int]:
+    """The budget's places for picture and for sound, whose larger share is that of SEATS' published settings."""
+    from epcli.sieve.seats.schedule import divided
+
+    pictures, sounds = int(picture.sum()), int(sound.sum())
+    if not pictures + sounds:
+        return 0, 0
+    total = budget.count(pictures + sounds)
+    for_sound = min(round(divided(total / (pictures + sounds), pictures, sounds)[1] * sounds), total)
+    for_picture = min(total - for_sound, pictures)
+    return for_picture, total - for_picture
+
+
 def apportion(weights: Tensor, sizes: Tensor, total: int) -> Tensor:
     """(G,) int64: `total` places divided by weight, to none more than its size (Sainte-Lague's highest averages)."""
     group = torch.arange(len(sizes)).repeat_interleave(sizes)

@@ -80,18 +80,25 @@ def schedule_of(depth: int, targets: tuple[float, float], *, reference: bool = F
 def schedule_for_mean(depth: int, share: float, video: int, sound: int) -> Schedule:
     """For one mean share of all media tokens, of a clip with so many video and sound tokens.
 
-    Video and sound divide it as in the published settings, in between by straight lines. A share over what media
-    tokens can reach before they all leave is kept from the first layer to the last, without drops.
+    A share over what media tokens can reach before they all leave is kept from the first layer to the last, without
+    drops.
     """
     drops, last = layers_of(depth)
     if not drops or share > last / depth or not video + sound:
         return Schedule((share, share), (), ((), ()), depth)
-    corner = last / depth
-    points = [(0.0, 0.0), *sorted(TARGETS.values()), (corner, corner)]
+    return schedule_of(depth, divided(share, video, sound, last / depth))
+
+
+def divided(share: float, video: int, sound: int, most: float = 1.0) -> tuple[float, float]:
+    """Shares of so many video and sound tokens that make one mean share of both, up to `most`, which both reach there.
+
+    Those of the published settings, in between by straight lines. At least one token, or ZeroDivisionError.
+    """
+    points = [(0.0, 0.0), *sorted(TARGETS.values()), (most, most)]
     for (v0, a0), (v1, a1) in pairwise(points):
         low, high = (v * video + a * sound for v, a in ((v0, a0), (v1, a1)))
         wanted = share * (video + sound)
         if wanted <= high or (v1, a1) == points[-1]:
             part = (wanted - low) / (high - low)
-            return schedule_of(depth, (v0 + part * (v1 - v0), a0 + part * (a1 - a0)))
+            return v0 + part * (v1 - v0), a0 + part * (a1 - a0)
     raise AssertionError("the last point covers every share")

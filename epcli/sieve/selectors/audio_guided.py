@@ -1,7 +1,7 @@
 """Sound decides where picture tokens are spent (in the spirit of OmniZip, arXiv 2511.14582).
 
 1. A sound token is as salient as it differs from the mean of the clip's sound (1 - cosine of the embeddings); the
-   most salient stay.
+   most salient stay. How many places sound and picture get is SEATS' published division.
 2. Each chunk of 2 s gets picture places in proportion to half its picture tokens and half its sound's salience.
    Without sound the clip is one chunk.
 3. In a chunk, the picture tokens stay that differ most from the same cell one frame before; of the clip's first
@@ -30,12 +30,12 @@ def keep(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStream:
     from torch.nn import functional as F
 
     from epcli.records import CHUNK_S, Modality
-    from epcli.sieve.select import apportion, best, best_of_groups, keep_only, split_by_size
+    from epcli.sieve.select import apportion, best, best_of_groups, keep_only, split_as_published
 
     modality, start_s = stream.modality.cpu(), stream.spans_s[:, 0].cpu().nan_to_num()
     kept = modality == Modality.TEXT
     picture, sound = (modality == kind for kind in (Modality.VIDEO, Modality.AUDIO))
-    for_picture, for_sound = split_by_size(budget, picture, sound)
+    for_picture, for_sound = split_as_published(budget, picture, sound)
     unit = F.normalize(stream.embeds.float(), dim=-1).cpu()
     chunk = (start_s / CHUNK_S).long() * int(sound.any())
     salience = torch.zeros(0)

@@ -16,12 +16,12 @@ def keep(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStream:
     import torch
 
     from epcli.records import Modality
-    from epcli.sieve.select import best_of_groups, even_steps, keep_only, split_by_size
+    from epcli.sieve.select import best_of_groups, even_steps, keep_only, split_as_published
 
     modality = stream.modality.cpu()
     kept = modality == Modality.TEXT
     picture, sound = (modality == kind for kind in (Modality.VIDEO, Modality.AUDIO))
-    for_picture, for_sound = split_by_size(budget, picture, sound)
+    for_picture, for_sound = split_as_published(budget, picture, sound)
     kept[sound] = even_steps(int(sound.sum()), for_sound)
     if for_picture:
         frame, row, column = stream.cells.cpu()[picture].long().unbind(-1)
@@ -36,7 +36,7 @@ def keep(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStream:
 
 SELECTOR = Selector(
     name="uniform",
-    help="even in time and over the picture; sound and picture in proportion to their tokens",
+    help="even in time and over the picture; a larger share of the sound, as SEATS publishes",
     shown="They lie at even steps, whatever the question.",
     run=keep,
 )
