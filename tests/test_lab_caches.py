@@ -36,7 +36,7 @@ def test_a_table_pairs_each_setting_with_all_tokens() -> None:
 
 
 def test_rows_without_answers_show_none() -> None:
-    assert "| `none` | 1 | - | 1.00 | - |" in table([row("none", "a", 1.0)])
+    assert "| `none` | 1 | 1.00 | - |" in table([row("none", "a", 1.0)])
 
 
 def test_questions_about_one_file_are_drawn_together() -> None:

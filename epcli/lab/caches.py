@@ -104,6 +104,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         setting = row["selector"], row["keep"], row["keep_cache"]
         by_setting[setting][row["media"], row["question"]] = row
     whole = by_setting["none", 1.0, True]
+    answered = any("right" in row for row in rows)
     lines = []
     for (selector, keep, keep_cache), found in by_setting.items():
         there = [key for key in found if key in whole]
@@ -113,12 +114,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             [
                 f"`{selector}`" + ("" if keep_cache else ", caches as published"),
                 f"{keep:g}",
-                f"{sum(row['right'] for row in judged)} of {len(judged)}" if judged else "-",
+                *([f"{sum(row['right'] for row in judged)} of {len(judged)}"] if answered else []),
                 f"{sum(row['loss'] for row in found.values()) / len(found):.2f}",
                 "-" if selector == "none" else "{:+.2f} ({:+.2f} to {:+.2f})".format(*gap),
             ]
         )
-    return markdown(["selector", "keep", "right", "negative log-likelihood", "minus that of all tokens"], lines)
+    right = ["right"] if answered else []
+    return markdown(["selector", "keep", *right, "negative log-likelihood", "minus that of all tokens"], lines)
 
 
 def difference(pairs: Sequence[tuple[str, float]], seed: int = 0) -> tuple[float, float, float]:
