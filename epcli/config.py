@@ -111,14 +111,14 @@ class Profile:
     model: str = _setting(
         "ep-smol",
         "answer",
-        "Model that answers: a name of `ep models list`, a Qwen2.5-Omni folder, or what `ep train` made",
+        "Model that answers: a name from `ep models list`, a Qwen2.5-Omni folder, or what `ep train` made",
         str,
         metavar="NAME|PATH",
     )
     keep: float | str | None = _setting(
         None,
         "tokens",
-        "Share of the sound and picture tokens to keep; at 1.0 cs2 still refines them; `auto` decides for each clip",
+        "Share of the sound and picture tokens to keep (cs2 refines them even at 1.0); `auto` decides for each clip",
         float,
         str,
         choices=("auto",),
@@ -130,7 +130,7 @@ class Profile:
     budget: int | None = _setting(
         None,
         "tokens",
-        "Most sound and picture tokens to keep, instead of a share",
+        "Number of sound and picture tokens to keep, at most, instead of a share",
         int,
         low=1,
         null="no such limit",
@@ -139,7 +139,7 @@ class Profile:
     selector: str | None = _setting(
         None,
         "tokens",
-        "How the tokens to keep are chosen; none: no sieve, the plain model reads them all",
+        "How the kept tokens are chosen; with none, the plain model reads all tokens",
         str,
         choices=tuple(SELECTORS),
         null=f"{TRAINED} if trained; else {TRAINING_FREE} if --keep or --budget is given, or none",
@@ -148,7 +148,7 @@ class Profile:
     fps: float | None = _setting(
         None,
         "look",
-        "Frames looked at per second of video",
+        "Frames to sample per second of video",
         float,
         over=True,
         high=120,
@@ -158,7 +158,7 @@ class Profile:
     max_frames: int | None = _setting(
         None,
         "look",
-        "Most frames looked at; a long video is sampled less often",
+        "Most frames to sample; a long video gets fewer frames per second",
         int,
         low=1,
         null="the model's own limit",
@@ -167,7 +167,7 @@ class Profile:
     max_pixels: int | None = _setting(
         None,
         "look",
-        "Most pixels of a frame; a larger picture is scaled down",
+        "Most pixels in a frame; a larger picture is scaled down",
         int,
         low=28 * 28,
         null="the model's own limit",
@@ -180,7 +180,7 @@ class Profile:
         "look",
         "Sound track to listen to, 0 for the file's first",
         int,
-        null="the file's default, else its first",
+        null="the file's default track, else its first",
         metavar="INDEX",
     )
     video_track: int | None = _setting(
@@ -188,13 +188,13 @@ class Profile:
         "look",
         "Picture track to look at, 0 for the file's first",
         int,
-        null="the longest, then the largest",
+        null="the longest, or the largest of equally long ones",
         metavar="INDEX",
     )
     device: str = _setting(
         "auto",
         "machine",
-        "Where to compute; `auto` takes the GPU if there is one",
+        "Device to compute on; `auto` takes the GPU if there is one",
         str,
         choices=("auto", "cpu", "cuda", "mps"),
         decides=False,
@@ -202,26 +202,33 @@ class Profile:
     dtype: str = _setting(
         "auto",
         "machine",
-        "Number format of weights and activations; `auto` picks by device",
+        "Number format of weights and activations; `auto` chooses by device",
         str,
         choices=("auto", "bf16", "fp16", "fp32"),
     )
     quantize: str = _setting(
         "none",
         "machine",
-        "Shrink the language model's weights to 4 bits (nf4, recommended) or 8 (int8)",
+        "Quantize the language model's weights to 4 bits (nf4, recommended) or 8 bits (int8)",
         str,
         choices=("none", "nf4", "int8"),
     )
     system: str | None = _setting(None, "answer", "System prompt", str, null="the model's own", metavar="TEXT")
-    max_new_tokens: int = _setting(128, "answer", "Longest answer, in tokens", int, low=1, metavar="COUNT")
+    max_new_tokens: int = _setting(
+        128, "answer", "Maximum length of the answer, in tokens", int, low=1, metavar="COUNT"
+    )
     temperature: float = _setting(
-        0.0, "answer", "Randomness of the answer; 0 always takes the likeliest word", float, high=2, metavar="NUMBER"
+        0.0,
+        "answer",
+        "Randomness of the answer; at 0 the model always takes the likeliest token",
+        float,
+        high=2,
+        metavar="NUMBER",
     )
     seed: int = _setting(
         0,
         "answer",
-        "Start of the random numbers, for temperature over 0 and the selector random",
+        "Seed of the random numbers, for a temperature over 0 and the selector random",
         int,
         high=2**32 - 1,
         metavar="NUMBER",
@@ -232,14 +239,14 @@ class Profile:
     cache: bool = _setting(
         True,
         "machine",
-        "Store what the towers made of a file, so that the next question about it needs no decoding",
+        "Store the encoded features of a file, so that the next question about it starts sooner",
         bool,
         decides=False,
     )
     cache_gb: float = _setting(
         10.0,
         "machine",
-        "Most disk space for stored features, in GB; the least used go first",
+        "Most disk space for stored features, in GB; the least recently used are removed first",
         float,
         metavar="GB",
         decides=False,

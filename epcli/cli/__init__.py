@@ -38,7 +38,7 @@ app = typer.Typer(
   ep ask lecture.mkv "What is on the board?" --start 12:30 --end 13:00
   ep ask clip.mp4 "What happens first?" --json | jq -r .answer
 
-Which settings hold here: ep profiles show. If something does not work: ep doctor.""",
+To see the settings in use: ep profiles show. If something does not work: ep doctor.""",
 )
 
 

@@ -41,7 +41,7 @@ def ask(
 ) -> None:
     """Answer a question about a video, sound or picture file.
 
-    The answer goes to standard output as it grows; what it took follows on standard error.
+    The answer goes to standard output while it is written; the figures follow on standard error.
     """
     question = as_question(streams.read_input() if question == "-" else question)
     start_s, end_s = time_range(start, end)

@@ -46,7 +46,11 @@ class Asking:
     ] = None
     questions: Annotated[
         Path | None,
-        path_option("A file of questions: a line each, or JSONL or CSV with question and media.", "FILE", ASKING),
+        path_option(
+            "A file of questions: text with one question a line, or JSONL or CSV with question and media.",
+            "FILE",
+            ASKING,
+        ),
     ] = None
 
     def read(self, places: list[Path]) -> list[Question]:
@@ -71,19 +75,19 @@ class Files:
     include: Annotated[
         list[str] | None,
         option(
-            "Only files like this, *.mkv or talks/*; may be given several times.",
+            "Only files that match, such as *.mkv or talks/*; may be given several times.",
             "GLOB",
             FILES,
-            show_default="by the suffixes of media",
+            show_default="all files with a media suffix",
         ),
     ] = None
     exclude: Annotated[
-        list[str] | None, option("No files or folders like this; may be given several times.", "GLOB", FILES)
+        list[str] | None, option("Leave out files and folders that match; may be given several times.", "GLOB", FILES)
     ] = None
     follow_links: Annotated[bool, option("Follow symbolic links.", "", FILES)] = True
-    limit: Annotated[int | None, option("Only the first so many files.", "COUNT", FILES, min=1)] = None
+    limit: Annotated[int | None, option("Take only the first COUNT files.", "COUNT", FILES, min=1)] = None
     shuffle: Annotated[
-        bool, option("Take the files in an order of chance, which --seed decides.", "", FILES, "--shuffle")
+        bool, option("Take the files in a random order, which --seed changes.", "", FILES, "--shuffle")
     ] = False
 
 
@@ -91,16 +95,17 @@ class Files:
 class RunOptions:
     """How the run goes."""
 
-    retry_failed: Annotated[bool, option("Ask again what failed before.", "", RUN, "--retry-failed")] = False
-    dry_run: Annotated[bool, option("Only tell what would be done, with tokens and memory.", "", RUN, "--dry-run")] = (
+    retry_failed: Annotated[bool, option("Try failed jobs again.", "", RUN, "--retry-failed")] = False
+    dry_run: Annotated[bool, option("Only show what would be done, with tokens and memory.", "", RUN, "--dry-run")] = (
         False
     )
-    watch: Annotated[bool, option("Go on with files as they arrive, until Ctrl-C.", "", RUN, "--watch")] = False
+    watch: Annotated[bool, option("Wait for new files and ask about them, until Ctrl-C.", "", RUN, "--watch")] = False
     wait: Annotated[
         bool, option("If another process writes the same output, wait until it has ended.", "", RUN, "--wait")
     ] = False
     timeout: Annotated[
-        float, option("Most seconds for reading a file, looking at it, and each answer.", "SECONDS", RUN, min=0.1)
+        float,
+        option("Most seconds for decoding a file, for encoding it, and for each answer.", "SECONDS", RUN, min=0.1),
     ] = 900.0
 
 
@@ -125,13 +130,13 @@ class Machines:
             "COUNT",
             MACHINES,
             min=1,
-            show_default="as many as the GPUs allow; without GPUs one a machine",
+            show_default="as many as the GPUs allow; without GPUs one per machine",
         ),
     ] = None
     gpus_per_worker: Annotated[
         float | None,
         option(
-            "Share of a GPU for each worker, 0.5 for two on one.",
+            "Share of a GPU for each worker; 0.5 puts two on one GPU.",
             "SHARE",
             MACHINES,
             min=0,
@@ -158,10 +163,10 @@ def batch(
         "results.jsonl"
     ),
     json: Annotated[bool, option("Print what was done as one JSON object.", "", OUTPUT, "--json")] = False,
-    quiet: Annotated[bool, option("Say nothing but errors.", "", OUTPUT, "--quiet", "-q")] = False,
+    quiet: Annotated[bool, option("Print only errors.", "", OUTPUT, "--quiet", "-q")] = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Ask questions about all files of a folder, one row of the output each.
+    """Ask questions about all files of a folder; each answer is a row of the output.
 
     What is done stays done: after an interruption, a crash or a power cut the same command goes on where it stopped.
     Exit code 3: some files failed.

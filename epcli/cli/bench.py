@@ -68,7 +68,7 @@ def bench(
     json: JsonFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Time the stages at several keep ratios, beside what arithmetic allows.
+    """Time the stages at several keep ratios, and compare with the arithmetic limit.
 
     The ratios take turns, and medians are shown. --shape needs no download, but
     time and memory: the first example takes 8 GB, and took seven minutes on two

@@ -17,9 +17,7 @@ from epcli.text import ago, format_range, one_line, parse_age, parse_size, size
 if TYPE_CHECKING:
     from epcli.session.cache import Entry, FeatureCache
 
-app = typer.Typer(
-    cls=Group, rich_markup_mode=None, help="Stored features of files: what there is, and making room.", name="cache"
-)
+app = typer.Typer(cls=Group, rich_markup_mode=None, help="List and remove stored features of files.", name="cache")
 
 JsonFlag = Annotated[bool, option("Print JSON and nothing else.", "", "", "--json")]
 DryRun = Annotated[bool, option("Only tell what would be removed.", "", "", "--dry-run")]

@@ -45,7 +45,7 @@ def chat(
     quiet: Annotated[bool, option("Print the answers and nothing else.", "", OUTPUT, "--quiet", "-q")] = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Ask many questions about a file; the model and the file are loaded once.
+    """Ask many questions about one file; the model and the file are loaded once.
 
     On a terminal, /help lists what else can be typed. From a pipe or file, each line is a question.
     """

@@ -40,7 +40,7 @@ def evaluate(
     json: JsonFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Score answers on a question set, beside the best constant answer.
+    """Score a model's answers on a question set, and compare with the best constant answer.
 
     SET is a file of questions with answers, or a local copy of a published set:
     WorldSense, Daily-Omni, OmniBench, MUSIC-AVQA, Video-MME, AVUT, AVQA or

@@ -39,19 +39,19 @@ class Outputs:
     """What is written, where, and how much of it."""
 
     show_kept_tokens: Annotated[
-        bool, option("Also draw the kept cells of the frames that matter most.", "", OUTPUT, "--show-kept-tokens")
+        bool, option("Also draw the kept cells of the most important frames.", "", OUTPUT, "--show-kept-tokens")
     ] = False
     html: Annotated[
         Path | None,
-        path_option("Write one self-contained page here: frames, sound and every keep share.", "FILE", OUTPUT),
+        path_option("Write one self-contained page: frames, sound and every keep share.", "FILE", OUTPUT),
     ] = None
     no_media: Annotated[bool, option("Leave pictures and sound out of the page.", "", OUTPUT, "--no-media")] = False
     png: Annotated[
-        Path | None, path_option("Write a contact sheet of the frames with what was kept.", "FILE", OUTPUT)
+        Path | None, path_option("Write a contact sheet: the frames, with dropped parts dimmed.", "FILE", OUTPUT)
     ] = None
     film: Annotated[
         Path | None,
-        path_option("Write the clip with what was dropped dimmed, as MP4.", "FILE", OUTPUT, "--video"),
+        path_option("Write the clip as MP4, with dropped parts dimmed.", "FILE", OUTPUT, "--video"),
     ] = None
 
     def check(self, media: Path) -> None:
@@ -107,16 +107,18 @@ def inspect(
     end: EndFlag = None,
     resolved: Resolved,
     compare: Annotated[
-        str | None, option("Selectors to put side by side, as in cs2,uniform,random.", "NAME,NAME...", TOKENS)
+        str | None, option("Selectors to show side by side, such as cs2,uniform,random.", "NAME,NAME...", TOKENS)
     ] = None,
     outputs: Outputs,
     json: Annotated[bool, option("Print one JSON object with each kept token.", "", OUTPUT, "--json")] = False,
-    quiet: Annotated[bool, option("Print nothing; for --html, --png, --video.", "", OUTPUT, "--quiet", "-q")] = False,
+    quiet: Annotated[
+        bool, option("Print nothing; use it with --html, --png or --video.", "", OUTPUT, "--quiet", "-q")
+    ] = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Show which sound and picture tokens were kept of a file, and what carried the answer.
+    """Show which sound and picture tokens of a file were kept, and which of them carried the answer.
 
-    Asks the question as `ep ask` does, and keeps as many tokens unless --keep or --budget says otherwise.
+    Asks the question as `ep ask` does, with the same settings.
     """
     questions = [as_question(question) for question in questions or []]
     start_s, end_s = time_range(start, end)

@@ -12,7 +12,7 @@ from epcli.cli.help import Command, Group
 from epcli.cli.options import DebugFlag, argument
 from epcli.text import one_line, size
 
-app = typer.Typer(cls=Group, rich_markup_mode=None, help="Models: what there is, and their weights on this machine.")
+app = typer.Typer(cls=Group, rich_markup_mode=None, help="List, download and remove models.")
 
 ModelName = Annotated[str, argument("A name of `ep models list`.", "NAME")]
 

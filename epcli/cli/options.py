@@ -52,13 +52,13 @@ MediaArgument = Annotated[Path, path_argument("Video, sound or picture file.", "
 DebugFlag = Annotated[bool, option("Show the traceback of an error, and what libraries warn about.", "", "", "--debug")]
 JsonFlag = Annotated[bool, option("Print one JSON object and nothing else.", "", OUTPUT, "--json")]
 StartFlag = Annotated[
-    str | None, option("Begin here: 90, 1:30 or 0:01:30.", "TIME", LOOK, show_default="the beginning")
+    str | None, option("Begin at this time: 90, 1:30 or 0:01:30.", "TIME", LOOK, show_default="the beginning")
 ]
-EndFlag = Annotated[str | None, option("Stop here: 90, 1:30 or 0:01:30.", "TIME", LOOK, show_default="the end")]
+EndFlag = Annotated[str | None, option("Stop at this time: 90, 1:30 or 0:01:30.", "TIME", LOOK, show_default="the end")]
 _ProfileFlag = Annotated[
     str | None,
     option(
-        "Settings to start from: a name of `ep profiles list` or a YAML file.",
+        "Settings to start from: a name from `ep profiles list` or a YAML file.",
         "NAME|PATH",
         MACHINE,
         show_default="what fits this machine",

@@ -41,9 +41,9 @@ def plan(
     json: JsonFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Tell the tokens and the memory that a question about a file would take, and whether that fits.
+    """Show how many tokens and how much memory a question about a file would take, and whether that fits.
 
-    Nothing is loaded or downloaded. The exit code is 0 whether it fits or not.
+    No model is loaded or downloaded. The exit code is 0 whether it fits or not.
     """
     start_s, end_s = time_range(start, end)
     from epcli.media.probe import check_file

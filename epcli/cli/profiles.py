@@ -18,7 +18,9 @@ from epcli.cli.options import DebugFlag, argument
 from epcli.errors import UsageError
 from epcli.text import one_line, visible_json
 
-app = typer.Typer(cls=Group, rich_markup_mode=None, help="Settings: what there is, and where each comes from.")
+app = typer.Typer(
+    cls=Group, rich_markup_mode=None, help="Show settings and profiles, and where each setting comes from."
+)
 
 
 @app.command("list", cls=Command)

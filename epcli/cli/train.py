@@ -32,15 +32,19 @@ class Trained:
     )
     method: Annotated[
         str,
-        option("lora; qlora, the same on 4-bit weights; or full. ep-smol takes lora only.", "|".join(METHODS), METHOD),
+        option(
+            "lora; qlora, which is lora on 4-bit weights; or full, all weights. ep-smol takes lora only.",
+            "|".join(METHODS),
+            METHOD,
+        ),
     ] = Order.method
-    lora_rank: Annotated[int, option("Rank of the decoder's change.", "RANK", METHOD, min=1, max=512)] = (
+    lora_rank: Annotated[int, option("Rank of the decoder's LoRA.", "RANK", METHOD, min=1, max=512)] = (
         TrainedParts.lora_rank
     )
     refiner_rank: Annotated[
         int | None,
         option(
-            "Rank of the refiner's change; 0 trains it in full.",
+            "Rank of the refiner's LoRA; 0 trains the refiner in full.",
             "RANK",
             METHOD,
             min=0,
@@ -51,12 +55,12 @@ class Trained:
     refiner_gain: Annotated[
         float | None,
         option(
-            "What a refiner layer adds at the start, as a share of the decoder's own layer.",
+            "How much a refiner layer adds at the start, as a share of what the decoder's layer adds.",
             "SHARE",
             METHOD,
             min=0.0,
             max=1.0,
-            show_default=f"{TrainedParts.refiner_gain:g}, and 1 in full",
+            show_default=f"{TrainedParts.refiner_gain:g}, and 1 if trained in full",
         ),
     ] = None
 
@@ -76,20 +80,34 @@ class Trained:
 class Learned:
     """What is learned."""
 
-    keep_range: Annotated[str, option("Keep ratios to be good at: each item draws one.", "LOW-HIGH", LOSS)] = (
+    keep_range: Annotated[str, option("Keep ratios to train for; each question draws one.", "LOW-HIGH", LOSS)] = (
         f"{LOW}-{HIGH}"
     )
     plain: Annotated[
         float,
-        option("Share of items that go past the sieve, for the other selectors.", "SHARE", LOSS, min=0.0, max=1.0),
+        option(
+            "Share of the questions that skip the sieve, so that other selectors work too.",
+            "SHARE",
+            LOSS,
+            min=0.0,
+            max=1.0,
+        ),
     ] = SieveRecipe.plain
     relevance: Annotated[
         float,
-        option("Weight of finding the evidence, where the data tell it.", "WEIGHT", LOSS, min=0.0, max=100.0),
+        option(
+            "Weight of the loss for keeping the evidence, if the data has evidence.", "WEIGHT", LOSS, min=0.0, max=100.0
+        ),
     ] = 0.3
     distil: Annotated[
         float,
-        option("Weight of answering as from all tokens; costs a pass.", "WEIGHT", LOSS, min=0.0, max=100.0),
+        option(
+            "Weight of the loss for answering as with all tokens; takes one more forward pass.",
+            "WEIGHT",
+            LOSS,
+            min=0.0,
+            max=100.0,
+        ),
     ] = SieveRecipe.distil
 
 
@@ -97,14 +115,18 @@ class Learned:
 class TrainingOptions:
     """How the run goes."""
 
-    out: Annotated[Path, path_option("Folder for checkpoints, log and result.", "FOLDER", RUN)] = Order.out
-    media: Annotated[Path | None, path_option("Where the media lie.", "FOLDER", RUN, show_default="beside DATA")] = None
-    held_out: Annotated[Path | None, path_option("Questions to measure on, never trained on.", "FILE", RUN)] = None
+    out: Annotated[Path, path_option("Folder for checkpoints, log and the trained file.", "FOLDER", RUN)] = Order.out
+    media: Annotated[Path | None, path_option("Folder with the media.", "FOLDER", RUN, show_default="beside DATA")] = (
+        None
+    )
+    held_out: Annotated[
+        Path | None, path_option("Questions for evaluation, which are never trained on.", "FILE", RUN)
+    ] = None
     minutes: Annotated[float, option("How long to train.", "NUMBER", RUN, min=0.01)] = SieveRecipe.minutes
-    steps: Annotated[int | None, option("How many steps to train, in place of minutes.", "COUNT", RUN, min=1)] = (
+    steps: Annotated[int | None, option("How many steps to train, instead of minutes.", "COUNT", RUN, min=1)] = (
         SieveRecipe.steps
     )
-    items: Annotated[int, option("Questions a step; their gradients are added up.", "COUNT", RUN, min=1)] = (
+    items: Annotated[int, option("Questions in a step; their gradients are added up.", "COUNT", RUN, min=1)] = (
         SieveRecipe.items
     )
     lr: Annotated[
@@ -119,15 +141,15 @@ class TrainingOptions:
             show_default=f"{LORA_LR:g}, and {FULL_LR:g} with full",
         ),
     ] = None
-    resume: Annotated[bool, option("Go on from the folder's checkpoint.", "", RUN, "--resume")] = False
+    resume: Annotated[bool, option("Continue from the folder's checkpoint.", "", RUN, "--resume")] = False
     checkpoint_minutes: Annotated[
-        float, option("Between checkpoints: what a kill can lose.", "NUMBER", RUN, min=0.0)
+        float, option("Minutes between checkpoints; a crash loses at most so much.", "NUMBER", RUN, min=0.0)
     ] = SieveRecipe.checkpoint_s / 60
-    evaluate_minutes: Annotated[float, option("Between measurements on --held-out.", "NUMBER", RUN, min=0.0)] = (
+    evaluate_minutes: Annotated[float, option("Minutes between evaluations on --held-out.", "NUMBER", RUN, min=0.0)] = (
         SieveRecipe.evaluate_s / 60
     )
     gradient_checkpointing: Annotated[
-        bool, option("Less memory for a third more time; not used by ep-smol.", "", RUN)
+        bool, option("Use less memory and a third more time; not used by ep-smol.", "", RUN)
     ] = Order.gradient_checkpointing
 
 
@@ -136,9 +158,11 @@ class TrainingOptions:
     "device",
     "dtype",
     "threads",
-    model=Shown(METHOD, "Model to train: a name of `ep models list`, a Qwen2.5-Omni folder, or an adapter of ep-smol"),
+    model=Shown(
+        METHOD, "Model to train: a name from `ep models list`, a Qwen2.5-Omni folder, or an adapter of ep-smol"
+    ),
     system=Shown(LOSS),
-    seed=Shown(RUN, "Start of the random numbers"),
+    seed=Shown(RUN, "Seed of the random numbers"),
 )
 def train(
     data: Annotated[
@@ -156,9 +180,9 @@ def train(
 ) -> None:
     """Train a model and its sieve together on your own clips, questions and answers.
 
-    One file comes out that is good at every keep ratio. What it says about itself while it learns goes to standard
-    error and FOLDER/log.jsonl, curves to FOLDER/training.svg, and the path of what `ep ask --model` takes to standard
-    output. An interrupted or killed run goes on with --resume.
+    The result is one file for every keep ratio. Its path goes to standard output; give it to `ep ask --model`. The
+    progress goes to standard error and to log.jsonl in the folder of --out, with curves in training.svg. An interrupted
+    or killed run continues with --resume.
     """
     recipe = _recipe(learned, running, resolved.profile.seed)
     parts = trained.parts()
