@@ -67,9 +67,8 @@ def _change(unit: Tensor, cells: Tensor) -> Tensor:
 
 SELECTOR = Selector(
     name="audio-guided",
-    help="the most unusual sound; picture tokens where the sound is unusual, and there those that change; in the "
-    "spirit of OmniZip ([2511.14582](https://arxiv.org/abs/2511.14582)), without its audio-tower attention and "
-    "token merging",
+    help="the most unusual sound, and the picture tokens that change while the sound is unusual; like OmniZip "
+    "([2511.14582](https://arxiv.org/abs/2511.14582)), but without its audio-tower attention and token merging",
     shown="They lie where the sound is eventful and the picture changes.",
     run=keep,
 )

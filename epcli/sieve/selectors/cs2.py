@@ -28,8 +28,8 @@ def keep(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStream:
 
 SELECTOR = Selector(
     name="cs2",
-    help="by the score head of a trained sieve, which reads question, sound and picture together",
-    shown="They are those that the trained sieve scored highest for this question.",
+    help="the tokens with the best scores of a trained sieve, which reads question, sound and picture together",
+    shown="The trained sieve gave them the highest scores for this question.",
     run=keep,
     needs=("sieve",),
     scored_by="cs2",

@@ -26,7 +26,7 @@ def keep(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStream:
 SELECTOR = replace(
     cs2.SELECTOR,
     name="cs2-per-modality",
-    help="by the same scores, but sound and picture each have a fixed share: what the joint pool is measured against",
-    shown="They are those that the trained sieve scored highest for this question, each kind by itself.",
+    help="the best by the same scores, with a fixed share each for sound and picture; the baseline for the joint pool",
+    shown="The trained sieve gave them the highest scores for this question, sound and picture apart.",
     run=keep,
 )

@@ -22,7 +22,7 @@ def keep(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStream:
 
 SELECTOR = Selector(
     name="none",
-    help="everything; the plain model",
+    help="all tokens; this is the plain model",
     shown="Nothing was dropped.",
     run=keep,
 )

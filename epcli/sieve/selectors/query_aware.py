@@ -44,9 +44,9 @@ def keep(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStream:
 
 SELECTOR = Selector(
     name="query-aware",
-    help="what the text after the clip attends to in the decoder's third layer, as FastV "
+    help="the tokens that the question attends to most in the decoder's third layer, as in FastV "
     "([2403.06764](https://arxiv.org/abs/2403.06764))",
-    shown="They are those that the question looked at most.",
+    shown="The question attends to them most.",
     run=keep,
     needs=("decoder",),
     scored_by="query-aware",

@@ -25,8 +25,8 @@ def keep(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStream:
 
 SELECTOR = Selector(
     name="random",
-    help="a random draw by seed; a strong baseline",
-    shown="They were drawn by lot.",
+    help="a random choice, set by `--seed`; a strong baseline",
+    shown="They were chosen at random.",
     run=keep,
     needs=("seed",),
 )

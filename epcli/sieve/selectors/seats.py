@@ -25,9 +25,10 @@ def keep(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStream:
 
 SELECTOR = Selector(
     name="seats",
-    help="in each window of 2 s what differs most, weighted by the towers' attention; then, inside the decoder, what "
-    "the question attends to; at last text alone, as SEATS ([2605.20035](https://arxiv.org/abs/2605.20035))",
-    shown="They differ most from each other; inside the language model those went on that the question looked at.",
+    help="in each window of 2 s the tokens that differ most, weighted by the towers' attention; inside the decoder the "
+    "tokens that the question attends to; in the last layers text only, as in SEATS "
+    "([2605.20035](https://arxiv.org/abs/2605.20035))",
+    shown="They differ most from each other. Inside the language model, those stayed that the question attends to.",
     run=keep,
     needs=("decoder",),
     drops_inside=True,

@@ -36,7 +36,7 @@ def keep(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStream:
 
 SELECTOR = Selector(
     name="uniform",
-    help="even in time and over the picture; a larger share of the sound, as SEATS publishes",
+    help="tokens at even steps in time and over the picture; a larger share of the sound, as published for SEATS",
     shown="They lie at even steps, whatever the question.",
     run=keep,
 )
