@@ -131,3 +131,15 @@ def test_a_shuffle_is_the_same_for_the_same_seed_and_comes_before_the_limit() ->
     assert order(1) != order(2)
     assert sorted(order(1)) == files
     assert order(1, limit=5) == order(1)[:5]
+
+
+FORMATS = (
+    "mp4 mov mkv webm avi ts mpg ogv flv wmv mxf ivf y4m h264 h265 m2v gif apng webp avif jxl png jpg bmp tif jp2 ppm pgm "
+    "pbm pam tga wav w64 mp3 aac m4a flac ogg opus aiff caf amr au ac3 eac3 wv"
+)
+
+
+@pytest.mark.parametrize("suffix", FORMATS.split())
+def test_a_folder_search_finds_every_format_of_the_files_page(suffix: str) -> None:
+    assert Search().wants(f"a.{suffix}")
+    assert Search().wants(f"a.{suffix.upper()}")

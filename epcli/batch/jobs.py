@@ -10,13 +10,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from epcli.errors import MediaError
+from epcli.media.suffixes import MEDIA_SUFFIXES
 from epcli.questions.record import Question
-
-# What is taken for media in a folder unless --include says otherwise. Whether it is, its content decides later.
-_FILMS = "mp4 m4v mov mkv webm avi ts mts m2ts mpg mpeg vob ogv flv wmv asf mxf ivf 3gp"
-_SOUNDS = "wav mp3 m4a aac flac ogg oga opus aif aiff caf amr au ac3 eac3 wv wma"
-_PICTURES = "png jpg jpeg webp bmp tif tiff gif apng"
-MEDIA_SUFFIXES = frozenset(f".{each}" for kind in (_FILMS, _SOUNDS, _PICTURES) for each in kind.split())
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from epcli.errors import UsageError
+from epcli.media.suffixes import MEDIA_SUFFIXES
 from epcli.text import read_text
 
+# Tried in this order where a published set names a file without its ending.
 MEDIA_ENDINGS = (".mp4", ".MP4", ".mkv", ".webm", ".mov", ".avi", ".m4a", ".mp3", ".wav", ".flac", ".png", ".jpg")
 
 
@@ -122,7 +124,7 @@ class Finder:
         """{file name: path} of everything below the first root."""
         found: dict[str, Path] = {}
         for path in sorted(self.roots[0].rglob("*")):
-            if path.suffix in MEDIA_ENDINGS and path.is_file():
+            if path.suffix.lower() in MEDIA_SUFFIXES and path.is_file():
                 found.setdefault(path.name, path)
         return found
 
