@@ -134,8 +134,8 @@ def test_a_shuffle_is_the_same_for_the_same_seed_and_comes_before_the_limit() ->
 
 
 FORMATS = (
-    "mp4 mov mkv webm avi ts mpg ogv flv wmv mxf ivf y4m h264 h265 m2v gif apng webp avif jxl png jpg bmp tif jp2 ppm pgm "
-    "pbm pam tga wav w64 mp3 aac m4a flac ogg opus aiff caf amr au ac3 eac3 wv"
+    "mp4 mov mkv webm avi ts mpg ogv flv wmv mxf ivf y4m h264 h265 m2v gif apng webp avif jxl png jpg bmp tif jp2 "
+    "ppm pgm pbm pam tga wav w64 mp3 aac m4a flac ogg opus aiff caf amr au ac3 eac3 wv"
 )
 
 
