@@ -60,7 +60,8 @@ def test_every_command_looks_at_what_was_asked_for(
         heard.append(0.0 if clip.samples is None else pitch_hz(clip.samples))
         return clip
 
-    monkeypatch.setattr("epcli.session.session.read", listen)
+    for room in ("session", "ahead"):
+        monkeypatch.setattr(f"epcli.session.{room}.read", listen)
     settings = ["--model", str(model), "--device", "cpu", "--max-new-tokens", "2"]
     more = ["--threads", "1", "--no-cache"]
 
