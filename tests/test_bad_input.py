@@ -113,6 +113,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "epcli", "ask", "film.mp4", "What do you hear?", *arguments]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_is_one_line_with_its_exit_code_and_leaves_nothing(
     name: str, tmp_path: Path, environment: dict[str, str]

@@ -221,6 +221,7 @@ def test_a_folder_is_asked_once_and_only_what_changed_again(tmp_path: Path, envi
     assert differ == {str(changed)}
 
 
+@pytest.mark.slow
 def test_wrong_command_lines(tmp_path: Path, environment: dict[str, str]) -> None:  # noqa: F811
     clips = tmp_path / "clips"
     batch_samples.clear(clips)
@@ -247,6 +248,7 @@ def test_wrong_command_lines(tmp_path: Path, environment: dict[str, str]) -> Non
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "xdg") == ["clips"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_tokens_and_writes_nothing(tmp_path: Path, environment: dict[str, str]) -> None:  # noqa: F811
     clips, out = tmp_path / "clips", tmp_path / "r.jsonl"
     _, broken = batch_samples.fill(clips, 4, broken=1)

@@ -15,6 +15,7 @@ from media_samples import X264, shared_film
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import epcli.models.qwen_omni.family  # noqa: F401  (makes its cards of the true shapes, before a test changes them)
 from epcli.cli import app
 from epcli.errors import CapacityError, UsageError
 from epcli.evals import bench
@@ -39,6 +40,7 @@ def test_the_list_of_ratios_is_read_and_checked() -> None:
             bench.read_keeps(wrong)
 
 
+@pytest.mark.slow
 def test_configurations_take_turns_and_the_first_round_does_not_count() -> None:
     order: list[bench.Keep] = []
     choices = [Configuration("none", None), Configuration("cs2", 0.1)]
@@ -118,6 +120,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_the_command_prints_one_object_with_a_row_for_each_ratio(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--shape", "qwen2.5-omni-3b", "--av-tokens", "100", "--keep", "none,1.0,0.25", "--repeat", "1"]
@@ -144,6 +147,7 @@ def test_selectors_and_ratios_are_crossed_and_no_selection_stands_once() -> None
             bench.read_configurations(wrong, "0.1")
 
 
+@pytest.mark.slow
 def test_each_row_names_its_selector_and_the_mean_over_the_layers(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +169,7 @@ def test_query_aware_costs_two_layers_over_all_tokens() -> None:
     assert whole / spent == pytest.approx(1 / (2 / 36 + 0.1), rel=0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_without_json_there_is_a_table_with_the_limit(capsys: pytest.CaptureFixture[str]) -> None:
     flags = [
@@ -185,6 +190,7 @@ def test_without_json_there_is_a_table_with_the_limit(capsys: pytest.CaptureFixt
     assert "note:" not in page
 
 
+@pytest.mark.slow
 def test_whole_clips_are_timed_stage_by_stage(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     clip = tmp_path / "clip.mp4"
     inputs = ("testsrc=size=160x120:rate=10:duration=3", "sine=440:duration=3")
@@ -229,6 +235,7 @@ def test_flags_that_do_not_go_together_are_refused(arguments: list[str]) -> None
         app(["bench", *arguments], standalone_mode=False)
 
 
+@pytest.mark.slow
 def test_asking_again_is_compared_with_asking_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,7 @@ def test_an_absence_needs_the_sense_that_would_notice():
     assert benchmark.needs(SceneQuestion("visible", "?", "a", "a", evidence=both)) == "both"
 
 
+@pytest.mark.slow
 def test_a_small_set_is_made_and_read_and_made_again(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "LENGTHS", ((10.0, 13.0),))
     made = benchmark.make(folder, tmp_path, count=3, questions=3)
@@ -129,6 +130,7 @@ def test_a_folder_that_is_no_library_is_said_so(tmp_path):
         benchmark.make(tmp_path, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_short_scenes_are_short_and_mostly_asked_plain_questions(folder, tmp_path):
     lib, rng, so_far = Library(folder, "heldout"), random.Random(3), Counter()
     chosen = list(benchmark.scripts(lib, rng, 40, short=True))

@@ -312,6 +312,7 @@ def _writer(folder: Path, films: list[Path], limit: int) -> None:
             assert same(slot.features, features(int(film.stem)))
 
 
+@pytest.mark.slow
 def test_several_processes_share_a_small_folder(tmp_path: Path) -> None:
     films = []
     for number in range(4):

@@ -40,6 +40,7 @@ def assert_refused(run: subprocess.CompletedProcess[str], code: int, message: st
     assert run.returncode == code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -93,6 +94,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
     assert_refused(ep(*arguments, cwd=tmp_path, env=environment), 2, message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -106,6 +108,7 @@ def test_a_wrong_project_file_is_named(text: str, message: str, tmp_path: Path, 
     assert_refused(ep("ask", "clip.mp4", "What?", cwd=tmp_path, env=environment), 2, message)
 
 
+@pytest.mark.slow
 def test_an_unexpected_error_is_one_line_and_debug_shows_the_traceback(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
@@ -121,6 +124,7 @@ def test_an_unexpected_error_is_one_line_and_debug_shows_the_traceback(
     assert run.returncode == 1
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error_worth_a_line(tmp_path: Path, environment: dict[str, str]) -> None:
     run = subprocess.run(
         ["bash", "-c", f"'{EP}' profiles show | true; exit ${{PIPESTATUS[0]}}"],
@@ -133,6 +137,7 @@ def test_a_reader_that_goes_away_is_no_error_worth_a_line(tmp_path: Path, enviro
     assert run.returncode in (0, 1)  # 0 where the pipe took it all before its reader went
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["ask", "--help"]])
 def test_help_is_on_stdout_at_80_columns_with_examples(
     arguments: list[str], tmp_path: Path, environment: dict[str, str]
@@ -145,12 +150,14 @@ def test_help_is_on_stdout_at_80_columns_with_examples(
     assert re.search(r"Examples:\n\n    ep ask ", run.stdout)
 
 
+@pytest.mark.slow
 def test_the_flags_of_ask_are_grouped(tmp_path: Path, environment: dict[str, str]) -> None:
     page = ep("ask", "--help", cwd=tmp_path, env=environment).stdout
     headings = re.findall(r"^([A-Z][\w ]+):$", page, re.MULTILINE)
     assert headings == ["Arguments", "What to look at", "Answer", "Tokens", "Machine", "Output", "Options"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["ask", "chat"])
 def test_every_setting_has_a_flag_that_tells_its_meaning(
     command: str, tmp_path: Path, environment: dict[str, str]
@@ -165,6 +172,7 @@ def test_the_version_is_on_stdout(tmp_path: Path, environment: dict[str, str]) -
     assert ep("--version", cwd=tmp_path, env=environment).stdout == f"ep {__version__}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["ask", "--help"], ["profiles", "list"], ["profiles", "show"], ["models", "list"]]
 )
@@ -213,6 +221,7 @@ def test_profiles_show_tells_where_each_setting_comes_from(tmp_path: Path, envir
     assert re.fullmatch(r"audio: true +# default", lines["audio"])
 
 
+@pytest.mark.slow
 def test_what_profiles_show_prints_is_a_profile(tmp_path: Path, environment: dict[str, str]) -> None:
     environment |= {"EP_SYSTEM": "No: 'answer' # briefly", "EP_KEEP": "0.25"}
     first = ep("profiles", "show", "gpu-16gb", cwd=tmp_path, env=environment).stdout
@@ -226,6 +235,7 @@ def test_what_profiles_show_prints_is_a_profile(tmp_path: Path, environment: dic
     assert settings(first)[1:] == settings(second)[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -246,6 +256,7 @@ def test_validate_names_file_key_and_what_is_allowed(
     assert_refused(ep("profiles", "validate", "mine.yaml", cwd=tmp_path, env=environment), 2, message)
 
 
+@pytest.mark.slow
 def test_validate_says_ok_to_what_can_be_used(tmp_path: Path, environment: dict[str, str]) -> None:
     (tmp_path / "mine.yaml").write_text("keep: 0.5\nmodel: ep-smol\n")
     (tmp_path / "ep.yaml").write_text("profile: mine.yaml\nseed: 3\n")
@@ -261,6 +272,7 @@ def test_validate_says_ok_to_what_can_be_used(tmp_path: Path, environment: dict[
     assert_refused(ep("profiles", "validate", cwd=tmp_path, env=environment), 2, "EP_KEEP: 7 is not a number over 0")
 
 
+@pytest.mark.slow
 def test_models_tells_what_is_here_and_removes_it(tmp_path: Path, environment: dict[str, str]) -> None:
     environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
     part = tmp_path / "cache" / "epcli" / "models" / "parts" / "half.bin"
@@ -280,6 +292,7 @@ def test_models_tells_what_is_here_and_removes_it(tmp_path: Path, environment: d
     assert again.stderr == "ep-smol: nothing was downloaded\n"
 
 
+@pytest.mark.slow
 def test_the_doctor_finds_a_wrong_setting_and_goes_on(tmp_path: Path, environment: dict[str, str]) -> None:
     (tmp_path / "ep.yaml").write_text("kep: 1\n")
     run = ep("doctor", cwd=tmp_path, env=environment)
@@ -315,6 +328,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -332,6 +346,7 @@ def test_a_file_that_is_no_media_file_is_exit_code_4(
     assert_refused(ep("ask", name, "What?", cwd=tmp_path, env=environment), 4, message)
 
 
+@pytest.mark.slow
 def test_a_file_without_the_track_asked_for_is_exit_code_4(clip: Path, environment: dict[str, str]) -> None:
     run = ep("ask", clip.name, "What?", "--audio-track", "3", cwd=clip.parent, env=environment)
     assert_refused(run, 4, "clip.mp4: has no audio track 3")
@@ -408,6 +423,7 @@ class TestAsk:
         assert run.returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
 def test_a_full_disk_under_the_output_is_one_line(tmp_path, environment):
     with open("/dev/full", "w") as full:

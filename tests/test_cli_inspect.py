@@ -75,6 +75,7 @@ def data_of(page: Path) -> dict[str, Any]:
     return json.loads(found[1])
 
 
+@pytest.mark.slow
 def test_the_page_the_json_and_the_command_that_repeats_it_agree(ep: Ep, place: Path, tmp_path: Path) -> None:
     page = tmp_path / "kept.html"
     code, out, err = ep(*ASK, "--profile", "cpu", "--max-pixels", "3136", "--html", str(page), "--json")
@@ -100,6 +101,7 @@ def wrote(path: Path) -> str:
     return f"ep: wrote {path} ({size(path.stat().st_size)})\n"
 
 
+@pytest.mark.slow
 def test_ask_tells_the_evidence_that_inspect_shows(ep: Ep) -> None:
     asked, inspected = (
         json.loads(ep(command, *ASK[1:], *flags, "--json")[1])
@@ -117,6 +119,7 @@ def test_ask_tells_the_evidence_that_inspect_shows(ep: Ep) -> None:
     assert out.strip() == visible(asked["answer"]).strip()
 
 
+@pytest.mark.slow
 def test_the_film_dims_what_the_json_says_was_dropped(ep: Ep, tmp_path: Path) -> None:
     film = tmp_path / "kept.mp4"
     code, out, err = ep(*ASK, "--video", str(film), "--json")
@@ -140,6 +143,7 @@ def test_the_film_dims_what_the_json_says_was_dropped(ep: Ep, tmp_path: Path) ->
                 assert bright == ((row, column) in kept), (number, row, column)
 
 
+@pytest.mark.slow
 def test_selectors_side_by_side_and_where_settings_come_from(ep: Ep, tmp_path: Path) -> None:
     sheet = tmp_path / "kept.png"
     code, out, err = ep(

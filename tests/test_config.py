@@ -214,6 +214,7 @@ def test_the_default_profile_says_every_default(tmp_path: Path, home: dict[str, 
     assert yaml.safe_load(config.find_profile("default").read_text()) == asdict(Profile())
 
 
+@pytest.mark.slow
 def test_a_wheel_brings_the_profiles(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     subprocess.run(

@@ -42,6 +42,7 @@ def run(capsys, folder: Path) -> tuple[int, list[str]]:
     return code, capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.slow
 def test_every_number_of_the_reference_is_met(capsys):
     code, lines = run(capsys, DATA)
     assert code == 0, "\n".join(line for line in lines if line.startswith("FAIL"))
@@ -57,6 +58,7 @@ def test_the_whole_set_is_met(capsys):
     assert code == 0, "\n".join(line for line in lines if line.startswith("FAIL"))
 
 
+@pytest.mark.slow
 def test_every_number_of_the_seats_reference_is_met(capsys):
     code, lines = run(capsys, SEATS)
     assert code == 0, "\n".join(line for line in lines if line.startswith("FAIL"))
@@ -73,6 +75,7 @@ def test_the_whole_set_of_seats_is_met(capsys):
     assert code == 0, "\n".join(line for line in lines if line.startswith("FAIL"))
 
 
+@pytest.mark.slow
 def test_a_wrong_drop_is_found_out(capsys, monkeypatch):
     monkeypatch.setattr(windows, "TEMPERATURE", 0.001)
     code, lines = run(capsys, SEATS)

@@ -99,6 +99,7 @@ def counted(model: Any, stream: KeptStream, tokens: int, **options: Any) -> Coun
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("selector", ["uniform", "seats"])
 def test_a_token_waits_for_nothing_and_copies_one_number(
@@ -114,6 +115,7 @@ def test_a_token_waits_for_nothing_and_copies_one_number(
     assert more["copy_"] == 8 * (2 * LAYERS + 1)  # keys and values of each layer, and the id on its way to the host
 
 
+@pytest.mark.slow
 def test_nothing_of_a_token_lies_on_another_device(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the meta device: it has no numbers, so that whoever reads one fails."""
     stream, meta = kept(model, "uniform"), torch.device("meta")
@@ -182,6 +184,7 @@ def test_tokens_are_written_behind_the_others_without_moving_them(model: Any) ->
     assert [layer.keys.data_ptr() for layer in cache.layers] == places  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize(("stop", "loops_at", "reason"), [(6, 0, "stop"), (0, 5, "repetition"), (99, 99, "length")])
 def test_ids_that_are_read_late_give_the_same_answer_pieces_and_cache(

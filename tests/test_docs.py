@@ -98,6 +98,7 @@ PAGES: dict[str, Callable[[str], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_says_what_the_program_says(name: str) -> None:
     page = (ROOT / name).read_text(encoding="utf-8")

@@ -45,6 +45,7 @@ def test_a_dropped_cell_is_dim_and_grey_and_a_kept_one_untouched():
     assert np.abs(got[~bright].astype(int) - round((0.299 * 200 + 0.587 * 100 + 0.114 * 30) * draw.DIM)).max() <= 1
 
 
+@pytest.mark.slow
 def test_the_sheet_is_bright_only_where_it_was_kept(looked):
     some, everything, nothing = (
         yellow(sheet(found)) for found in (looked, keeping(looked, True), keeping(looked, False))
@@ -68,6 +69,7 @@ def test_a_sheet_of_a_long_film_shows_frames_at_even_steps(looked):
     assert set(np.diff(chosen)) <= {6, 7}
 
 
+@pytest.mark.slow
 def test_a_long_or_hostile_answer_does_not_break_the_sheet(looked):
     run = looked.runs[0]
     for answer in ("word " * 2000, "a\nb\x1b[31m \udce9 🎻", ""):
@@ -75,6 +77,7 @@ def test_a_long_or_hostile_answer_does_not_break_the_sheet(looked):
         assert sheet(said).shape[0] < 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(2, 4096), (4096, 2), (1, 1)])
 def test_a_picture_that_is_a_mere_line_is_drawn_thicker_and_not_in_gigabytes(looked, size):
     line = replace(looked, info=replace(looked.info, width=size[0], height=size[1]))

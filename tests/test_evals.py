@@ -55,6 +55,7 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_line_a_question_and_what_failed_is_in_no_figure(folder, model):
     out = folder / "out.jsonl"
     rows = score.score(read_set(folder), profile(model), out)
@@ -83,6 +84,7 @@ def test_a_line_a_question_and_what_failed_is_in_no_figure(folder, model):
     assert pair["tokens"]["video"]["total"] == 9 * 14  # one picture, enlarged to 252 x 392
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_and_asks_again_what_failed(folder, model):
     out = folder / "out.jsonl"
     score.score(read_set(folder), profile(model), out)
@@ -172,6 +174,7 @@ def test_an_interval_knows_that_questions_about_one_file_are_no_new_files():
     assert (round(low, 3), high) == (0.839, 1.0)  # Wilson
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_object_and_tells_failures_by_its_exit_code(folder, model, monkeypatch):
     monkeypatch.chdir(folder)
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in FAST.items() if k in ("max_new_tokens", "fps", "keep")]

@@ -392,6 +392,7 @@ print(code, *sorted({{"torch", "transformers", "av", "huggingface_hub"}} & set(s
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -205,6 +205,7 @@ def test_what_is_named_anywhere_wins_over_the_hardware(machine: Machine) -> None
     assert (got.profile_name, got.why) == ("gpu-12gb", "--profile")
 
 
+@pytest.mark.slow
 def test_the_program_marks_the_profile_that_holds_and_imports_no_torch_for_it(machine: Machine) -> None:
     # The torch on this machine's path ends every process that imports it.
     machine.gpus(RTX_3060)

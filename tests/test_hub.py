@@ -173,6 +173,7 @@ def test_shards_without_any_of_the_thinker_are_known_from_the_index():
     assert thinker_shards(index) == ["1", "2"]
 
 
+@pytest.mark.slow
 def test_pull_goes_on_where_it_broke_off_and_skips_what_is_not_needed(hub: Hub, tmp_path: Path):
     assert ep(hub, tmp_path, "models", "ls").stdout.count("not downloaded") >= 2
     # huggingface_hub writes ten megabytes at a time, so that is what it can go on from.
@@ -223,12 +224,14 @@ def test_pull_goes_on_where_it_broke_off_and_skips_what_is_not_needed(hub: Hub, 
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_shard_that_arrives_damaged_is_thrown_away(hub: Hub, tmp_path: Path):
     hub.spoil = True
     assert_refused(ep(hub, tmp_path, "models", "pull", "qwen2.5-omni-7b"), "arrived damaged")
     assert not list(tmp_path.rglob("*.ep-part"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "message"),
     [(401, "has no Qwen/Qwen2.5-Omni-7B, or it wants a token"), (403, "accept the licence"), (503, "answered 503")],
@@ -238,6 +241,7 @@ def test_what_the_hub_refuses_is_one_line(hub: Hub, tmp_path: Path, status: int,
     assert_refused(ep(hub, tmp_path, "models", "pull", "qwen2.5-omni-7b"), message)
 
 
+@pytest.mark.slow
 def test_without_a_hub_or_offline_it_says_so(hub: Hub, tmp_path: Path):
     run = ep(hub, tmp_path, "models", "pull", "qwen2.5-omni-7b", HF_HUB_OFFLINE="1")
     assert_refused(run, "HF_HUB_OFFLINE is set")

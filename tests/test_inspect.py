@@ -111,6 +111,7 @@ def test_a_bar_never_hides_a_little_and_a_ruler_says_where_times_are():
     assert len(ruler(3, 3725, 60)) <= 60
 
 
+@pytest.mark.slow
 def test_how_deep_each_token_came_is_told_where_tokens_leave_inside() -> None:
     found = inspection(selectors=("seats",))
     run = found.runs[0]

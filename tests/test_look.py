@@ -64,6 +64,7 @@ def ask(profile: Profile, film: Path, *range_s: float | None) -> Report:
     return session.ask(session.look(film, *range_s), QUESTION)
 
 
+@pytest.mark.slow
 def test_asking_again_starts_neither_ffmpeg_nor_towers(profile: Profile, film: Path, runs: Counter[str]) -> None:
     first = ask(profile, film)
     assert (runs["decode"], runs["video"], runs["audio"]) == (1, 1, 1)
@@ -79,12 +80,14 @@ def test_asking_again_starts_neither_ffmpeg_nor_towers(profile: Profile, film: P
     assert again.timings_s.media == again.timings_s.vision == again.timings_s.audio == 0
 
 
+@pytest.mark.slow
 def test_without_the_cache_nothing_is_stored_or_found(profile: Profile, film: Path, runs: Counter[str]) -> None:
     ask(profile, film)
     assert ask(replace(profile, cache=False), film).cache.features == "off"
     assert runs["decode"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [{"fps": 1.0}, {"max_frames": 2}, {"audio": False}, {"dtype": "fp32"}, {"model": "other"}], ids=str
 )
@@ -97,6 +100,7 @@ def test_what_changes_the_features_is_looked_at_anew(
     assert ask(replace(profile, **change), film).cache.features == "miss"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [{"keep": 0.5}, {"max_new_tokens": 2}, {"seed": 3}, {"system": "Be brief."}, {"cache_gb": 1.0}], ids=str
 )
@@ -108,6 +112,7 @@ def test_what_does_not_is_a_hit(profile: Profile, film: Path, change: dict[str, 
         assert 0 < report.tokens.media.kept < report.tokens.media.total
 
 
+@pytest.mark.slow
 def test_each_range_is_an_entry_of_its_own(profile: Profile, film: Path) -> None:
     whole = ask(profile, film)
     part = ask(profile, film, 0.5, 1.5)

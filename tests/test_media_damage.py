@@ -143,6 +143,7 @@ def test_half_a_picture_is_shown_with_a_warning_or_refused(suffix: str, tmp_path
         read(header, SMALL)
 
 
+@pytest.mark.slow
 def test_random_damage_never_ends_in_anything_but_a_clip_or_a_media_error(tmp_path: Path) -> None:
     generator = random.Random(2)
     film = bytearray(samples.shared_film("plain.mp4").read_bytes())

@@ -27,6 +27,7 @@ def recording(path: Path, video: tuple[str, ...], audio: str, length: float, off
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "video", "audio", "offsets"),
     [
@@ -117,6 +118,7 @@ def test_joined_files_that_were_written_to_a_pipe_are_read(suffix: str, tmp_path
     assert clip.duration_s == pytest.approx(2 * probe(part).duration_s, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["ivf", "y4m"])
 def test_all_pictures_of_joined_files_without_sound_are_seen(suffix: str, tmp_path: Path) -> None:
     part, path = tmp_path / f"part.{suffix}", tmp_path / f"joined.{suffix}"

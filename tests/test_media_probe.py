@@ -111,6 +111,7 @@ def test_a_photo_that_ffmpeg_would_misread_is_refused_with_what_to_do(tmp_path: 
         probe(tiled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [

@@ -155,6 +155,7 @@ def test_coarse_sampling_takes_keyframes_and_tells_their_times(
     assert_counts(clip, 0.0, suffix)
 
 
+@pytest.mark.slow
 def test_an_hour_of_picture_costs_only_the_frames_sampled(tmp_path: Path) -> None:
     hour = tmp_path / "hour.mkv"
     second = samples.shared_film("gop.mp4", (*X264, "-g", "25", "-sc_threshold", "0"), (), 10)
@@ -321,6 +322,7 @@ def test_sampling_faster_than_the_film_repeats_its_frames_at_ascending_times(tmp
     assert clip.frame_times_s.tolist() == pytest.approx(np.arange(8) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", pytest.param("mov", marks=SLOW)])
 def test_sound_that_starts_after_the_picture_is_led_in_by_silence(suffix: str, tmp_path: Path) -> None:
     film = tmp_path / f"late sound.{suffix}"

@@ -34,6 +34,7 @@ def joined(target: Path, *parts: Path) -> Path:
     return target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -203,6 +204,7 @@ def test_a_gap_between_pieces_of_sound_is_silent_and_the_rest_in_its_place(gap: 
         assert onset_s(late, 0.05) == pytest.approx(gap - 0.1, abs=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [0.2, 40.0])  # seconds from the start to the wrap; libavformat looks ahead a minute
 @pytest.mark.parametrize(("suffix", "video"), [("ts", "mpeg2video"), ("mpg", "mpeg2video")])
 def test_a_recording_whose_clock_wraps_has_its_full_length(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import torch
 from epcli.train import parallel
@@ -22,6 +24,7 @@ parallel.stop()
 """
 
 
+@pytest.mark.slow
 def test_processes_average_their_gradients_and_share_one_clock(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

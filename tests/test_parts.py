@@ -57,6 +57,7 @@ def test_a_ctranslate2_file_is_read_by_its_layout(tmp_path):
 # --- YAMNet
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("samples", "hop", "patches"),
     [

@@ -157,6 +157,7 @@ def test_what_is_no_range_is_refused(session: epcli.Session, film: Path, start, 
         session.look(film, start, end)
 
 
+@pytest.mark.slow
 def test_a_session_may_be_closed_and_used_again(session: epcli.Session, film: Path) -> None:
     with session:
         looked = session.look(film)
@@ -166,6 +167,7 @@ def test_a_session_may_be_closed_and_used_again(session: epcli.Session, film: Pa
     assert again.timings_s.load > 0
 
 
+@pytest.mark.slow
 def test_one_call_is_a_session_of_one_question(model: Path, film: Path, tmp_path: Path) -> None:
     report = epcli.ask(
         film, "What is seen?", end=1, evidence=True, model=model, device="cpu", max_new_tokens=2, cache_dir=tmp_path

@@ -106,6 +106,7 @@ def features(model: QwenOmni, clip: Clip) -> Features:
 # The command line, end to end.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantize", ["none", "nf4"])
 def test_the_program_answers_in_a_process_of_its_own(media, plain, tmp_path, quantize):
     run = subprocess.run(
@@ -140,6 +141,7 @@ def test_token_counts_follow_the_formulas(capsys, media, plain, name):
     assert 0 <= report["generated_tokens"] <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("quantize", "dtype"), [("nf4", "bf16"), ("int8", "fp32"), ("none", "fp16"), ("nf4", "fp32")])
 def test_quantized_and_in_other_dtypes_it_answers_through_the_sieve(capsys, media, sieved, quantize, dtype):
     report = ask(capsys, media["both"], sieved, "--quantize", quantize, "--dtype", dtype, "--keep", "0.1")
@@ -320,6 +322,7 @@ def test_the_towers_tell_the_attention_of_each_token_and_the_stream_carries_it(m
     assert (stream.attention[stream.modality == Modality.TEXT] == 1).all()
 
 
+@pytest.mark.slow
 def test_long_sound_is_heard_in_windows_25_tokens_a_second(model, monkeypatch):
     made = clip(0, 305, 305)
     assert len(model.encode_audio(made).tokens) == 25 * 305

@@ -52,6 +52,7 @@ def test_rows_of_like_length_go_together_and_the_longest_alone():
     assert batched.batches([]) == []
 
 
+@pytest.mark.slow
 def test_answers_of_a_batch_are_those_of_one_at_a_time(profile, folder):
     session = Session(profile)
     model = session.load()
@@ -107,6 +108,7 @@ def test_a_setting_that_is_none_is_refused(text):
 SETTINGS = "none,cs2@1,cs2@0.2,cs2-per-modality@0.2,random@0.2,uniform@0.2,query-aware@0.2,blind"
 
 
+@pytest.mark.slow
 def test_a_sweep_asks_each_question_under_each_setting_and_goes_on(profile, folder, tmp_path):
     questions, out = read_set(folder), tmp_path / "out.jsonl"
     few = sweep.sweep(questions, profile, "none,cs2@0.2", out, limit=3)
@@ -128,6 +130,7 @@ def test_a_sweep_asks_each_question_under_each_setting_and_goes_on(profile, fold
         sweep.sweep(read_set(folder), Profile(model=profile.model, max_new_tokens=5), SETTINGS, out)
 
 
+@pytest.mark.slow
 def test_answers_of_a_sweep_are_those_of_the_pipeline(profile, folder, tmp_path):
     names = ("none", "cs2@0.3", "query-aware@0.3", "uniform@0.3")
     rows = sweep.sweep(read_set(folder), profile, ",".join(names), tmp_path / "o.jsonl", limit=2)
@@ -155,6 +158,7 @@ def test_a_file_that_cannot_be_read_fails_alone(profile, folder, tmp_path):
     assert sweep.sweep(read_set(root), profile, "none", tmp_path / "o.jsonl", minutes=0) == rows, "only read"
 
 
+@pytest.mark.slow
 def test_no_time_asks_nothing(profile, folder, tmp_path):
     assert sweep.sweep(read_set(folder), profile, "none", tmp_path / "o.jsonl", minutes=1e-9) == []
 
@@ -249,6 +253,7 @@ def test_a_card_is_filled_between_its_marks(tmp_path):
         results.filled("a", "new", tmp_path)
 
 
+@pytest.mark.slow
 def test_an_ablated_sieve_shares_its_weights_and_lacks_one_thing(profile, folder):
     session = Session(profile)
     model = session.load()

@@ -83,6 +83,7 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_long_scenes_ask_for_times_and_moments_and_say_where_the_evidence_is(folder):
     lib, rng = Library(folder, "train"), random.Random(1)
     kinds = set()

@@ -52,6 +52,7 @@ def test_everything_that_names_selectors_reads_the_one_list() -> None:
     assert " ".join(_help().split()).count(", ".join(SELECTORS)) == 1
 
 
+@pytest.mark.slow
 def test_a_selector_is_added_by_one_file(tmp_path: Path) -> None:
     skipped = shutil.ignore_patterns("__pycache__", "lab")
     for folder in ("epcli", "profiles"):

