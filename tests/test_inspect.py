@@ -123,7 +123,7 @@ def test_how_deep_each_token_came_is_told_where_tokens_leave_inside() -> None:
     kept = [token["layers"] for token in json.loads(to_json(found))["runs"][0]["kept_tokens"]]
     assert kept == layers[run.kept].tolist()
     said = " ".join(shown(found).split())
-    line = f"{run.kept.sum()} entered the language model; left: 3 after layer 17, 0 after layer 25; 4.0% on average"
+    line = f"{run.kept.sum()} entered the language model, then stayed: 3 after layer 17, 0 after layer 25; 4.0% on"
     assert line in said
     row = page_data(found)["runs"][0]
     assert line in row["chosen_by"]

@@ -132,4 +132,5 @@ def leaving(run: InspectionRun) -> str:
     depths = sorted(set(run.layers[run.kept].tolist()))
     steps = ", ".join(f"{int((run.layers > layer).sum()):,} after layer {layer}" for layer in depths)
     mean = run.report.tokens.mean_keep_ratio or 0
-    return f"{int(run.kept.sum()):,} entered the language model; left: {steps}; {mean:.1%} on average over its layers"
+    entered = f"{int(run.kept.sum()):,} entered the language model"
+    return f"{entered}, then stayed: {steps}; {mean:.1%} on average over its layers"
