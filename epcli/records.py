@@ -146,12 +146,47 @@ class AudioFeatures:
     attention: Tensor | None = None  # (A,) float32 that each token receives in its tower; None: not known
 
 
+@dataclass(frozen=True)
+class Sight:
+    """What one small part reports in one frame."""
+
+    kind: str  # "object", "scene", "text", "cut", "black" or "unsure"
+    text: str  # the name, or the words read; "" for cut, black and unsure
+    score: float  # 0 to 1
+    box: tuple[float, float, float, float] | None = None  # left, top, right, bottom as shares of width and height
+    count: int = 1  # how many of this name are in the frame
+    track: int = -1  # the same thing in other frames has the same number; -1: not followed
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What was said, heard, seen or read in a file, and when."""
+
+    kind: str  # "object", "scene", "text", "sound", "word", "cut", "black", "silent" or "unsure"
+    text: str  # the name, or the words read or said; "" for cut, black, silent and unsure
+    start_s: float  # seconds of the file
+    end_s: float
+    confidence: float  # 0 to 1
+    source: str  # what reports it: "nanodet", "efficientnet-lite0", "rapidocr", "yamnet", "whisper" or "level"
+    box: tuple[float, float, float, float] | None = None  # of the largest, as in Sight
+    count: int = 1  # most at a time
+
+
+@dataclass(frozen=True, eq=False)
+class SeenFeatures:
+    """What the parts that see reported of the sampled frames, in place of a tower's grids."""
+
+    frames: tuple[tuple[Sight, ...], ...]  # of each sampled frame
+    times_s: Tensor  # (N,) float64 presentation times, seconds from the start of the range
+    step_s: float  # seconds from one frame to the next
+
+
 @dataclass(frozen=True, eq=False)
 class Features:
     """What the frozen towers made of a clip; the same for every question, so it can be cached."""
 
     duration_s: float  # of the clip's range
-    video: VideoFeatures | None
+    video: VideoFeatures | SeenFeatures | None
     audio: AudioFeatures | None
 
 

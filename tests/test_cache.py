@@ -383,4 +383,4 @@ def test_an_entry_tells_what_it_is_in_json(store: FeatureCache, media: Path) -> 
 
 def test_the_code_of_media_and_of_every_family_is_part_of_an_entrys_name() -> None:
     names = {file.relative_to(cache.ROOT).as_posix() for file in cache.code_files()}
-    assert {"media/decode.py", "models/smol/whisper.py", "models/qwen_omni/model.py"} <= names
+    assert {"media/decode.py", "observe/whisper.py", "models/qwen_omni/model.py"} <= names

@@ -192,10 +192,10 @@ def smol(tmp_path: Path) -> Profile:
 @pytest.mark.slow
 def test_ep_smol_runs_each_tower_once_and_on_a_hit_none(smol: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
     """speech.mp4: its still picture, and every sample of its sound, goes through each tower exactly once."""
-    from epcli.models.smol.efficientnet_lite import EfficientNetLite0
     from epcli.models.smol.model import Towers
-    from epcli.models.smol.whisper import Whisper
-    from epcli.models.smol.yamnet import Yamnet
+    from epcli.observe.efficientnet_lite import EfficientNetLite0
+    from epcli.observe.whisper import Whisper
+    from epcli.observe.yamnet import Yamnet
 
     seen: Counter[str] = Counter()
 
@@ -241,7 +241,7 @@ def test_ep_smol_runs_each_tower_once_and_on_a_hit_none(smol: Profile, monkeypat
 def test_an_adapter_of_ones_own_shares_ep_smols_features(smol: Profile, tmp_path: Path) -> None:
     import shutil
 
-    from epcli.models.smol.weights import ADAPTER
+    from epcli.models.smol.adapter_file import ADAPTER
 
     own = Path(shutil.copy(ADAPTER, tmp_path / "own.safetensors"))
     Session(smol).look(MEDIA / "silent.mp4")

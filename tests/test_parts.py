@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from epcli.models.smol import efficientnet_lite, whisper, yamnet
+from epcli.observe import efficientnet_lite, whisper, yamnet
 from epcli.records import SAMPLE_RATE
 
 needs_espeak = pytest.mark.skipif(not shutil.which("espeak-ng"), reason="espeak-ng is not installed")
@@ -180,7 +180,7 @@ def test_smollm_gives_the_logits_of_the_published_model_to_the_bit():
     from transformers import LlamaForCausalLM
 
     from epcli.models.smol.smollm import load_smollm
-    from epcli.models.smol.weights import SMOLLM_GGUF
+    from epcli.observe.weights import SMOLLM_GGUF
 
     ours = load_smollm(torch.float32)
     gguf = SMOLLM_GGUF.file

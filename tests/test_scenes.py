@@ -48,7 +48,7 @@ from epcli.lab.sounds import SILENCE, Patches, coloured, fit_sound, score
 from epcli.media.read import read
 from epcli.models.smol.model import AUDIO_STEP_S, AUDIO_WIDTH, COLOURS, VIDEO_WIDTH, Adapter, SoundHead
 from epcli.models.smol.smollm import load_smollm
-from epcli.models.smol.yamnet import PATCH_FRAMES, Yamnet, load_yamnet
+from epcli.observe.yamnet import PATCH_FRAMES, Yamnet, load_yamnet
 from epcli.records import SAMPLE_RATE, AudioFeatures, Sampling
 
 NAMES = [

@@ -13,9 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from epcli.errors import WeightsError
+from epcli.models.smol.adapter_file import ADAPTER
 from epcli.models.smol.learner import smol_items, smol_learner
 from epcli.models.smol.model import AUDIO_WIDTH, VIDEO_WIDTH, EpSmol, media_layout, prompt_ids
-from epcli.models.smol.weights import ADAPTER
 from epcli.questions.record import Evidence
 from epcli.records import AudioFeatures, Features, Modality, VideoFeatures
 from epcli.session.device import cpu_dtype

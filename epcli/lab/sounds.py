@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from epcli.lab.scenes import Library, load_sound
 from epcli.models.smol.model import Projector, SoundHead, normalise_loudness
-from epcli.models.smol.yamnet import PATCH_FRAMES, PATCH_SAMPLES, Yamnet
+from epcli.observe.yamnet import PATCH_FRAMES, PATCH_SAMPLES, Yamnet
 
 SILENCE = float(np.log(0.001))  # of a log-mel value
 TOGETHER = 0.4  # of the patches hold a second sound

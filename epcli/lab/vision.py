@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from epcli.lab.pools import NOTHING, UNSURE, cell_labels, cells_to_name
 from epcli.lab.scenes import SIZES, Library, draw_view, new_view
-from epcli.models.smol.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from epcli.models.smol.model import TUNED_BLOCKS, Towers, tune_vision
+from epcli.observe.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 
 AT_ONCE = 8  # pictures
 

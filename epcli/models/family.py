@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from epcli.config import Profile
-    from epcli.records import AudioFeatures, Clip, Features, Sampling, TokenStream, Turn, VideoFeatures
+    from epcli.records import AudioFeatures, Clip, Features, Sampling, SeenFeatures, TokenStream, Turn, VideoFeatures
     from epcli.sieve.sieve import Sieve
     from epcli.train.examples import Make
     from epcli.train.recipe import Order, TrainedParts
@@ -157,7 +157,7 @@ class AVModel(Protocol):
     stop_ids: frozenset[int]  # token ids that end an answer
     context_tokens: int  # longest prompt plus answer the decoder was made for
 
-    def encode_video(self, clip: Clip) -> VideoFeatures | None:
+    def encode_video(self, clip: Clip) -> VideoFeatures | SeenFeatures | None:
         """Run the vision tower; None if the clip has no frames."""
         ...
 

@@ -31,13 +31,23 @@ from typing import TYPE_CHECKING, Any
 
 from epcli import __version__, content
 from epcli.config import Profile, cache_home
-from epcli.records import AudioFeatures, AudioTrack, ClipSummary, Features, MediaInfo, Sampling, VideoFeatures
+from epcli.records import (
+    AudioFeatures,
+    AudioTrack,
+    ClipSummary,
+    Features,
+    MediaInfo,
+    Sampling,
+    SeenFeatures,
+    Sight,
+    VideoFeatures,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ROOT = Path(__file__).parents[1]  # of the package
-FORMAT = 2  # of an entry; raise it when `_tensors` or `_about` change
+FORMAT = 3  # of an entry; raise it when `_tensors` or `_about` change
 NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{40}\.safetensors")
 LEFTOVER_S = 3600.0  # a temporary file older than this has lost its process
 LOCK_S = 10.0  # making room waits no longer for another process that does the same
@@ -295,7 +305,7 @@ def default_folder() -> Path:
 
 def code_files() -> list[Path]:
     """What decides, besides weights and settings, which features a file gives."""
-    return [file for room in ("media", "models") for file in sorted((ROOT / room).rglob("*.py"))]
+    return [file for room in ("media", "observe", "models") for file in sorted((ROOT / room).rglob("*.py"))]
 
 
 @once
@@ -313,7 +323,9 @@ def code() -> str:
 def _tensors(features: Features) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     if features.video is not None:
-        found |= {"video.grid": features.video.grid, "video.times_s": features.video.times_s}
+        found["video.times_s"] = features.video.times_s
+    if isinstance(features.video, VideoFeatures):
+        found["video.grid"] = features.video.grid
         if features.video.attention is not None:
             found["video.attention"] = features.video.attention
     if features.audio is not None:
@@ -340,8 +352,19 @@ def _facts(clip: ClipSummary, features: Features) -> dict[str, Any]:
         "clip": json.loads(json.dumps(summary)),  # tuples are lists from here on, as after reading
         "duration_s": features.duration_s,
         "video_step_s": features.video.step_s if features.video is not None else None,
+        "seen": _seen(features.video.frames) if isinstance(features.video, SeenFeatures) else None,
         "audio_step_s": features.audio.step_s if features.audio is not None else None,
     }
+
+
+def _seen(frames: tuple[tuple[Sight, ...], ...]) -> list[list[dict[str, Any]]]:
+    made: list[list[dict[str, Any]]] = json.loads(json.dumps([[asdict(sight) for sight in frame] for frame in frames]))
+    return made
+
+
+def _sight(facts: dict[str, Any]) -> Sight:
+    box = facts["box"]
+    return Sight(**facts | {"box": None if box is None else tuple(box)})
 
 
 def _clip(facts: dict[str, Any]) -> ClipSummary:
@@ -360,8 +383,12 @@ def _clip(facts: dict[str, Any]) -> ClipSummary:
 
 
 def _features(about: dict[str, Any], tensors: dict[str, Tensor]) -> Features:
-    video = audio = None
-    if "video.grid" in tensors:
+    video: VideoFeatures | SeenFeatures | None = None
+    audio = None
+    if about["seen"] is not None:
+        frames = tuple(tuple(_sight(sight) for sight in frame) for frame in about["seen"])
+        video = SeenFeatures(frames, tensors["video.times_s"], about["video_step_s"])
+    elif "video.grid" in tensors:
         video = VideoFeatures(
             tensors["video.grid"], tensors["video.times_s"], about["video_step_s"], tensors.get("video.attention")
         )

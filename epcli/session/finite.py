@@ -7,12 +7,12 @@ from torch import Tensor
 
 from epcli.errors import EpError, UsageError, WeightsError
 from epcli.models.family import AVModel
-from epcli.records import AudioFeatures, VideoFeatures
+from epcli.records import AudioFeatures, SeenFeatures, VideoFeatures
 
 
-def check_features(model: AVModel, video: VideoFeatures | None, audio: AudioFeatures | None) -> None:
+def check_features(model: AVModel, video: VideoFeatures | SeenFeatures | None, audio: AudioFeatures | None) -> None:
     """Raises UsageError or WeightsError if what the towers made is not finite throughout."""
-    if video is not None and not _finite(video.grid):
+    if isinstance(video, VideoFeatures) and not _finite(video.grid):
         raise overflow(model, "vision tower")
     if audio is not None and not _finite(audio.tokens):
         raise overflow(model, "audio tower")

@@ -112,9 +112,9 @@ def _for_training(features: Features) -> Features:
     video, audio = features.video, features.audio
     return Features(
         features.duration_s,
-        None
-        if video is None
-        else VideoFeatures(plain(video.grid), plain(video.times_s), video.step_s, video.attention),
+        VideoFeatures(plain(video.grid), plain(video.times_s), video.step_s, video.attention)
+        if isinstance(video, VideoFeatures)
+        else video,
         None
         if audio is None
         else AudioFeatures(plain(audio.tokens), audio.step_s, plain(audio.words), audio.attention),

@@ -40,6 +40,7 @@ from epcli.records import (
     AudioFeatures,
     Clip,
     Features,
+    SeenFeatures,
     TokenStream,
     Turn,
     VideoFeatures,
@@ -324,6 +325,7 @@ class QwenOmni(Thinker):
             if known() is features and begin == start:
                 return media
         self._media = None
+        assert not isinstance(features.video, SeenFeatures)  # `encode_video` makes grids
         video = None if features.video is None else video_tokens(features.video)
         audio = None if features.audio is None else AudioTokens(features.audio.tokens, 1, features.audio.attention)
         media = interleave(video, audio, markers, start)

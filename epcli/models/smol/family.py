@@ -16,8 +16,8 @@ from epcli.errors import UsageError, WeightsError
 from epcli.models.costs import Costs, Decoder, Look
 from epcli.models.family import Card, Progress, Shape, Source
 from epcli.models.safetensors_header import trained_metadata
-from epcli.models.smol import weights
-from epcli.models.smol.weights import ADAPTER, TUNED
+from epcli.models.smol.adapter_file import ADAPTER, TUNED
+from epcli.observe import weights
 from epcli.records import Sampling
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ class Smol:
 
     def pull(self, source: Source) -> None:
         weights.fetch(*weights.EP_SMOL_PARTS, verify=True)
-        from epcli.models.smol import efficientnet_lite, smollm, whisper, yamnet
+        from epcli.models.smol import smollm
+        from epcli.observe import efficientnet_lite, whisper, yamnet
 
         for part in (smollm, yamnet, whisper, efficientnet_lite):
             part.prepare(verify=True)

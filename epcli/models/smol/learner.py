@@ -16,6 +16,7 @@ from epcli.models import layout
 from epcli.models.chatml import END, plain_ids
 from epcli.models.family import Source
 from epcli.models.layout import Segment
+from epcli.models.smol.adapter_file import ADAPTER
 from epcli.models.smol.model import (
     LORA_TARGETS,
     EpSmol,
@@ -25,7 +26,6 @@ from epcli.models.smol.model import (
     media_layout,
     prompt_ids,
 )
-from epcli.models.smol.weights import ADAPTER
 from epcli.questions.evidence import evidence_tokens
 from epcli.questions.record import Evidence, Question
 from epcli.records import Features

@@ -28,14 +28,14 @@ from epcli.errors import WeightsError
 from epcli.models import chatml, layout
 from epcli.models.attention import fit_to_card
 from epcli.models.sieve_weights import small_sieve
-from epcli.models.smol import efficientnet_lite, yamnet
-from epcli.models.smol.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
+from epcli.models.smol.adapter_file import TUNED
 from epcli.models.smol.family import AUDIO_STEP_S, CARD, CONTEXT_TOKENS
 from epcli.models.smol.same_names import same_names
 from epcli.models.smol.smollm import load_smollm
-from epcli.models.smol.weights import TUNED
-from epcli.models.smol.whisper import Window, frames_of, load_whisper
-from epcli.models.smol.yamnet import load_yamnet
+from epcli.observe import efficientnet_lite, yamnet
+from epcli.observe.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
+from epcli.observe.whisper import Window, frames_of, load_whisper
+from epcli.observe.yamnet import load_yamnet
 from epcli.records import (
     POSITION_STEP_S,
     SAMPLE_RATE,
@@ -652,7 +652,7 @@ def embed_ids(table: Tensor, ids: Sequence[int]) -> Tensor:
 def media_layout(adapter: Adapter, table: Tensor, features: Features, start: int, noise: float = 0.0) -> layout.Segment:
     """The clip as interleaved tokens, marker tokens around them, positions from `start` on."""
     video = audio = None
-    if features.video is not None:
+    if isinstance(features.video, VideoFeatures):
         embeds = adapter.embed_video(features.video, features.duration_s, noise)
         video = layout.VideoTokens(embeds, features.video.times_s, features.video.step_s)
     if features.audio is not None:

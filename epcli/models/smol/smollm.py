@@ -21,7 +21,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
 )
 
 from epcli.models.blank import blank
-from epcli.models.smol.weights import SMOLLM_GGUF, prepared
+from epcli.observe.weights import SMOLLM_GGUF, prepared
 
 CONTEXT = 8192  # tokens
 HEADS, KV_HEADS, HEAD_DIM = 9, 3, 64

@@ -37,8 +37,6 @@ from safetensors import SafetensorError
 from epcli.config import cache_home
 from epcli.errors import WeightsError
 
-ADAPTER = Path(__file__).parent / "data" / "ep_smol.safetensors"  # what was trained for ep-smol, in the wheel
-TUNED = ADAPTER.with_name("ep_smol_vision.safetensors")  # the vision tower's last blocks, trained further
 PULL_HINT = "run `ep models pull ep-smol` with a network connection"
 
 

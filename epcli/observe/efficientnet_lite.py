@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from epcli.models.blank import blank
-from epcli.models.smol.weights import LITE0_PTH, prepared
+from epcli.observe.weights import LITE0_PTH, prepared
 
 STRIDE = 32  # pixels a grid cell covers on each side
 WIDTH = 1280
@@ -116,7 +116,7 @@ class EfficientNetLite0(nn.Module):
 
 def load_class_names() -> tuple[str, ...]:
     """ImageNet's 1000 class names in the order of the logits."""
-    text = files("epcli.models.smol").joinpath("data/imagenet_classes.txt").read_text(encoding="utf-8")
+    text = files("epcli.observe").joinpath("data/imagenet_classes.txt").read_text(encoding="utf-8")
     return tuple(line for line in text.splitlines() if not line.startswith("#"))
 
 

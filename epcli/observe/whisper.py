@@ -32,7 +32,7 @@ from transformers import (
 
 from epcli.compat import caching
 from epcli.models.blank import blank
-from epcli.models.smol.weights import WHISPER_CONFIG, WHISPER_CT2, WHISPER_TOKENIZER, prepared
+from epcli.observe.weights import WHISPER_CONFIG, WHISPER_CT2, WHISPER_TOKENIZER, prepared
 from epcli.records import SAMPLE_RATE
 
 WIDTH = 384

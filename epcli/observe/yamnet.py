@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
 from epcli.models.blank import blank
-from epcli.models.smol.weights import YAMNET_CLASSES, YAMNET_ONNX, prepared
+from epcli.observe.weights import YAMNET_CLASSES, YAMNET_ONNX, prepared
 from epcli.records import SAMPLE_RATE
 
 MEL_HOP = 160  # samples: 10 ms, one mel frame

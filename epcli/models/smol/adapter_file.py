@@ -1,0 +1,8 @@
+"""Where the trained part of ep-smol lies in the wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ADAPTER = Path(__file__).parent / "data" / "ep_smol.safetensors"
+TUNED = ADAPTER.with_name("ep_smol_vision.safetensors")  # the vision tower's last blocks, trained further
