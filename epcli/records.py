@@ -202,6 +202,8 @@ class TokenStream:
     grid: tuple[int, int]  # rows and columns of a frame's token grid; (0, 0) without video
     next_position: int  # position of the first generated token on all axes: largest prompt position + 1
     attention: Tensor | None = None  # (L,) float32 that each media token receives in its tower; None: not known
+    boxes: Tensor | None = None  # (L, 4) float32 as in Sight, NaN for text and sound; None: picture tokens are cells
+    labels: tuple[str, ...] | None = None  # of each token: "person", "text 'EXIT'", "" for none; None: none has any
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from epcli.models.layout import AudioTokens, VideoTokens, interleave, join, text
+from epcli.models.layout import SIGHT_GRID, WHOLE_PICTURE, AudioTokens, SightTokens, VideoTokens, interleave, join, text
 from epcli.records import Modality
 
 D = 4
@@ -17,8 +17,24 @@ def video(times: list[float], rows: int = 1, cols: int = 1) -> VideoTokens:
     return VideoTokens(torch.rand(len(times), rows, cols, D), torch.tensor(times, dtype=torch.float64), 1.0)
 
 
-def audio(tokens: int, steps: int = 25) -> AudioTokens:
-    return AudioTokens(torch.rand(tokens, D), steps)
+def audio(tokens: int, steps: int = 25, labels: tuple[str, ...] | None = None) -> AudioTokens:
+    return AudioTokens(torch.rand(tokens, D), steps, labels=labels)
+
+
+def sights(
+    seen: list[tuple[int, str, tuple[float, float, float, float]]], times: list[float], later: list[int] | None = None
+) -> SightTokens:
+    """(frame, name, box) of each observation."""
+    frames, labels, boxes = zip(*seen, strict=True) if seen else ((), (), ())
+    return SightTokens(
+        torch.rand(len(seen), D),
+        torch.tensor(frames, dtype=torch.int64),
+        torch.tensor(times, dtype=torch.float64),
+        1.0,
+        torch.tensor(boxes).view(-1, 4),
+        tuple(labels),
+        None if later is None else torch.tensor(later),
+    )
 
 
 def test_chunks_of_two_seconds_alternate_video_then_sound():
@@ -94,3 +110,56 @@ def test_a_family_may_give_positions_and_chunks_of_its_own():
     assert segment.modality.tolist() == [T, T, A, A, V, A, A, V, A, T, T]
     assert segment.positions[0, [4, 7]].tolist() == [51, 51]
     assert segment.spans_s[4].tolist() == [5.0, 6.0]
+
+
+LEFT, LOW_RIGHT = (0.0, 0.25, 0.25, 0.75), (0.9, 0.9, 1.0, 1.0)
+SEEN = [(0, "person", LEFT), (0, "dog", LOW_RIGHT), (2, "cut", WHOLE_PICTURE), (2, "person", LEFT)]
+
+
+def test_observations_stand_at_the_time_of_their_frame_and_in_the_middle_of_their_box():
+    segment = interleave(sights(SEEN, [0.5, 1.5, 2.5]), audio(3), MARKERS, 10)
+    rows, columns = SIGHT_GRID
+    assert segment.modality.tolist() == [T, T, V, V, A, A, V, V, A, T, T]
+    picture = segment.modality == V
+    assert segment.positions[0, picture].tolist() == [23, 23, 73, 73]
+    assert torch.equal(segment.positions[0], segment.positions[3])
+    places = [[0, 4, 1], [0, rows - 1, columns - 1], [2, rows // 2, columns // 2], [2, 4, 1]]
+    assert segment.cells[picture].tolist() == places
+    assert (segment.positions[1:3, picture].T - 11).tolist() == [place[1:] for place in places]
+    assert segment.spans_s[picture].tolist() == [[0.5, 1.5], [0.5, 1.5], [2.5, 3.5], [2.5, 3.5]]
+    assert segment.grid == SIGHT_GRID
+
+
+def test_names_and_boxes_follow_their_tokens_through_the_stream():
+    seen = sights(SEEN, [0.5, 1.5, 2.5])
+    media = interleave(seen, audio(3, labels=("", "music", "hello")), MARKERS, 2)
+    stream = join([text(torch.rand(2, D), 0), media, text(torch.rand(1, D), 9)], torch.float32, torch.device("cpu"))
+    picture, names = stream.modality == V, ["", "", "", "", "person", "dog", "", "music", "cut", "person", "hello"]
+    assert list(stream.labels) == [*names, "", "", ""]
+    assert torch.equal(stream.boxes[picture], seen.boxes)
+    assert torch.equal(stream.embeds[picture], seen.embeds)
+    assert stream.boxes[~picture].isnan().all()
+
+
+def test_pieces_of_one_text_are_ordered_by_steps_after_their_frame_and_stay_in_its_chunk():
+    seen = sights([(0, "text 'EX'", LEFT), (0, "text 'IT'", LEFT)], [1.96], later=[0, 5])
+    segment = interleave(seen, audio(3), MARKERS, 0)
+    assert segment.modality.tolist() == [T, T, V, V, A, A, A, T, T]
+    assert segment.positions[0, 2:4].tolist() == [50, 55]
+    assert segment.positions[1, 2] == segment.positions[1, 3]
+
+
+def test_a_grid_without_names_has_neither_boxes_nor_labels():
+    segment = interleave(video([0.0], 2, 2), audio(1), MARKERS, 0)
+    assert segment.boxes is None
+    assert segment.labels is None
+    named = interleave(video([0.0], 2, 2), audio(1, labels=("music",)), MARKERS, 0)
+    assert named.boxes is None
+    assert named.labels == ("", "", "", "", "", "", "music", "", "")
+
+
+@pytest.mark.parametrize(("sound", "kinds"), [(None, [T, T]), (audio(1), [T, T, A, T, T])])
+def test_a_picture_in_which_nothing_was_observed_brings_only_its_markers(sound, kinds):
+    segment = interleave(sights([], [0.0, 1.0]), sound, MARKERS, 5)
+    assert segment.modality.tolist() == kinds
+    assert segment.next_position > 5

@@ -17,6 +17,8 @@ from torch import Tensor
 from epcli.records import CHUNK_S, POSITION_STEP_S, Modality, TokenStream
 
 CHUNK_STEPS = round(CHUNK_S / POSITION_STEP_S)
+SIGHT_GRID = (8, 14)  # rows and columns on which the middle of an observation's box gives its position
+WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +34,27 @@ class VideoTokens:
 
 
 @dataclass(frozen=True, eq=False)
+class SightTokens:
+    """Projected observations of N sampled frames: n tokens, any number of them from a frame, frame after frame."""
+
+    embeds: Tensor  # (n, D)
+    frame: Tensor  # (n,) int64 sampled frame of each, ascending
+    times_s: Tensor  # (N,) float64 presentation times of all sampled frames, ascending
+    step_s: float
+    boxes: Tensor  # (n, 4) float32 left, top, right, bottom as shares of width and height; WHOLE_PICTURE where no box
+    labels: tuple[str, ...]  # of each: "person", "text 'EXIT'", "cut"; "" where it has no name
+    later: Tensor | None = None  # (n,) int64 position steps after its frame's, to order pieces of a text; None: 0
+    attention: Tensor | None = None  # (n,) float32 as a tower's; None: 1
+
+
+@dataclass(frozen=True, eq=False)
 class AudioTokens:
     """Projected sound."""
 
     embeds: Tensor  # (A, D)
     steps: int  # position steps a token
     attention: Tensor | None = None  # (A,) float32 that each token receives in its tower; None: 1
+    labels: tuple[str, ...] | None = None  # of each: what is heard or said, "" for nothing; None: not told
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +69,8 @@ class Segment:
     attention: Tensor  # (L,) float32
     grid: tuple[int, int]
     next_position: int
+    boxes: Tensor | None = None  # (L, 4) float32, NaN for text and sound
+    labels: tuple[str, ...] | None = None  # of each token
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +84,8 @@ class _Placed:
     cells: Tensor  # (n, 3) int16
     attention: Tensor  # (n,) float32
     modality: Modality
+    boxes: Tensor | None = None  # (n, 4) float32
+    labels: tuple[str, ...] | None = None  # n of them
 
 
 def text(embeds: Tensor, start: int) -> Segment:
@@ -87,12 +108,18 @@ def _text(embeds: Tensor, positions: Tensor, next_position: int) -> Segment:
     )
 
 
-def interleave(video: VideoTokens | None, audio: AudioTokens | None, markers: Tensor, start: int) -> Segment:
+def interleave(
+    video: VideoTokens | SightTokens | None, audio: AudioTokens | None, markers: Tensor, start: int
+) -> Segment:
     """Begin markers, V0 A0 V1 A1 …, end markers. `markers` (4, D): video begin, audio begin, audio end, video end.
 
     A stream that is missing brings no tokens and no markers; with neither the segment is empty.
     """
-    placed = [_place_video(video)] if video is not None else []
+    placed, grid = [], (0, 0)
+    if isinstance(video, SightTokens):
+        placed, grid = [_place_sights(video)], SIGHT_GRID
+    elif video is not None:
+        placed, grid = [_place_video(video)], (video.embeds.shape[1], video.embeds.shape[2])
     placed += [_place_audio(audio)] if audio is not None else []
     if not placed:
         return _text(markers[:0], torch.zeros(4, 0, dtype=torch.int64), start)
@@ -106,6 +133,7 @@ def interleave(video: VideoTokens | None, audio: AudioTokens | None, markers: Te
     last = run[order] == run.max() if len(order) else run.bool()
     end = int(positions[:, last].max()) + 1 if len(order) else start + 1
     embeds = torch.cat([p.embeds for p in placed])[order]
+    boxes, labels = _boxes(placed), _labels(placed)
     media = Segment(
         embeds,
         positions,
@@ -113,8 +141,10 @@ def interleave(video: VideoTokens | None, audio: AudioTokens | None, markers: Te
         torch.cat([p.spans_s for p in placed])[order],
         torch.cat([p.cells for p in placed])[order],
         torch.cat([p.attention for p in placed])[order],
-        (0, 0) if video is None else (video.embeds.shape[1], video.embeds.shape[2]),
+        grid,
         end,
+        None if boxes is None else boxes[order],
+        None if labels is None else tuple(labels[place] for place in order.tolist()),
     )
     around = markers.to(embeds.device)
     opened = _text(around[open_rows], torch.full((4, len(open_rows)), start), start + 1)
@@ -139,6 +169,30 @@ def _place_video(video: VideoTokens) -> _Placed:
     )
 
 
+def _place_sights(sights: SightTokens) -> _Placed:
+    """The middle of its box on SIGHT_GRID gives an observation's height and width; its frame gives the rest."""
+    rows, columns = SIGHT_GRID
+    left, top, right, bottom = sights.boxes.unbind(1)
+    y, x = (
+        ((low + high) / 2 * count).long().clamp(0, count - 1)
+        for low, high, count in ((top, bottom, rows), (left, right, columns))
+    )
+    begin = sights.times_s[sights.frame]
+    shown = (begin / POSITION_STEP_S + 1e-6).long()
+    t = shown if sights.later is None else shown + sights.later
+    return _Placed(
+        sights.embeds,
+        torch.stack([t, y, x, t]),
+        shown // CHUNK_STEPS,
+        torch.stack([begin, begin + sights.step_s], 1).float(),
+        torch.stack([sights.frame, y, x], 1).to(torch.int16),
+        torch.ones(len(y)) if sights.attention is None else sights.attention.float(),
+        Modality.VIDEO,
+        sights.boxes.float(),
+        sights.labels,
+    )
+
+
 def _place_audio(audio: AudioTokens) -> _Placed:
     token = torch.arange(len(audio.embeds))
     t = token * audio.steps
@@ -150,7 +204,23 @@ def _place_audio(audio: AudioTokens) -> _Placed:
         torch.full((len(token), 3), -1, dtype=torch.int16),
         torch.ones(len(token)) if audio.attention is None else audio.attention.float(),
         Modality.AUDIO,
+        labels=audio.labels,
     )
+
+
+def _boxes(parts: Sequence[Segment | _Placed]) -> Tensor | None:
+    """(L, 4) boxes of all parts, NaN where a part has none; None if no part has any."""
+    if all(part.boxes is None for part in parts):
+        return None
+    none = float("nan")
+    return torch.cat([torch.full((len(p.embeds), 4), none) if p.boxes is None else p.boxes for p in parts])
+
+
+def _labels(parts: Sequence[Segment | _Placed]) -> tuple[str, ...] | None:
+    """The labels of all parts, "" where a part has none; None if no part has any."""
+    if all(part.labels is None for part in parts):
+        return None
+    return tuple(label for p in parts for label in (("",) * len(p.embeds) if p.labels is None else p.labels))
 
 
 def _concatenate(parts: Sequence[Segment]) -> Segment:
@@ -164,6 +234,8 @@ def _concatenate(parts: Sequence[Segment]) -> Segment:
         torch.cat([p.attention for p in parts]),
         next((p.grid for p in parts if p.grid != (0, 0)), (0, 0)),
         parts[-1].next_position,
+        _boxes(parts),
+        _labels(parts),
     )
 
 
@@ -179,4 +251,6 @@ def join(parts: Sequence[Segment], dtype: torch.dtype, device: torch.device) -> 
         whole.grid,
         int(whole.positions.max()) + 1,
         whole.attention.to(device),
+        whole.boxes,
+        whole.labels,
     )
