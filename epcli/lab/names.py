@@ -130,8 +130,8 @@ def main() -> None:
         rows.append((said.get(label, label), "no" if label in distrusted else "yes", ", ".join(above)))
     write(
         "names.tsv",
-        "ImageNet's classes in the order of the logits: what people call it; whether the name is trusted on whole"
-        f" frames; coarser names, narrowest first ({_SPEAKS_FOR}: its probability speaks for the name, but it is not one)",
+        "ImageNet's classes in the order of the logits: what people call it; whether that name is trusted on whole"
+        f" frames; coarser names, narrowest first ({_SPEAKS_FOR}: its probability speaks for the name, but it is none)",
         rows,
     )
 
