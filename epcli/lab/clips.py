@@ -1,6 +1,7 @@
 """The sample clips of docs/media: `python -m epcli.lab.clips LIBRARY docs/media`.
 
-Scripts written by hand, pictures and sounds from the source library; docs/media/README.md says whose they are.
+Scripts written by hand, pictures and sounds from the source library, photographs from tests/data/photos;
+docs/media/README.md says whose they are.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from typing import Annotated
 import typer
 
 from epcli.lab.film import write_film
+from epcli.lab.footage import Camera, Caption, Cue, Footage, Shot, write_footage
 from epcli.lab.scenes import Heard, Library, Script, Seen, Thing, View
+from epcli.lab.sources import fetch
 
 SIZE = (640, 360)
+PHOTOS = Path(__file__).parents[2] / "tests" / "data" / "photos"
 
 
 class _Shelf:
@@ -95,12 +99,37 @@ def scripts(folder: Path) -> dict[str, Script]:
     }
 
 
+def photographed(packages: Path) -> Footage:
+    """photos.mp4: a kitten that meows, then four musicians and a fiddle."""
+    wanted = [p for p in (*fetch.PACKAGES, *fetch.FOOTAGE_PACKAGES) if p.key in ("gcompris", "ovos", "dejavu")]
+    folders = fetch.fetch(packages, wanted)
+    meow = next(folders["ovos"].rglob("cat.mp3"))
+    fiddle = next(folders["gcompris"].rglob("explore_world_music/resource/music/ireland.ogg"))
+    font = next(folders["dejavu"].rglob("DejaVuSans-Bold.ttf"))
+    return Footage(
+        10.0,
+        SIZE,
+        (
+            Shot(0, 4, PHOTOS / "kitten.jpg", (Camera(), Camera(0.45, 0.4, 1.3))),
+            Shot(4, 10, PHOTOS / "musicians.jpg", (Camera(), Camera(0.5, 0.5, 1.02)), whole=True),
+        ),
+        (Caption(4.5, 9.5, "LIVE TONIGHT", font, "top", "band"),),
+        (Cue(0.4, 3.6, meow), Cue(4, 10, fiddle, 4.0)),
+    )
+
+
 def main(
-    library: Annotated[Path, typer.Argument(help="Folder written by `python -m epcli.lab.sources`.")], out: Path
+    library: Annotated[Path, typer.Argument(help="Folder written by `python -m epcli.lab.sources`.")],
+    out: Path,
+    packages: Annotated[
+        Path | None, typer.Option(help="Folder of fetched packages (default: packages beside the library).")
+    ] = None,
 ) -> None:
     for name, script in scripts(library).items():
         write_film(script, out / name)
         typer.echo(f"{name}: {(out / name).stat().st_size // 1000} kB")
+    write_footage(photographed(packages or library.resolve().parent / "packages"), out / "photos.mp4", crf=24)
+    typer.echo(f"photos.mp4: {(out / 'photos.mp4').stat().st_size // 1000} kB")
 
 
 if __name__ == "__main__":

@@ -85,11 +85,37 @@ PACKAGES: tuple[Package, ...] = (
     ),
 )  # fmt: skip
 
+_PHOTOS, _FONT, _MEASURING = "photographs", "letters on screen", "measuring only"
+# Beside some of the above, what the footage of `epcli.lab.real` is made of. Nothing is trained on it.
+FOOTAGE_PACKAGES: tuple[Package, ...] = (
+    Package("kphotoalbum", "apt", "kphotoalbum", "", "GPL-2+", _PHOTOS, _MEASURING),
+    Package(
+        "lomiri", "apt", "lomiri-wallpapers-16.04", "", "CC-BY-4.0, CC-BY-SA-4.0, CC0-1.0, per file",
+        _PHOTOS, _MEASURING,
+    ),
+    Package("tuxpaint-data", "apt", "tuxpaint-data", "", "GPL-2+", _PHOTOS, _MEASURING),
+    Package("mate", "apt", "mate-backgrounds", "", "GPL-2+", _PHOTOS, _MEASURING),
+    Package("gramps", "apt", "gramps", "", "GPL-2+", _PHOTOS, _MEASURING),
+    Package(
+        "matplotlib", "apt", "python-matplotlib-data", "", "PSF-based; photograph: public domain (US Navy)",
+        _PHOTOS, _MEASURING,
+    ),
+    Package("dejavu", "apt", "fonts-dejavu-core", "", "Bitstream Vera", _FONT, _MEASURING),
+    Package("comic", "apt", "fonts-comic-neue", "", "OFL-1.1", _FONT, _MEASURING),
+    Package("lobster", "apt", "fonts-lobster", "", "OFL-1.1", _FONT, _MEASURING),
+    Package("roboto-slab", "apt", "fonts-roboto-slab", "", "Apache-2.0", _FONT, _MEASURING),
+    Package("courier-prime", "apt", "fonts-courier-prime", "", "OFL-1.1", _FONT, _MEASURING),
+    Package("bebas", "apt", "fonts-bebas-neue", "", "OFL-1.1", _FONT, _MEASURING),
+)  # fmt: skip
+
 
 def table() -> str:
     """The packages as the Markdown table of docs/sources.md."""
     rows = [("package", "from", "version", "licence", "what is taken", "split")]
-    rows += [(f"`{p.name}`", p.client, p.version or "the release's", p.licence, p.takes, p.split) for p in PACKAGES]
+    rows += [
+        (f"`{p.name}`", p.client, p.version or "the release's", p.licence, p.takes, p.split)
+        for p in (*PACKAGES, *FOOTAGE_PACKAGES)
+    ]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
