@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from epcli.config import DEFAULT_LEAST, Profile
 from epcli.lab.scenes import COLOURS
 from epcli.models.smol.adapter_file import ADAPTER
-from epcli.models.smol.model import SAME_FROM, SAME_GAIN, VIDEO_WIDTH, Projector, normalise_loudness, place_features
+from epcli.models.smol.model import SAME_FROM, SAME_GAIN, VIDEO_WIDTH, Projector, place_features
 from epcli.models.smol.same_names import same_names
 from epcli.observe import efficientnet_lite, yamnet
+from epcli.observe.loudness import normalise_loudness
 from epcli.records import STAGES, Clip, MediaInfo, Modality, TokenCount
 from epcli.session.session import Session
 

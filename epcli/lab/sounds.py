@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from epcli.lab.scenes import Library, load_sound
-from epcli.models.smol.model import Projector, SoundHead, normalise_loudness
+from epcli.models.smol.model import Projector, SoundHead
+from epcli.observe.loudness import normalise_loudness
 from epcli.observe.yamnet import PATCH_FRAMES, PATCH_SAMPLES, Yamnet
 
 SILENCE = float(np.log(0.001))  # of a log-mel value

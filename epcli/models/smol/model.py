@@ -34,6 +34,7 @@ from epcli.models.smol.same_names import same_names
 from epcli.models.smol.smollm import load_smollm
 from epcli.observe import efficientnet_lite, yamnet
 from epcli.observe.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
+from epcli.observe.loudness import normalise_loudness
 from epcli.observe.whisper import Window, frames_of, load_whisper
 from epcli.observe.yamnet import load_yamnet
 from epcli.records import (
@@ -549,14 +550,6 @@ class Towers:
                     return
                 pieces[slot] = piece
                 free = slot + 1
-
-
-def normalise_loudness(samples: np.ndarray) -> np.ndarray:
-    """Raise a quiet clip until its loud parts stand at -20 dBFS, by 30 dB at most: the level the towers expect."""
-    frames = samples[: len(samples) // 1600 * 1600].reshape(-1, 1600) if len(samples) >= 1600 else samples[None]
-    loud = float(np.quantile(np.sqrt((frames.astype(np.float64) ** 2).mean(1)), 0.9))
-    gain = min(max(0.1 / max(loud, 1e-6), 0.3), 31.6) if loud > 3e-4 else 1.0
-    return np.clip(samples * gain, -1, 1).astype(np.float32)
 
 
 def _resample(patches: Tensor, hop_s: float, centre_s: float, count: int) -> Tensor:

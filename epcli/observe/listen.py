@@ -1,0 +1,241 @@
+"""What is said and heard in a sound track of any length, as observations.
+
+The sound is read in pieces of PIECE_S. YAMNet hears it first. Whisper then listens only where somebody speaks, in
+windows of at most 30 s that are cut where it is quiet, so that no word is cut in two and none is made up in silence
+or music.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from epcli.errors import MediaError
+from epcli.media.ffmpeg import name
+from epcli.media.probe import probe
+from epcli.media.read import read
+from epcli.observe import sounds
+from epcli.observe.loudness import joined, normalise_loudness, silences
+from epcli.observe.sounds import PATCH_HOP_S, Events
+from epcli.observe.whisper import Word, load_whisper, speech_windows
+from epcli.observe.yamnet import Yamnet, load_yamnet
+from epcli.records import SAMPLE_RATE, Clip, Observation, Sampling
+
+Progress = Callable[[float, float], None]  # seconds done, seconds in all
+
+PIECE_S = 300.0  # decoded at a time: 19 MB
+VOICE = 0.15  # probability of a voice from which on Whisper listens
+VOICE_MARGIN_S = 1.0  # listened to before and after a voice
+CUT_S = 10.0  # the last so many seconds of a piece, of which the quietest place is where it is cut
+PAUSE_S = 2.0  # a voice that stops for longer begins a new window
+SHORTEST_SILENCE_S = 1.0
+HOP = round(PATCH_HOP_S * SAMPLE_RATE)
+
+
+class Speech(Protocol):
+    """What hears words."""
+
+    def transcribe_words(self, samples: np.ndarray) -> list[Word]:
+        """(S,) 16 kHz in [-1, 1], at most 30 s -> the words spoken in it, in order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ears:
+    """The parts that hear."""
+
+    yamnet: Yamnet
+    speech: Speech | None  # None: sounds only
+
+    @classmethod
+    def load(cls, speech: Speech | None = None, *, words: bool = True) -> Ears:
+        """YAMNet and, unless another is given, Whisper tiny.en. Raises WeightsError."""
+        return cls(load_yamnet(), speech or (load_whisper() if words else None))
+
+
+class Listener:
+    """Listens to a file's sound piece by piece, in the order of time."""
+
+    def __init__(self, ears: Ears) -> None:
+        self.ears = ears
+        self._events = Events(ears.yamnet.class_names)
+        self._rest = np.zeros(0, np.float32)  # what of the last piece is not listened to yet
+        self._at = 0  # sample of the file at which it begins
+        self._silent: list[tuple[float, float]] = []  # the last silence, which may go on
+
+    def hear(self, samples: np.ndarray, start_s: float, *, last: bool) -> list[Observation]:
+        """(S,) float32 samples from `start_s` of the file -> what is heard, by its start.
+
+        They follow the samples before, or begin later (silence in between). Up to CUT_S of them wait for those that
+        follow, unless these are the `last`.
+        """
+        begin = round(start_s * SAMPLE_RATE)
+        found: list[Observation] = []
+        if len(self._rest) and begin > self._at + len(self._rest):
+            found += self._stretch(self._rest)
+            self._rest = self._rest[:0]
+        if not len(self._rest):
+            self._at = begin
+        self._rest = np.concatenate([self._rest, samples])
+        cut = len(self._rest) if last else _cut(self._rest)
+        found += self._stretch(self._rest[:cut])
+        self._rest, self._at = self._rest[cut:], self._at + cut
+        if last:
+            found += self._events.finish() + self._silences(float("inf"))
+        return sorted(found, key=lambda each: each.start_s)
+
+    def _stretch(self, samples: np.ndarray) -> list[Observation]:
+        if not len(samples):
+            return []
+        start_s = self._at / SAMPLE_RATE
+        end_s = start_s + len(samples) / SAMPLE_RATE
+        quiet = [(start_s + begin, start_s + end) for begin, end in silences(samples)]
+        self._silent += quiet
+        loud = normalise_loudness(samples)
+        probabilities = self._probabilities(loud)
+        found = self._events.add(probabilities, start_s, end_s, quiet) + self._silences(end_s)
+        if self.ears.speech is not None:
+            voice = sounds.voices(probabilities, self.ears.yamnet.class_names)
+            found += [_observed(word, start_s) for word in _words(self.ears.speech, loud, voice)]
+        return found
+
+    @torch.inference_mode()
+    def _probabilities(self, samples: np.ndarray) -> np.ndarray:
+        """(S,) -> (P, C) of AudioSet's classes in patches every PATCH_HOP_S."""
+        _, logits = self.ears.yamnet(torch.from_numpy(samples)[None])
+        return logits[0].sigmoid().numpy()
+
+    def _silences(self, now_s: float) -> list[Observation]:
+        """The silences that are over at `now_s`."""
+        whole = joined(self._silent, 0.01)
+        going = [span for span in whole if span[1] >= now_s - 0.01]
+        over = [span for span in whole if span not in going and span[1] - span[0] >= SHORTEST_SILENCE_S]
+        self._silent = going
+        return [Observation("silent", "", start, end, 1.0, "level") for start, end in over]
+
+
+def listen(
+    path: Path,
+    ears: Ears,
+    *,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    audio_track: int | None = None,
+    on_progress: Progress | None = None,
+    on_warning: Callable[[str], None] | None = None,
+) -> Iterator[Observation]:
+    """What is said and heard in a file, in the order of its start within each piece; in bounded memory.
+
+    Raises MediaError for a file that cannot be read or has no sound, UsageError for an impossible range.
+    """
+    listener = Listener(ears)
+    for clip, last in pieces(path, sampling_sound(audio_track), start_s, end_s, on_progress, on_warning):
+        if clip.samples is not None:
+            yield from listener.hear(clip.samples, clip.range_s[0], last=last)
+        elif last:
+            yield from listener.hear(np.zeros(0, np.float32), clip.range_s[0], last=True)
+
+
+def sampling_sound(audio_track: int | None) -> Sampling:
+    """The sound alone."""
+    return Sampling(fps=1.0, max_frames=1, max_pixels=1024, multiple=1, video=False, audio_track=audio_track)
+
+
+def pieces(
+    path: Path,
+    sampling: Sampling,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    on_progress: Progress | None = None,
+    on_warning: Callable[[str], None] | None = None,
+) -> Iterator[tuple[Clip, bool]]:
+    """A file in clips of PIECE_S one after another, and whether each is the last.
+
+    Progress is told when the next clip is wanted. A piece in which nothing can be read is left out with a warning.
+    Raises MediaError for a file in which that holds for all, or that lacks what is wanted.
+    """
+    info = probe(path)
+    if info.is_image and not sampling.video:
+        raise MediaError(f"{name(path)}: is a still picture, so it has no sound")
+    if not sampling.video and not info.has_audio:
+        raise MediaError(f"{name(path)}: has no sound")
+    begin = start_s or 0.0
+    end = info.duration_s if end_s is None else min(end_s, info.duration_s)
+    told: set[str] = set()
+
+    def warn(messages: tuple[str, ...]) -> None:
+        for message in messages:
+            if on_warning is not None and message not in told:
+                on_warning(message)
+            told.add(message)
+
+    if end - begin <= PIECE_S:  # at once: read() also judges impossible ranges
+        clip = read(path, sampling, start_s, end_s)
+        warn(clip.warnings)
+        yield clip, True
+        if on_progress is not None:
+            on_progress(clip.duration_s, clip.duration_s)
+        return
+    found = False
+    at = begin
+    problem: MediaError | None = None
+    while at < end:
+        until = end if end - at < 1.2 * PIECE_S else at + PIECE_S
+        try:
+            clip = read(path, sampling, at, until)
+        except MediaError as error:
+            problem = error
+            warn((str(error),))
+            clip = Clip(info, (at, until), None, None, None)
+        else:
+            found = True
+            warn(tuple(each for each in clip.warnings if "is silent" not in each))
+        if until >= end and not found and problem is not None:
+            raise problem
+        yield clip, until >= end
+        at = until
+        if on_progress is not None:
+            on_progress(at - begin, end - begin)
+
+
+def _cut(samples: np.ndarray) -> int:
+    """(S,) -> where to stop: the quietest place of the last CUT_S on the patches' grid; 0 if there are fewer."""
+    first = max(1, (len(samples) - round(CUT_S * SAMPLE_RATE)) // HOP)
+    places = range(first * HOP, len(samples) - HOP // 4, HOP)
+    return min(places, key=lambda at: float(np.square(samples[at - HOP // 4 : at + HOP // 4]).sum()), default=0)
+
+
+def _words(speech: Speech, samples: np.ndarray, voice: np.ndarray) -> list[Word]:
+    """The words in (S,) samples, where (P,) probabilities of a voice say that somebody speaks."""
+    words: list[Word] = []
+    for start, end in voiced(voice, len(samples)):
+        for first, last in speech_windows(samples[start:end]):
+            spoken = speech.transcribe_words(samples[start + first : start + last])
+            words += [_later(word, (start + first) / SAMPLE_RATE) for word in spoken]
+    return [word for word in words if _near(voice, word) >= VOICE]
+
+
+def _later(word: Word, offset_s: float) -> Word:
+    return word._replace(start_s=word.start_s + offset_s, end_s=word.end_s + offset_s)
+
+
+def voiced(voice: np.ndarray, samples: int) -> list[tuple[int, int]]:
+    """(P,) probabilities of a voice in `samples` samples -> first and last sample where Whisper is to listen."""
+    at = np.flatnonzero(voice >= VOICE) * PATCH_HOP_S
+    spans = joined(((max(0.0, t - VOICE_MARGIN_S), t + 2 * PATCH_HOP_S + VOICE_MARGIN_S) for t in at), PAUSE_S)
+    return [(round(start * SAMPLE_RATE), min(samples, round(end * SAMPLE_RATE))) for start, end in spans]
+
+
+def _near(voice: np.ndarray, word: Word) -> float:
+    """The highest probability of a voice in the patches that a word is in, and their neighbours."""
+    first = max(0, int(word.start_s / PATCH_HOP_S) - 2)
+    return float(voice[first : int(word.end_s / PATCH_HOP_S) + 2].max(initial=0.0))
+
+
+def _observed(word: Word, offset_s: float) -> Observation:
+    start_s, end_s = offset_s + word.start_s, offset_s + word.end_s
+    return Observation("word", word.text, start_s, end_s, word.probability, "whisper")

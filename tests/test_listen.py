@@ -1,0 +1,132 @@
+"""What is said and heard: sounds joined to events, silence, and where Whisper listens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from epcli.errors import MediaError
+from epcli.observe import listen, sounds
+from epcli.observe.listen import voiced
+from epcli.observe.look import observe
+from epcli.observe.loudness import joined, silences
+from epcli.observe.sounds import PATCH_HOP_S, Events, broader, kinds
+from epcli.records import SAMPLE_RATE
+
+MEDIA = Path(__file__).parents[1] / "docs" / "media"
+CLASSES = ("Animal", "Dog", "Bark", "Bus", "Music", "Piano", "Silence")
+
+
+def heard(rows: dict[str, list[float]], pieces: int = 1, **more):
+    """The events of patches with these probabilities, fed in so many pieces."""
+    table = np.zeros((len(next(iter(rows.values()))), len(CLASSES)))
+    for name, values in rows.items():
+        table[:, CLASSES.index(name)] = values
+    events, found, at = Events(CLASSES), [], 0.0
+    for part in np.array_split(table, pieces):
+        end = at + len(part) * PATCH_HOP_S
+        found += events.add(part, at, end, **more)
+        at = end
+    return {(each.text, round(each.start_s, 2), round(each.end_s, 2)) for each in [*found, *events.finish()]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ({"Bus": [0.0, 0.5, 0.3, 0.5, 0.0, 0.0]}, {("bus", 0.72, 2.16)}),  # goes on while it is likely enough
+        ({"Bus": [0.0, 0.39, 0.39, 0.39, 0.0]}, set()),  # never likely enough
+        ({"Bus": [0.0, 0.6, 0.0, 0.0, 0.0]}, set()),  # a single patch must be sure
+        ({"Bus": [0.0, 0.9, 0.0, 0.0, 0.0]}, {("bus", 0.72, 1.2)}),
+        ({"Bus": [0.9, 0.9, 0.0, 0.0, 0.9, 0.9]}, {("bus", 0.0, 2.88)}),  # a short gap
+        ({"Bus": [0.9, 0.9, *[0.0] * 5, 0.9, 0.9]}, {("bus", 0.0, 1.2), ("bus", 3.6, 4.32)}),
+        ({"Animal": [0.9] * 6, "Dog": [0.9] * 6, "Bark": [0.8] * 6}, {("dog barking", 0.0, 2.88)}),  # the narrowest
+        ({"Animal": [0.9] * 6, "Dog": [0.1] * 6}, {("animal", 0.0, 2.88)}),  # unsure which
+        ({"Animal": [0.9] * 9, "Dog": [*[0.9] * 2, *[0.0] * 7]}, {("animal", 0.0, 4.32), ("dog", 0.0, 1.2)}),
+        ({"Music": [0.9] * 4, "Piano": [0.9] * 4}, {("music", 0.0, 1.92), ("piano", 0.0, 1.92)}),  # both count
+        ({"Silence": [0.9] * 4}, set()),
+    ],
+)
+def test_patches_become_events_by_the_narrowest_name(rows, expected):
+    assert heard(rows) == expected
+
+
+def test_a_sound_goes_on_from_piece_to_piece():
+    assert heard({"Bus": [0.0, *[0.9] * 9, 0.0, 0.0]}, pieces=3) == {("bus", 0.72, 5.04)}
+
+
+def test_nothing_is_heard_in_silence():
+    assert heard({"Bus": [0.9] * 6}, silent=[(0.0, 1.0), (2.0, 9.0)]) == {("bus", 1.0, 2.0)}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("dog barking", ("dog", "pet", "animal")), ("bus", ("road vehicle", "vehicle")), ("nonsense", ())],
+)
+def test_a_sound_knows_what_it_is_a_kind_of(name, expected):
+    assert broader(name) == expected
+
+
+@pytest.mark.slow
+def test_every_class_of_yamnet_is_in_the_list():
+    from epcli.observe.yamnet import load_class_names
+
+    assert set(kinds()) == set(load_class_names())
+    assert set(sounds._VOICES) <= set(kinds())
+
+
+def test_silence_is_told_to_a_tenth_of_a_second():
+    sound = np.random.default_rng(0).uniform(-0.1, 0.1, 3 * SAMPLE_RATE).astype(np.float32)
+    sound[: SAMPLE_RATE // 2] = 0
+    sound[2 * SAMPLE_RATE :] *= 1e-3
+    assert silences(sound) == [(0.0, 0.5), (2.0, 3.0)]
+    assert silences(sound[:0]) == []
+
+
+def test_spans_are_joined_over_gaps():
+    assert joined([(3, 4), (0, 1), (1.5, 2)], 0.5) == [(0, 2), (3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("voice", "seconds"),
+    [
+        ([0.0] * 20, []),  # nobody speaks
+        ([0.0] * 10 + [0.9] + [0.0] * 10, [(3.8, 6.76)]),  # a margin around a voice
+        ([0.9] + [0.0] * 6 + [0.9] + [0.0] * 30, [(0.0, 5.32)]),  # a short pause
+        ([0.9] + [0.0] * 20 + [0.9], [(0.0, 1.96), (9.08, 10.56)]),  # a long one; the file ends
+    ],
+)
+def test_whisper_listens_where_somebody_speaks(voice, seconds):
+    spans = voiced(np.array(voice), round(len(voice) * PATCH_HOP_S * SAMPLE_RATE))
+    assert [(round(a / SAMPLE_RATE, 2), round(b / SAMPLE_RATE, 2)) for a, b in spans] == seconds
+
+
+@pytest.mark.slow
+def test_all_of_a_clip_is_observed_with_its_times():
+    said = [each for each in observe(MEDIA / "speech.mp4") if each.kind == "word"]
+    assert "check the number" in " ".join(each.text for each in said).lower()
+    assert all(0 < each.start_s < each.end_s < 3.2 for each in said)
+
+    found = list(observe(MEDIA / "farm.mp4"))
+    assert {(each.kind, each.text) for each in found} >= {("sound", "dog barking"), ("sound", "cow mooing")}
+    assert not [each for each in found if each.kind == "word"]
+    dog, cow = (next(each for each in found if each.text == name) for name in ("dog barking", "cow mooing"))
+    assert dog.start_s < 1 < dog.end_s < cow.start_s < 5 < cow.end_s
+
+
+@pytest.mark.slow
+def test_a_long_file_in_pieces_is_heard_as_at_once(monkeypatch):
+    progress: list[tuple[float, float]] = []
+    whole = [each for each in observe(MEDIA / "moment.mp4") if each.kind == "sound"]
+    monkeypatch.setattr(listen, "PIECE_S", 8.0)
+    monkeypatch.setattr(listen, "CUT_S", 3.0)
+    parts = list(observe(MEDIA / "moment.mp4", on_progress=lambda done, of: progress.append((done, of))))
+    assert [each.text for each in parts if each.kind == "sound"] == [each.text for each in whole]
+    assert [(each.start_s, each.end_s) for each in parts if each.kind == "silent"] == [(0.0, 31.0), (33.2, 40.0)]
+    assert [round(done) for done, _ in progress] == [8, 16, 24, 32, 40]
+
+
+def test_a_file_without_sound_is_refused():
+    with pytest.raises(MediaError, match=r"silent\.mp4: has no sound"):
+        list(listen.pieces(MEDIA / "silent.mp4", listen.sampling_sound(None)))
