@@ -151,7 +151,7 @@ class Sight:
     """What one small part reports in one frame."""
 
     kind: str  # "object", "scene", "text", "cut", "black" or "unsure"
-    text: str  # the name, or the words read; "" for cut, black and unsure
+    text: str  # the name, or the words read; why it is unsure, "dark", "blurred" or "blank", if known; else ""
     score: float  # 0 to 1
     box: tuple[float, float, float, float] | None = None  # left, top, right, bottom as shares of width and height
     count: int = 1  # how many of this name are in the frame
@@ -248,6 +248,9 @@ class MediaTokens:
     cells: np.ndarray  # (n, 3) int16: frame, row, column of the grid; -1 for sound
     boxes: np.ndarray  # (n, 4) int32 left, top, right, bottom in pixels of the displayed picture; -1 for sound
     grid: tuple[int, int]  # rows and columns of a frame's token grid; (0, 0) without picture
+    size: tuple[int, int] = (0, 0)  # width and height of the displayed picture, pixels
+    observed: bool = False  # picture tokens are observations, any number a frame, and `boxes` are theirs, not cells
+    labels: tuple[str, ...] | None = None  # of each token: "person", "text 'EXIT'", "" for none; None: none has any
 
 
 @dataclass(frozen=True)
@@ -261,7 +264,8 @@ class Moment:
     where: str | None  # "lower left"; None for sound, and where the whole picture counts
     box: tuple[int, int, int, int] | None  # left, top, right, bottom in pixels of the displayed picture
     share: float  # of the evidence in the whole clip
-    label: str  # "0:12–0:14 sound", "0:31 picture, lower left"
+    label: str  # "0:12–0:14 sound", "0:31 picture, lower left", "person, left, 0:02–0:07", "dog, 0:04–0:06 sound"
+    name: str = ""  # what was seen, read or heard; "" where the tokens have no names
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from epcli.config import Profile
+from epcli.models.layout import WHOLE_PICTURE, AudioTokens, SightTokens, interleave, join
 from epcli.records import (
     SAMPLE_RATE,
     STAGES,
@@ -16,6 +19,7 @@ from epcli.records import (
     AudioTrack,
     AvailableMemory,
     CacheUse,
+    ClipSummary,
     ContextUse,
     EvidenceShares,
     Inspection,
@@ -36,8 +40,10 @@ from epcli.records import (
     StageSeconds,
     TokenCount,
     TokenCounts,
+    TokenStream,
     TokenUse,
 )
+from epcli.session.moments import media_tokens as tokens_of
 from epcli.session.moments import moments
 from epcli.sieve.select import keep_count
 
@@ -213,3 +219,50 @@ def inspection(name: str = HOSTILE, selectors: tuple[str, ...] = ("query-aware",
     )
     preview = Preview(frames, np.arange(8) + 0.5, samples, waveform(samples), spectrogram(samples))
     return Inspection(info, (0.0, 8.0), PLAN, tokens, preview, runs)
+
+
+PERSON, DOG, SIGN = (0.05, 0.2, 0.25, 0.9), (0.7, 0.6, 0.95, 0.95), (0.4, 0.05, 0.6, 0.15)
+SEEN = (  # frame, name, box and number of pieces of each sight
+    *((frame, "street", WHOLE_PICTURE, 1) for frame in (0, 6)),
+    *((frame, "person", tuple(x + 0.01 * frame for x in PERSON), 1) for frame in range(2, 7)),
+    *((frame, "dog", DOG, 1) for frame in (1, 2)),
+    (5, "text 'EXIT'", SIGN, 2),
+    (6, "cut", WHOLE_PICTURE, 1),
+)
+SAID = {24: "' the'", 25: "' train'", 27: "' lea'", 28: "'ves'"}  # of 0.12 s each
+
+
+def observed_stream(seen: Sequence[Any] = SEEN, seconds: int = 8) -> TokenStream:
+    """A frame a second, with any number of observations in each, none in the last; and sound with names."""
+    rows = [row[:3] for row in sorted(seen) for _ in range(row[3])]
+    frame, labels, boxes = zip(*rows, strict=True) if rows else ((), (), ())
+    draw = torch.Generator().manual_seed(3)
+    times = torch.arange(seconds, dtype=torch.float64) + 0.5
+    video = SightTokens(
+        torch.randn(len(rows), 8, generator=draw),
+        torch.tensor(frame, dtype=torch.int64),
+        times,
+        1.0,
+        torch.tensor(boxes).view(-1, 4),
+        tuple(labels),
+    )
+    count = round(seconds / 0.12)
+    heard = tuple(SAID.get(i, "dog" if 33 <= i < 50 else "") for i in range(count))
+    audio = AudioTokens(torch.randn(count, 8, generator=draw), 3, labels=heard)
+    return join([interleave(video, audio, torch.randn(4, 8), 2)], torch.float32, torch.device("cpu"))
+
+
+def observed_tokens(seen: Sequence[Any] = SEEN, seconds: int = 8) -> MediaTokens:
+    """The tokens of `observed_stream`, in 640 x 360 pixels."""
+    info = replace(inspection().info, path=Path("film.mp4"))
+    times = tuple(float(second) + 0.5 for second in range(seconds))
+    return tokens_of(observed_stream(seen, seconds), ClipSummary(info, (0.0, float(seconds)), times, heard=True))
+
+
+def observed_inspection(question: str = "What does the sign say?") -> Inspection:
+    """The same eight seconds, looked at by a model whose picture tokens are observations."""
+    found, tokens = inspection("street.mp4"), observed_tokens()
+    labels = np.array(tokens.labels)
+    scores = np.where(labels == "text 'EXIT'", 4.0, np.where(labels == "person", 3.0, np.where(labels == "dog", 1, 0)))
+    scores = np.round((scores + np.random.default_rng(2).normal(0, 0.3, len(labels))) * 8).astype(np.float32) / 8
+    return replace(found, tokens=tokens, runs=(run(tokens, question, "EXIT.", "query-aware", 0.1, scores),))

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from inspections import KINDS, inspection, sound_only
+from inspections import KINDS, inspection, observed_inspection, sound_only
 from PIL import Image
 
 from epcli.records import Inspection, Modality
@@ -143,3 +143,35 @@ def test_progress_ends_at_the_whole(looked):
     told: list[float] = []
     assert list(draw.with_progress([1, 2, 3, 4, 5], 4, told.append)) == [1, 2, 3, 4, 5]  # one more than foreseen
     assert told == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def edge(picture: np.ndarray, box: tuple[int, int, int, int], colour: tuple[int, int, int]) -> float:
+    """The share of the lower edge of a box that has the colour."""
+    left, _, right, bottom = box
+    row = picture[bottom - 1, left:right].astype(int)
+    return float((np.abs(row - colour).max(-1) < 3).mean())
+
+
+def test_what_was_observed_has_a_solid_box_if_it_was_kept_and_a_dashed_one_if_not():
+    found = observed_inspection()
+    sights = figures.sighted(found.tokens, 2)
+    dog, person = sights
+    picture = np.full((360, 640, 3), (200, 100, 30), np.uint8)
+    got = draw.named(picture, sights, found.runs[0].kept, found.tokens.size)
+    assert edge(got, person.box, draw.COLOURS[Modality.VIDEO]) == 1
+    assert 0.3 < edge(got, dog.box, draw.QUIET) < 0.7
+    assert tuple(got[350, 320]) == (200, 100, 30), "something of it was read: bright"
+    nothing = draw.named(picture, sights, np.zeros_like(found.runs[0].kept), found.tokens.size)
+    assert nothing[350, 320].max() < 60, "nothing of it was read: dark"
+    assert (draw.named(picture, [], found.runs[0].kept, found.tokens.size) == picture).all()
+
+
+def test_a_film_and_a_sheet_show_what_was_observed_when_it_was():
+    found = observed_inspection()
+    run, blue = found.runs[0], draw.COLOURS[Modality.VIDEO]
+    frames = list(draw.film(found, run, [np.full((360, 640, 3), 120, np.uint8)] * 8, 1.0))
+    (sign,) = (each for each in figures.sighted(found.tokens, 5) if each.name.startswith("text"))
+    assert [edge(frame, sign.box, blue) == 1 for frame in frames] == [k == 5 for k in range(8)]
+    some, nothing = sheet(found), sheet(keeping(found, False))
+    marked = [int((np.abs(each.astype(int) - blue).max(-1) < 3).sum()) for each in (some, nothing)]
+    assert marked[0] > 2 * marked[1]

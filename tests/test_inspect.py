@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from inspections import KINDS, inspection, media_tokens
+from inspections import KINDS, inspection, media_tokens, observed_inspection
 from inspections import run as made_run
 from rich.console import Console
 
@@ -62,6 +62,83 @@ def test_the_terminal_view_fits_80_columns_with_and_without_colour(looked):
     assert "\x1b" not in plain
     coloured = shown(looked, color=True)
     assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
+
+
+def pieces(found) -> dict[str, list[int]]:
+    """Tokens and kept ones of each name, counted by hand."""
+    told: dict[str, list[int]] = {}
+    for label, kept in zip(found.tokens.labels, found.runs[0].kept.tolist(), strict=True):
+        if label:
+            counts = told.setdefault(label, [0, 0])
+            counts[0] += 1
+            counts[1] += kept
+    return told
+
+
+def test_observations_are_in_the_json_with_name_and_box():
+    found = observed_inspection()
+    run = json.loads(to_json(found))["runs"][0]
+    assert {(token["label"], token["modality"]) for token in run["kept_tokens"]} >= {
+        ("person", "video"),
+        ("text 'EXIT'", "video"),
+        ("dog", "audio"),
+    }
+    for token in run["kept_tokens"]:
+        assert token["label"] == (found.tokens.labels[token["index"]] or None)
+        assert token["box"] == (found.tokens.boxes[token["index"]].tolist() if token["modality"] == "video" else None)
+    listed = {(each["name"], each["modality"]): each for each in run["observed"]}
+    assert listed[("street", "video")]["spans_s"] == [[0, 1], [6, 7]]
+    assert listed[("'the train leaves'", "audio")]["tokens"] == 4
+    counts = pieces(found)
+    for name in ("person", "text 'EXIT'", "street", "cut"):
+        assert [listed[(name, "video")][key] for key in ("tokens", "kept")] == counts[name]
+    assert "observed" in json.loads(to_json(inspection()))["runs"][0]
+
+
+@pytest.mark.parametrize("color", [False, True])
+def test_the_terminal_lists_what_was_observed_and_kept(color):
+    found = observed_inspection()
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown(found, color=color))
+    assert max(map(len, text.splitlines())) <= 80
+    rows = {" ".join(line.split()) for line in text.splitlines()}
+    assert "looked at 8 frames, 6 observations in all" in rows
+    for name, when in (("person", "0:02–0:07"), ("text 'EXIT'", "0:05–0:06"), ("street", "0:00–0:01, 0:06–0:07")):
+        total, kept = pieces(found)[name]
+        assert f"{name} picture {when} {kept} of {total}" in rows
+    assert "0:02.5 (dog lower right) · person left" in rows
+    assert "0:06.5 (cut) · person left · (street)" in rows
+    assert "53% text 'EXIT', top, 0:05.5" in rows
+
+
+def test_names_from_the_clip_cannot_steer_the_terminal():
+    found = observed_inspection()
+    labels = tuple("text '\x1b[2J\nx'" if label == "text 'EXIT'" else label for label in found.tokens.labels)
+    text = shown(replace(found, tokens=replace(found.tokens, labels=labels)))
+    assert "\x1b" not in text
+    assert "text '\ufffd[2J x'" in text
+
+
+def test_the_page_has_names_and_boxes_of_every_frame():
+    found = observed_inspection()
+    page = page_data(found)
+    assert page["names_pictures"]
+    assert not page_data(inspection())["names_pictures"]
+    assert [[each["name"] for each in frame["sights"]] for frame in page["frames"]] == [
+        ["street"],
+        ["dog"],
+        ["dog", "person"],
+        ["person"],
+        ["person"],
+        ["person", "text 'EXIT'"],
+        ["cut", "person", "street"],
+        [],
+    ]
+    assert [frame["start"] for frame in page["frames"]] == list(range(8))
+    sign = page["frames"][5]["sights"][1]
+    assert sign["box"] == [0.4, 0.05, 0.6, 0.15]
+    assert len(sign["tokens"]) == 2
+    assert page["frames"][0]["sights"][0]["box"] is None  # of the whole picture
+    assert {each["name"]: each["when"] for each in page["observed"]}["person"] == "0:02–0:07"
 
 
 @pytest.mark.parametrize(

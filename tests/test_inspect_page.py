@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from inspections import KINDS, inspection
+from inspections import KINDS, inspection, observed_inspection
 
 from epcli.records import KeptStream, Modality, TokenStream
 from epcli.report import figures
@@ -271,5 +271,29 @@ def test_without_media_it_still_works(browser, looked, tmp_path, trouble):
     assert numbers_of(page)[0][2].endswith("of 224")
     shown = page.eval_on_selector_all("#frames span", "all => all.map(each => each.firstChild.textContent)")
     assert shown == [format_time(round(time, 1)) for time in times.tolist()]  # a half as in the terminal: 0:00.2
+    context.close()
+    assert trouble == []
+
+
+def test_names_and_boxes_are_drawn_and_listed(browser, tmp_path, trouble):
+    found = observed_inspection()
+    run, path = found.runs[0], tmp_path / "observed.html"
+    path.write_text(to_html(found), encoding="utf-8")
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    page = opened(context, path, trouble)
+    rows = page.eval_on_selector_all("#observed tr", "rows => rows.map(r => [...r.cells].map(c => c.textContent))")
+    for each in figures.observed(found.tokens):
+        kept = figures.kept_of(each.places, run.kept)
+        kind = figures.WORDS[each.modality.name.lower()]
+        assert [each.name, "", f"{kept} of {len(each.places)}", kind, each.when] in rows
+    assert page.text_content("#story").startswith("The clip was cut into 12 pieces of what was seen and 67 moments of")
+    note = page.text_content("#frame-note")  # opens where the answer came from
+    assert "read: person, text 'EXIT'" in note, note
+    blue = "c => { const p = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; let n = 0;"
+    blue += "for (let i = 0; i < p.length; i += 4) n += p[i] === 0x6c && p[i + 1] === 0xb2 && p[i + 2] === 0xff;"
+    assert page.eval_on_selector("#frame", blue + "return n; }") > 300
+    page.eval_on_selector("#keep", "s => { s.value = 2; s.dispatchEvent(new Event('input')); }")  # the text only
+    page.wait_for_timeout(300)
+    assert "dropped: person" in page.text_content("#frame-note")
     context.close()
     assert trouble == []

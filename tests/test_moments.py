@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from inspections import inspection, media_tokens, still
+from inspections import DOG, PERSON, inspection, media_tokens, observed_tokens, still
 
 from epcli.records import Modality
-from epcli.session.moments import frame_spans, moments, place_words
+from epcli.session.moments import frame_spans, moments, place_words, things
 
 
 def evidence(tokens, which) -> np.ndarray:
@@ -81,3 +81,64 @@ def test_a_frame_stands_for_the_time_up_to_its_neighbours(times, duration, grids
 )
 def test_places_have_names(x, y, words):
     assert place_words(x, y) == words
+
+
+def named(tokens, name, modality=Modality.VIDEO):
+    return (np.array(tokens.labels) == name) & (tokens.modality == modality)
+
+
+def test_observations_keep_their_boxes_and_names():
+    tokens = observed_tokens()
+    assert tokens.observed
+    (frame, *_), *_ = tokens.cells[named(tokens, "person")]
+    assert frame == 2
+    assert tokens.boxes[named(tokens, "dog")][0].tolist() == [448, 216, 608, 342]  # of 640 x 360 pixels
+    assert tokens.boxes[named(tokens, "cut")][0].tolist() == [0, 0, 640, 360]
+    assert tokens.spans_s[named(tokens, "cut")].tolist() == [[6, 7]]
+    assert (tokens.boxes[tokens.modality == Modality.AUDIO] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("which", "label", "box"),
+    [
+        (lambda t: named(t, "person"), "person, left, 0:02–0:07", (45, 79, 173, 331)),
+        (lambda t: named(t, "person") & (t.cells[:, 0] == 3), "person, left, 0:03.5", (51, 83, 179, 335)),
+        (lambda t: named(t, "text 'EXIT'"), "text 'EXIT', top, 0:05.5", (256, 18, 384, 54)),
+        (lambda t: named(t, "cut"), "cut, 0:06.5", None),
+        (lambda t: named(t, "dog", Modality.AUDIO), "dog, 0:04–0:06 sound", None),
+        (lambda t: named(t, "' train'", Modality.AUDIO), "'train', 0:03–0:03.1 sound", None),
+        (lambda t: (t.modality == Modality.AUDIO) & (t.spans_s[:, 0] > 6.5), "0:06.6–0:08 sound", None),
+    ],
+)
+def test_an_observation_is_told_by_its_name_place_and_time(which, label, box):
+    tokens = observed_tokens()
+    (moment,) = moments(tokens, evidence(tokens, which(tokens)))
+    assert moment.label == label
+    assert moment.box == box
+    assert label.startswith(moment.name)
+
+
+def test_what_is_said_is_told_in_whole_words():
+    tokens = observed_tokens()
+    spoken = (tokens.modality == Modality.AUDIO) & (tokens.spans_s[:, 0] > 2.8) & (tokens.spans_s[:, 0] < 3.4)
+    assert [m.name for m in moments(tokens, evidence(tokens, spoken))] == ["'the train leaves'"]
+
+
+def test_the_same_name_on_two_sides_is_two_moments_and_a_gap_of_one_frame_none():
+    right = tuple(x + 0.7 * (i % 2 == 0) for i, x in enumerate(PERSON))
+    seen = [(frame, "person", box, 1) for frame in (0, 1, 3) for box in (PERSON, right)]
+    tokens = observed_tokens(seen)
+    weights = evidence(tokens, named(tokens, "person") * np.where(tokens.boxes[:, 0] > 320, 2, 1))
+    assert [m.label for m in moments(tokens, weights)] == ["person, right, 0:00–0:04", "person, left, 0:00–0:04"]
+
+
+def test_what_is_seen_again_much_later_or_far_away_is_another_thing():
+    far = (0.9, *DOG[1:])
+    tokens = observed_tokens([(0, "dog", (0.0, 0.6, 0.2, 0.9), 2), (1, "dog", far, 1), (6, "dog", far, 1)])
+    assert [tokens.cells[thing, 0].tolist() for thing in things(tokens)] == [[0, 0], [1], [6]]
+
+
+def test_nothing_observed_makes_no_moment():
+    tokens = observed_tokens([])
+    assert things(tokens) == []
+    assert moments(tokens, np.zeros(len(tokens.modality), np.float32)) == ()

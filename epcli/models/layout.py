@@ -42,7 +42,7 @@ class SightTokens:
     times_s: Tensor  # (N,) float64 presentation times of all sampled frames, ascending
     step_s: float
     boxes: Tensor  # (n, 4) float32 left, top, right, bottom as shares of width and height; WHOLE_PICTURE where no box
-    labels: tuple[str, ...]  # of each: "person", "text 'EXIT'", "cut"; "" where it has no name
+    labels: tuple[str, ...]  # of each: "person", "text 'EXIT'", "cut", "" for none; pieces of one name share it and box
     later: Tensor | None = None  # (n,) int64 position steps after its frame's, to order pieces of a text; None: 0
     attention: Tensor | None = None  # (n,) float32 as a tower's; None: 1
 
@@ -54,7 +54,7 @@ class AudioTokens:
     embeds: Tensor  # (A, D)
     steps: int  # position steps a token
     attention: Tensor | None = None  # (A,) float32 that each token receives in its tower; None: 1
-    labels: tuple[str, ...] | None = None  # of each: what is heard or said, "" for nothing; None: not told
+    labels: tuple[str, ...] | None = None  # of each: "dog", in quotes the piece that is said, "' hel'", "" for nothing
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,8 +16,9 @@ def evidence_tokens(stream: TokenStream, evidence: Sequence[Evidence]) -> Tensor
     """(L,) bool: the stream's sound and picture tokens in which a piece of evidence lies.
 
     A token counts if the middle of its stretch of time lies in the piece, and for a piece with a box if the middle of
-    its cell lies in the box: at a cut, a token belongs to what its middle shows. A piece that is shorter than a token,
-    or a box smaller than a cell, holds no middle; then the tokens count that its own middle lies in.
+    its cell, or of the box that it observed, lies in the box: at a cut, a token belongs to what its middle shows. A
+    piece that is shorter than a token, or a box smaller than a cell, holds no middle; then the tokens count that its
+    own middle lies in.
     """
     import torch
 
@@ -28,12 +29,21 @@ def evidence_tokens(stream: TokenStream, evidence: Sequence[Evidence]) -> Tensor
         hit = modality == piece.modality
         hit &= _inside(start, end, piece.start_s, piece.end_s, hit)
         if piece.box is not None and piece.modality == Modality.VIDEO:
-            (top, left, bottom, right), (rows, columns) = piece.box, stream.grid
-            y, x = stream.cells[:, 1] / rows, stream.cells[:, 2] / columns
-            seen = hit.clone()
-            hit &= _inside(y, y + 1 / rows, top, bottom, seen) & _inside(x, x + 1 / columns, left, right, seen)
+            (top, left, bottom, right), seen = piece.box, hit.clone()
+            x0, y0, x1, y1 = _boxes(stream).unbind(-1)
+            hit &= _inside(y0, y1, top, bottom, seen) & _inside(x0, x1, left, right, seen)
         found |= hit
     return found.to(stream.modality.device)
+
+
+def _boxes(stream: TokenStream) -> Tensor:
+    """(L, 4) left, top, right, bottom of each picture token, as shares of width and height; others mean nothing."""
+    import torch
+
+    if stream.boxes is not None:
+        return stream.boxes
+    (rows, columns), (row, column) = stream.grid, stream.cells[:, 1:].unbind(-1)
+    return torch.stack([column / columns, row / rows, (column + 1) / columns, (row + 1) / rows], -1)
 
 
 def _inside(low: Tensor, high: Tensor, begin: float, end: float, among: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from epcli.records import Report
-from epcli.text import format_range, size, visible
+from epcli.text import format_range, one_line, size, visible
 
 STYLES = {"video": "cyan", "audio": "yellow"}
 
@@ -46,7 +46,7 @@ def evidence_lines(report: Report) -> list[Text]:
     if report.evidence is None:
         return []
     lines = [
-        Text.assemble(f"   {moment.share:4.0%}  ", (moment.label, STYLES[moment.modality]))
+        Text.assemble(f"   {moment.share:4.0%}  ", (one_line(moment.label), STYLES[moment.modality]))
         for moment in report.evidence.moments
     ]
     return [Text("\n what carried the answer"), *(lines or [Text("   nothing stands out", style="dim")])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 BACK, CARD, INK, QUIET, DROPPED = (20, 20, 23), (29, 29, 34), (236, 236, 240), (162, 162, 173), (80, 80, 91)
 COLOURS = {Modality.VIDEO: (108, 178, 255), Modality.AUDIO: (255, 180, 84)}
 MARK = (255, 122, 168)
-DIM = 0.3  # brightness left to a dropped cell
+DIM = 0.3  # brightness left to a dropped cell, and to a picture of which nothing was kept
+DASH = 6  # pixels of a dash, and between two
 SHEET_WIDTH, MARGIN, GAP = 1200, 28, 10
 MOST_FRAMES = 48  # on the sheet; of more, at even steps
 STRIP = 64  # height of the video's strip for the sound, pixels
@@ -54,19 +55,79 @@ def dimmed(picture: np.ndarray, kept: np.ndarray) -> np.ndarray:
     return cv2.copyTo(picture, bright, cv2.convertScaleAbs(grey, alpha=DIM))
 
 
+def named(
+    picture: np.ndarray, sights: Sequence[figures.Sighted], kept: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    """(H, W, 3) uint8 and what was observed in it, boxes in pixels of `size` -> the same with boxes and names drawn.
+
+    What was kept has a solid box, what was dropped a dashed one; a name without a place stands in the upper left.
+    """
+    from PIL import Image, ImageDraw
+
+    read = [figures.kept_of(each.places, kept) > 0 for each in sights]
+    if sights and not any(read):
+        picture = dimmed(picture, np.zeros((1, 1), bool))
+    drawn = Image.fromarray(picture)
+    draw, font = ImageDraw.Draw(drawn), _font(max(11, round(drawn.height / 26)))
+    scale, line = np.tile((drawn.width / size[0], drawn.height / size[1]), 2), font.size + 3
+    top = 2
+    for each, was_read in sorted(zip(sights, read, strict=True), key=lambda pair: pair[1]):  # what was kept on top
+        colour = COLOURS[Modality.VIDEO] if was_read else QUIET
+        corner = (4, top)
+        if each.whole:
+            top += line
+        else:
+            left, upper, right, lower = np.round(np.array(each.box) * scale).astype(int).tolist()
+            _box(draw, (left, upper, min(right, drawn.width) - 1, min(lower, drawn.height) - 1), colour, solid=was_read)
+            corner = (left + 3, upper + 2)
+        if each.name:
+            _name(draw, corner, _plain(each.name), font, colour)
+    return np.asarray(drawn)
+
+
+def _box(draw: ImageDraw, box: tuple[int, int, int, int], colour: tuple[int, int, int], *, solid: bool) -> None:
+    left, top, right, bottom = box
+    if solid:
+        draw.rectangle((left, top, max(right, left), max(bottom, top)), outline=colour, width=2)
+        return
+    for x in range(left, right, 2 * DASH):
+        for y in (top, bottom):
+            draw.line([(x, y), (min(x + DASH, right), y)], fill=colour)
+    for y in range(top, bottom, 2 * DASH):
+        for x in (left, right):
+            draw.line([(x, y), (x, min(y + DASH, bottom))], fill=colour)
+
+
+def _name(draw: ImageDraw, corner: tuple[int, int], name: str, font: Any, colour: tuple[int, int, int]) -> None:
+    """A name on a dark ground, so that it can be read on any picture."""
+    left, top, right, bottom = draw.textbbox(corner, name, font=font)
+    draw.rectangle((left - 2, top - 1, right + 2, bottom + 1), fill=BACK)
+    draw.text(corner, name, colour, font)
+
+
+def _as_read(inspection: Inspection, run: InspectionRun, index: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Marks in the picture of a sampled frame what was kept of it."""
+    tokens = inspection.tokens
+    if not tokens.observed:
+        grid = figures.frame_grid(tokens, run.kept, index)
+        return lambda picture: dimmed(picture, grid)
+    sights = figures.sighted(tokens, index)
+    return lambda picture: named(picture, sights, run.kept, tokens.size)
+
+
 def film(inspection: Inspection, run: InspectionRun, frames: Iterable[np.ndarray], fps: float) -> Iterator[np.ndarray]:
-    """Frames of the clip, `fps` a second -> the same with dropped cells dimmed, above a strip for the sound."""
-    tokens, (start, end) = inspection.tokens, inspection.range_s
-    starts = _frame_starts(inspection)
-    grids = [figures.frame_grid(tokens, run.kept, index) for index in range(len(starts))]
+    """Frames of the clip, `fps` a second -> the same marked with what was kept, above a strip for the sound."""
+    start, end = inspection.range_s
+    starts = figures.frame_starts(inspection)
+    marks = [_as_read(inspection, run, index) for index in range(len(starts))]
     strip: np.ndarray | None = None
     for number, frame in enumerate(frames):
         height, width = frame.shape[:2]
         if strip is None:
             strip = _strip(inspection, run, width)
         time = start + number / fps
-        if grids:
-            frame = dimmed(frame, grids[max(0, int(np.searchsorted(starts, time + 1e-6, side="right")) - 1)])
+        if marks:
+            frame = marks[max(0, int(np.searchsorted(starts, time + 1e-6, side="right")) - 1)](frame)
         whole = np.concatenate([frame, strip])
         at = min(width - 2, int((time - start) / max(end - start, 1e-6) * width))
         whole[height:, at : at + 2] = MARK
@@ -93,15 +154,6 @@ def blank(inspection: Inspection, size: tuple[int, int], fps: float) -> Iterator
     frame = np.full((size[1], size[0], 3), CARD, np.uint8)
     for _ in range(max(1, round((end - start) * fps))):
         yield frame
-
-
-def _frame_starts(inspection: Inspection) -> np.ndarray:
-    """(G,) seconds from which each frame is shown."""
-    tokens = inspection.tokens
-    picture = tokens.modality == Modality.VIDEO
-    starts = np.zeros(int(tokens.cells[picture, 0].max()) + 1 if picture.any() else 0)
-    starts[tokens.cells[picture, 0]] = tokens.spans_s[picture, 0]
-    return starts
 
 
 def _strip(inspection: Inspection, run: InspectionRun, width: int, height: int = STRIP) -> np.ndarray:
@@ -162,7 +214,9 @@ def _heading(inspection: Inspection) -> Image:
     facts = [*when, *(f"{each['kind']} {figures.stream_words(each)}" for each in figures.streams(inspection))]
     draw.text((MARGIN, MARGIN + 26), _plain(" · ".join(facts)), QUIET, _font(15))
     there = figures.modalities(inspection.tokens)
-    legend = ["bright cells were read by the model, dark ones were dropped"] * (Modality.VIDEO in there)
+    marked = "names with solid boxes were read by the model, dashed ones" if inspection.tokens.observed else ""
+    marked = marked or "bright cells were read by the model, dark ones"
+    legend = [f"{marked} were dropped"] * (Modality.VIDEO in there)
     legend += ["coloured sound was read, grey sound was dropped"] * (inspection.preview.wave is not None)
     draw.text((MARGIN, MARGIN + 50), " · ".join(legend), QUIET, _font(15))
     return picture
@@ -234,11 +288,11 @@ def _thumb(
     frames, times = inspection.preview.frames, inspection.preview.times_s
     if frames is None or times is None:
         return
-    grid = figures.frame_grid(inspection.tokens, run.kept, index)
     small = np.asarray(Image.fromarray(frames[index]).resize((wide, tall), Image.Resampling.LANCZOS))
-    picture.paste(Image.fromarray(dimmed(small, grid)), (left, top))
+    picture.paste(Image.fromarray(_as_read(inspection, run, index)(small)), (left, top))
+    here = (inspection.tokens.modality == Modality.VIDEO) & (inspection.tokens.cells[:, 0] == index)
     when = format_time(round(float(times[index]), 1)) + "   " if inspection.range_s[1] > inspection.range_s[0] else ""
-    draw.text((left, top + tall + 4), f"{when}{int(grid.sum())} of {grid.size}", QUIET, _font(14))
+    draw.text((left, top + tall + 4), f"{when}{int(run.kept[here].sum())} of {int(here.sum())}", QUIET, _font(14))
 
 
 def _sheet_timeline(picture: Image, draw: ImageDraw, inspection: Inspection, run: InspectionRun, y: int) -> None:

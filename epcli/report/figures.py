@@ -4,15 +4,50 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from epcli.records import Inspection, InspectionRun, MediaInfo, MediaTokens, Modality
+from epcli.session.moments import QUOTED, place_words, spoken
+from epcli.text import format_range
 
 WORDS = {"video": "picture", "audio": "sound"}
 MODALITIES = (Modality.VIDEO, Modality.AUDIO)
+ONE_STRETCH_S = 1.0  # what is observed again so soon is one stretch of time
 LONGEST_SIDE = 5  # times the other: a picture of 2 x 4096 pixels drawn in its own shape would fill gigabytes
+
+
+@dataclass(frozen=True)
+class Sighted:
+    """Something that was observed in one frame."""
+
+    name: str
+    box: tuple[int, int, int, int]  # left, top, right, bottom in pixels of the displayed picture
+    whole: bool  # it is of the whole picture: a scene, a cut
+    where: str  # "lower left"; "" where it fills more than half of the picture
+    places: tuple[int, ...]  # its tokens
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything of one name that was observed in the clip, or all that was said in it."""
+
+    name: str
+    modality: Modality
+    spans_s: tuple[tuple[float, float], ...]  # when: starts and ends, seconds of the file
+    places: tuple[int, ...]  # its tokens
+
+    @property
+    def when(self) -> str:
+        """In words: "0:02–0:07", "0:00–0:01, 0:06–0:07", "0:00–0:09, 5 times"; "" where there is no time."""
+        spans = [(round(start, 1), round(end, 1)) for start, end in self.spans_s]
+        if spans[-1][1] <= spans[0][0]:
+            return ""
+        if len(spans) > 2:
+            return f"{format_range(spans[0][0], spans[-1][1])}, {len(spans)} times"
+        return ", ".join(format_range(*span) for span in spans)
 
 
 def drawn_size(info: MediaInfo) -> tuple[float, float]:
@@ -57,6 +92,69 @@ def frame_grid(tokens: MediaTokens, values: np.ndarray, frame: int) -> np.ndarra
     grid = np.zeros(tokens.grid, values.dtype)
     grid[tokens.cells[places, 1], tokens.cells[places, 2]] = values[places]
     return grid
+
+
+def frame_starts(inspection: Inspection) -> np.ndarray:
+    """(G,) seconds from which each frame is shown; (0,) without picture."""
+    tokens, times = inspection.tokens, inspection.preview.times_s
+    if times is None:
+        return np.zeros(0)
+    starts = np.concatenate([[inspection.range_s[0]], (times[1:] + times[:-1]) / 2])
+    picture = tokens.modality == Modality.VIDEO
+    starts[tokens.cells[picture, 0]] = tokens.spans_s[picture, 0]
+    return starts
+
+
+def sighted(tokens: MediaTokens, frame: int) -> list[Sighted]:
+    """What was observed in a frame, in order; nothing where the picture's tokens are the cells of a grid."""
+    if not tokens.observed:
+        return []
+    found: dict[tuple[str, tuple[int, int, int, int]], list[int]] = {}
+    for place in np.flatnonzero((tokens.modality == Modality.VIDEO) & (tokens.cells[:, 0] == frame)).tolist():
+        left, top, right, bottom = tokens.boxes[place].tolist()
+        found.setdefault((tokens.labels[place] if tokens.labels else "", (left, top, right, bottom)), []).append(place)
+    (width, height), made = tokens.size, []
+    for (name, box), places in found.items():
+        left, top, right, bottom = box
+        wide = (right - left) * (bottom - top) > width * height / 2
+        where = "" if wide else place_words((left + right) / 2 / width, (top + bottom) / 2 / height)
+        made.append(Sighted(name, box, box == (0, 0, width, height), where, tuple(places)))
+    return made
+
+
+def observed(tokens: MediaTokens) -> list[Observed]:
+    """What was observed in the clip by name, in order of time; nothing where tokens have no names."""
+    if tokens.labels is None:
+        return []
+    found: dict[tuple[int, str], list[int]] = {}
+    for place, name in enumerate(tokens.labels):
+        if name:
+            found.setdefault((int(tokens.modality[place]), QUOTED if name[0] == QUOTED else name), []).append(place)
+    return [
+        Observed(
+            spoken(tokens, places) if name == QUOTED else name,
+            Modality(modality),
+            _stretches(tokens.spans_s[places]),
+            tuple(places),
+        )
+        for (modality, name), places in found.items()
+    ]
+
+
+def _stretches(spans: np.ndarray) -> tuple[tuple[float, float], ...]:
+    """(n, 2) ascending starts and ends -> the same with those joined that are no more than ONE_STRETCH_S apart."""
+    joined = [spans[0].tolist()]
+    for start, end in spans[1:].tolist():
+        if start - joined[-1][1] <= ONE_STRETCH_S:
+            joined[-1][1] = max(joined[-1][1], end)
+        else:
+            joined.append([start, end])
+    return tuple((start, end) for start, end in joined)
+
+
+def kept_of(places: Sequence[int], kept: np.ndarray) -> int:
+    """How many of these tokens were kept."""
+    return int(kept[list(places)].sum())
 
 
 def decisive_frames(tokens: MediaTokens, run: InspectionRun, most: int) -> list[int]:

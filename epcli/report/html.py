@@ -24,7 +24,7 @@ import numpy as np
 from epcli import __version__
 from epcli.config import DEFAULTS
 from epcli.media.write import compressed_sound
-from epcli.records import SAMPLE_RATE, Inspection, InspectionRun, Modality
+from epcli.records import SAMPLE_RATE, Inspection, InspectionRun
 from epcli.report import figures
 from epcli.sieve.selectors import SELECTORS
 from epcli.text import format_range, format_time
@@ -100,6 +100,16 @@ def page_data(inspection: Inspection, *, media: bool = True) -> dict[str, Any]:
             "row": _pack(tokens.cells[:, 1], "<i2"),
             "column": _pack(tokens.cells[:, 2], "<i2"),
         },
+        "names_pictures": tokens.observed,
+        "observed": [
+            {
+                "name": _text(each.name),
+                "modality": int(each.modality),
+                "when": each.when,
+                "tokens": list(each.places),
+            }
+            for each in figures.observed(tokens)
+        ],
         "sound": None if samples is None else _uri(*compressed_sound(samples)),
         "sound_end": start if samples is None else start + len(samples) / SAMPLE_RATE,
         "wave": None if samples is None or preview.wave is None else _pack(_level(preview.wave), "i1"),
@@ -218,9 +228,7 @@ def _frames(inspection: Inspection, room: int | None) -> list[dict[str, Any]]:
     tokens, preview = inspection.tokens, inspection.preview
     if preview.frames is None or preview.times_s is None:
         return []
-    picture = tokens.modality == Modality.VIDEO
-    start = np.zeros(len(preview.frames))
-    start[tokens.cells[picture, 0]] = tokens.spans_s[picture, 0]
+    start = figures.frame_starts(inspection)
     width, height = figures.drawn_size(inspection.info)
     aspect = width / height
     coded = None if room is None else _coded(preview.frames, aspect, room)
@@ -228,10 +236,18 @@ def _frames(inspection: Inspection, room: int | None) -> list[dict[str, Any]]:
         {
             "time": float(time),
             "start": float(start[index]),
+            "sights": [_sight(each, tokens.size) for each in figures.sighted(tokens, index)],
             "src": None if coded is None else _uri(coded(index), "image/jpeg"),
         }
         for index, time in enumerate(preview.times_s)
     ]
+
+
+def _sight(each: figures.Sighted, size: tuple[int, int]) -> dict[str, Any]:
+    """Something observed in a frame: its name, its tokens, and its box as shares of width and height."""
+    shares = np.array(each.box) / np.tile(size, 2)
+    box = None if each.whole else shares.round(4).tolist()
+    return {"name": _text(each.name), "box": box, "tokens": list(each.places)}
 
 
 def _coded(frames: np.ndarray, aspect: float, room: int) -> Callable[[int], bytes]:

@@ -15,12 +15,15 @@ from epcli.records import Inspection, InspectionRun
 from epcli.report import figures
 from epcli.report.console import STYLES, evidence_lines
 from epcli.report.console import render as render_report
-from epcli.text import format_range, format_time, size, visible
+from epcli.session.moments import things
+from epcli.text import format_range, format_time, one_line, size, visible
 
 BARS = " ▁▂▃▄▅▆▇█"
 ASCII_BARS = " .:-=+*%#"
 LABEL = 9  # columns of a row's name
 GRIDS = 4  # frames drawn
+NAMES = 12  # observations listed, those of which most was kept
+LONGEST_NAME = 28  # letters
 
 
 def print_inspection(inspection: Inspection, console: Console, *, grids: bool = True) -> None:
@@ -45,10 +48,11 @@ def _all(inspection: Inspection, console: Console, grids: bool) -> Iterator[Rend
             yield render_report(run.report)
         yield _memory(inspection, run)
         yield from _timeline(inspection, run, console)
+        yield from _observed(inspection, run)
         if len(runs) > 1:  # of a single run its figures tell it
             yield from evidence_lines(run.report)
         if grids:
-            yield from _grids(inspection, run, console)
+            yield from (_sights if inspection.tokens.observed else _grids)(inspection, run, console)
 
 
 def _file(inspection: Inspection) -> Iterator[RenderableType]:
@@ -60,14 +64,21 @@ def _file(inspection: Inspection) -> Iterator[RenderableType]:
         table.add_row(" " + stream["kind"], Text(figures.stream_words(stream)))  # never markup: a title may be "[/]"
     yield table
     rows, columns = inspection.tokens.grid
-    if inspection.preview.times_s is not None and rows:
+    if inspection.tokens.observed:
+        frames, seen = inspection.runs[0].report.media.frames, len(things(inspection.tokens))
+        yield Text(f" looked at {_count(frames, 'frame')}, {_count(seen, 'observation')} in all", style="dim")
+    elif inspection.preview.times_s is not None and rows:
         grids, frames = len(inspection.preview.times_s), inspection.runs[0].report.media.frames
-        said = f"{frames} frame{'s' * (frames > 1)}"
+        said = _count(frames, "frame")
         if frames > grids:  # two frames make one grid of cells
-            said, each = f"{said} in {grids} pair{'s' * (grids > 1)}", "a pair"
+            said, each = f"{said} in {_count(grids, 'pair')}", "a pair"
         else:
             each = "each"
         yield Text(f" looked at {said}, {rows} x {columns} cells {each}", style="dim")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _memory(inspection: Inspection, run: InspectionRun) -> RenderableType:
@@ -114,6 +125,43 @@ def ruler(start: float, end: float, columns: int) -> str:
             line[at : at + len(text)] = text
         time += step
     return "".join(line).rstrip()
+
+
+def _observed(inspection: Inspection, run: InspectionRun) -> Iterator[RenderableType]:
+    """What has a name, and how much of it was kept: most first."""
+    named = [(figures.kept_of(each.places, run.kept), each) for each in figures.observed(inspection.tokens)]
+    if not named:
+        return
+    named.sort(key=lambda pair: (-pair[0], -len(pair[1].places)))
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_column(max_width=LONGEST_NAME, no_wrap=True, overflow="ellipsis")
+    for kept, each in named[:NAMES]:
+        name = Text(one_line(each.name), style=STYLES[each.modality.name.lower()] if kept else "dim")
+        kind = figures.WORDS[each.modality.name.lower()]
+        table.add_row(name, kind, each.when, Text(f"{kept:,} of {len(each.places):,}", justify="right"))
+    yield Text("\n observed, and how many of its tokens were kept")
+    yield Padding(table, (0, 0, 0, 3))
+    if rest := named[NAMES:]:
+        kept, tokens = sum(kept for kept, _ in rest), sum(len(each.places) for _, each in rest)
+        yield Text(f"   and {len(rest):,} more: {kept:,} of {tokens:,}", style="dim")
+
+
+def _sights(inspection: Inspection, run: InspectionRun, console: Console) -> Iterator[RenderableType]:
+    """What was observed in the frames that matter most."""
+    chosen = figures.decisive_frames(inspection.tokens, run, GRIDS)
+    if not chosen or inspection.preview.times_s is None:
+        return
+    timed = inspection.range_s[1] > inspection.range_s[0]
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for frame in chosen:
+        names = Text()
+        for each in figures.sighted(inspection.tokens, frame):
+            told = one_line(f"{each.name or 'unnamed'} {each.where}".strip())
+            kept = figures.kept_of(each.places, run.kept)
+            names.append(" · " * bool(names)).append(told if kept else f"({told})", style="cyan" if kept else "dim")
+        table.add_row(format_time(round(float(inspection.preview.times_s[frame]), 1)) if timed else "", names)
+    yield Text("\n frames that matter most (in brackets: dropped)")
+    yield Padding(table, (0, 0, 0, 3))
 
 
 def _grids(inspection: Inspection, run: InspectionRun, console: Console) -> Iterator[RenderableType]:

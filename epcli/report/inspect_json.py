@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from epcli.records import Inspection, InspectionRun, MediaTokens, Modality
-from epcli.report.figures import streams
+from epcli.report.figures import kept_of, observed, streams
 from epcli.text import visible_json
 
 SCHEMA = 1
@@ -47,8 +47,25 @@ def to_dict(inspection: Inspection) -> dict[str, Any]:
             else [round(time, 3) for time in inspection.preview.times_s.tolist()],
         },
         "plan": inspection.plan.to_dict(),
-        "runs": [{"report": run.report.to_dict(), "kept_tokens": _tokens(tokens, run)} for run in inspection.runs],
+        "runs": [
+            {"report": run.report.to_dict(), "observed": _observed(tokens, run), "kept_tokens": _tokens(tokens, run)}
+            for run in inspection.runs
+        ],
     }
+
+
+def _observed(tokens: MediaTokens, run: InspectionRun) -> list[dict[str, Any]]:
+    """What has a name: of how many tokens, and how many of them were kept."""
+    return [
+        {
+            "name": each.name,
+            "modality": each.modality.name.lower(),
+            "spans_s": [[round(time, 3) for time in span] for span in each.spans_s],
+            "tokens": len(each.places),
+            "kept": kept_of(each.places, run.kept),
+        }
+        for each in observed(tokens)
+    ]
 
 
 def _tokens(tokens: MediaTokens, run: InspectionRun) -> list[dict[str, Any]]:
@@ -65,6 +82,7 @@ def _tokens(tokens: MediaTokens, run: InspectionRun) -> list[dict[str, Any]]:
                 "end_s": round(float(tokens.spans_s[index, 1]), 3),
                 "cell": {"frame": frame, "row": row, "column": column} if picture else None,
                 "box": tokens.boxes[index].tolist() if picture else None,
+                "label": (tokens.labels[index] or None) if tokens.labels else None,
                 "score": None if run.scores is None else float(run.scores[index]),
                 "evidence": float(run.evidence[index]),
                 "layers": None if run.layers is None else int(run.layers[index]),

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from textwrap import shorten
+
 import numpy as np
 
 from epcli.records import ClipSummary, MediaTokens, Modality, Moment, TokenStream
@@ -12,6 +17,10 @@ MOST = 5  # moments told
 LEAST = 0.05  # share of all evidence that a moment needs to be told
 SOUND_GAP_S = 0.4  # sound closer than this is one moment
 SMOOTH_S = 0.36  # sound's evidence is meant over this: single tokens stand out by chance
+REACH = 2  # frames later at most in which the same thing may be seen again: a part may miss it once
+FAR = 0.5  # of the picture's longer side: what moves farther from frame to frame is another thing
+LONGEST_QUOTE = 60  # letters of what was said
+QUOTED = "'"  # begins and ends the label of a piece of speech
 WORDS = {"video": "picture", "audio": "sound"}
 
 
@@ -26,12 +35,26 @@ def media_tokens(stream: TokenStream, clip: ClipSummary) -> MediaTokens:
     boxes = np.full((len(cells), 4), -1, np.int32)
     if picture.any() and clip.frame_times_s:
         times = np.asarray(clip.frame_times_s, np.float64)
-        spans[picture] = frame_spans(times, clip.duration_s, int(cells[:, 0].max()) + 1)[cells[picture, 0]]
-        steps = np.array([[stream.grid[1]], [stream.grid[0]]])
-        low = cells[picture, 2:0:-1].T  # column, row
-        size = np.array([[clip.info.width], [clip.info.height]])
-        boxes[picture] = np.concatenate([low * size // steps, (low + 1) * size // steps]).T
-    return MediaTokens(modality, (spans + start).clip(start, max(start, end)), cells, boxes, stream.grid)
+        grids = int(cells[:, 0].max()) + 1 if stream.boxes is None else len(times)
+        spans[picture] = frame_spans(times, clip.duration_s, grids)[cells[picture, 0]]
+        size = np.array([clip.info.width, clip.info.height])
+        if stream.boxes is None:
+            low, steps = cells[picture, 2:0:-1], np.array(stream.grid[::-1])  # column, row
+            boxes[picture] = np.concatenate([low * size // steps, (low + 1) * size // steps], 1)
+        else:
+            low, high = np.split(stream.boxes.cpu().numpy()[places][picture] * np.tile(size, 2), 2, 1)
+            low = low.round().clip(0, size - 1)
+            boxes[picture] = np.concatenate([low, high.round().clip(low + 1, size)], 1)
+    return MediaTokens(
+        modality,
+        (spans + start).clip(start, max(start, end)),
+        cells,
+        boxes,
+        stream.grid,
+        (clip.info.width, clip.info.height),
+        stream.boxes is not None,
+        None if stream.labels is None else tuple(itertools.compress(stream.labels, places.tolist())),
+    )
 
 
 def frame_spans(times_s: np.ndarray, duration_s: float, grids: int) -> np.ndarray:
@@ -47,7 +70,8 @@ def frame_spans(times_s: np.ndarray, duration_s: float, grids: int) -> np.ndarra
 
 def moments(tokens: MediaTokens, evidence: np.ndarray) -> tuple[Moment, ...]:
     """The stretches that stand out of (n,) evidence that sums to 1, most of it first."""
-    found = [*_of_sound(tokens, evidence), *_of_picture(tokens, evidence)]
+    of_picture = _of_observations if tokens.observed else _of_picture
+    found = [*_of_sound(tokens, evidence), *of_picture(tokens, evidence)]
     found = sorted((moment for moment in found if moment.share >= LEAST), key=lambda moment: -moment.share)
     return tuple(found[:MOST])
 
@@ -68,9 +92,31 @@ def _of_sound(tokens: MediaTokens, evidence: np.ndarray) -> list[Moment]:
         inside = slice(run[0], run[-1] + 1)
         peak = float(middle[inside][level[inside].argmax()])
         start, end = float(spans[run[0], 0]), float(spans[run[-1], 1])
-        label = f"{format_range(start, end)} {WORDS['audio']}"
-        made.append(Moment("audio", start, end, peak, None, None, float(weights[inside].sum()), label))
+        name = _heard(tokens, places[inside], evidence)
+        label = f"{name}, " * bool(name) + f"{format_range(start, end)} {WORDS['audio']}"
+        made.append(Moment("audio", start, end, peak, None, None, float(weights[inside].sum()), label, name))
     return made
+
+
+def _heard(tokens: MediaTokens, places: np.ndarray, evidence: np.ndarray) -> str:
+    """The name with most of the evidence of these sound tokens; for speech the words; "" where none has a name."""
+    if tokens.labels is None:
+        return ""
+    weights: dict[str, float] = {}
+    for place in places.tolist():
+        name = tokens.labels[place]
+        name = QUOTED if name.startswith(QUOTED) else name
+        weights[name] = weights.get(name, 0.0) + float(evidence[place])
+    weights.pop("", None)
+    best = max(weights, key=lambda name: weights[name], default="")
+    return spoken(tokens, range(int(places[0]), int(places[-1]) + 1)) if best == QUOTED else best
+
+
+def spoken(tokens: MediaTokens, places: Iterable[int]) -> str:
+    """The words of which these sound tokens carry pieces, in quotes: "'the train leaves'"; "" for none."""
+    labels = [tokens.labels[place] for place in places if tokens.modality[place] == Modality.AUDIO and tokens.labels]
+    words = "".join(label[1:-1] for label in labels if label.startswith(QUOTED)).strip()
+    return QUOTED + shorten(words, LONGEST_QUOTE, placeholder=" …") + QUOTED if words else ""
 
 
 def _of_picture(tokens: MediaTokens, evidence: np.ndarray) -> list[Moment]:
@@ -93,6 +139,79 @@ def _of_picture(tokens: MediaTokens, evidence: np.ndarray) -> list[Moment]:
         label = f"{when} {WORDS['video']}".strip() + (f", {where}" if where else "")
         made.append(Moment("video", start, end, peak, where, box, float(weights.sum()), label))
     return made
+
+
+def _of_observations(tokens: MediaTokens, evidence: np.ndarray) -> list[Moment]:
+    """A moment for each thing seen: from the first to the last frame in which its tokens stand out."""
+    made = []
+    for thing in things(tokens):
+        frame, weights = tokens.cells[thing, 0].astype(np.int64), evidence[thing]
+        profile = np.bincount(frame, weights)
+        if not profile.any():
+            continue
+        chosen = np.flatnonzero(profile >= STANDS_OUT * profile.max())
+        spans = tokens.spans_s[thing[(frame >= chosen[0]) & (frame <= chosen[-1])]]
+        start, end = float(spans[:, 0].min()), float(spans[:, 1].max())
+        strongest = thing[weights.argmax()]
+        where, box = _box_words(tokens, strongest)
+        peak = float(tokens.spans_s[strongest].mean())
+        when = format_time(round(peak, 1)) if len(chosen) == 1 else format_range(start, end)
+        name = tokens.labels[strongest] if tokens.labels else ""
+        told = [name or WORDS["video"], where, when if end > start else None]  # a still picture has no time
+        label = ", ".join(part for part in told if part)
+        made.append(Moment("video", start, end, peak, where, box, float(weights.sum()), label, name))
+    return made
+
+
+def things(tokens: MediaTokens) -> list[np.ndarray]:
+    """The picture tokens of each thing observed, ascending places: the same name, frame after frame, at a near place.
+
+    Tokens of one name and box in a frame are pieces of one thing. In the next frames it is the nearest of its name.
+    """
+    sights: dict[tuple[str, int], dict[tuple[int, ...], list[int]]] = {}
+    for place in np.flatnonzero(tokens.modality == Modality.VIDEO).tolist():
+        name, frame = tokens.labels[place] if tokens.labels else "", int(tokens.cells[place, 0])
+        sights.setdefault((name, frame), {}).setdefault(tuple(tokens.boxes[place].tolist()), []).append(place)
+    found: list[_Thing] = []
+    of_name: dict[str, list[_Thing]] = {}
+    for (name, frame), boxes in sorted(sights.items(), key=lambda item: item[0][1]):
+        known = [thing for thing in of_name.get(name, []) if frame - thing.frame <= REACH]
+        middles = {box: (np.array(box[:2]) + box[2:]) / 2 for box in boxes}
+        pairs = [
+            (float(np.abs(thing.middle - middles[box]).max()), i, box) for i, thing in enumerate(known) for box in boxes
+        ]
+        free, taken = dict(boxes), set()
+        for distance, i, box in sorted(pairs):
+            if i not in taken and box in free and distance <= FAR * max(tokens.size):
+                taken.add(i)
+                known[i].extend(frame, middles[box], free.pop(box))
+        new = [_Thing(frame, middles[box], places) for box, places in free.items()]
+        of_name[name] = known + new
+        found += new
+    return [np.array(sorted(thing.places)) for thing in found]
+
+
+@dataclass
+class _Thing:
+    """Something seen in one frame or several."""
+
+    frame: int  # where it was seen last
+    middle: np.ndarray  # (2,) of its box there, pixels
+    places: list[int]  # its tokens
+
+    def extend(self, frame: int, middle: np.ndarray, places: list[int]) -> None:
+        """It is seen again."""
+        self.frame, self.middle = frame, middle
+        self.places = self.places + places
+
+
+def _box_words(tokens: MediaTokens, place: int) -> tuple[str | None, tuple[int, int, int, int] | None]:
+    """Where an observation is, in words and as its box; None, None if it is all over the picture."""
+    width, height = tokens.size
+    left, top, right, bottom = tokens.boxes[place].tolist()
+    if (right - left) * (bottom - top) > width * height / 2:
+        return None, None
+    return place_words((left + right) / 2 / width, (top + bottom) / 2 / height), (left, top, right, bottom)
 
 
 def _place(

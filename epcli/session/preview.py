@@ -19,7 +19,7 @@ def preview_of(clip: Clip, tokens: MediaTokens) -> Preview:
     """The preview of a clip whose tokens are these."""
     frames = times = None
     if clip.frames is not None and clip.frame_times_s is not None:
-        grids = int(tokens.cells[:, 0].max()) + 1
+        grids = len(clip.frames) if tokens.observed else int(tokens.cells[:, 0].max()) + 1
         each = -(-len(clip.frames) // grids)  # a grid may hold several frames: its first stands for it
         frames, times = clip.frames[::each], clip.frame_times_s[::each] + clip.range_s[0]
     wave, mel = (None, None) if clip.samples is None else (waveform(clip.samples), spectrogram(clip.samples))

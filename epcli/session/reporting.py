@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,17 +26,22 @@ from epcli.records import (
     Report,
     Requested,
     Sampling,
+    SeenFeatures,
+    Sight,
     Speed,
     StageSeconds,
     TokenCount,
     TokenCounts,
     TokenUse,
+    VideoFeatures,
 )
 from epcli.session.clips import EncodedClip
 from epcli.session.evidence import RULE
 from epcli.session.meter import Meter
 from epcli.session.moments import media_tokens, moments
 from epcli.sieve.depths import token_depths
+
+RECOGNISED = ("object", "scene", "text")  # kinds of sights
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +78,13 @@ def build_report(question: str, profile: Profile, looked: EncodedClip, made: Mea
         memory=MemoryUse(max(looked.peak_rss, meter.peak_rss), meter.peak_device(), answer.kv_cache_bytes),
         cache=CacheUse(looked.cache),
         settings=profile,
-        warnings=(*clip.warnings, *made.notes, *missing(clip, looked.sampling), *cut_short(answer)),
+        warnings=(
+            *clip.warnings,
+            *made.notes,
+            *missing(clip, looked.sampling),
+            *unrecognised(clip, looked.features.video),
+            *cut_short(answer),
+        ),
         evidence=None if made.evidence is None else _evidence(media_tokens(made.kept.stream, clip), made.evidence),
     )
 
@@ -113,6 +126,31 @@ def missing(clip: ClipSummary, sampling: Sampling) -> list[str]:
         elif has and not wanted:
             notes.append(f"{name}: the {what} was switched off")
     return notes
+
+
+def unrecognised(clip: ClipSummary, seen: VideoFeatures | SeenFeatures | None) -> list[str]:
+    """Why little or nothing is known of the picture, at most one line; nothing where half of it was recognised.
+
+    `seen`: the picture's features; of a tower's grids nothing can be told.
+    """
+    if not isinstance(seen, SeenFeatures) or not seen.frames:
+        return []
+    name, frames = clip.info.path.name, len(seen.frames)
+    unknown = [sights for sights in seen.frames if not any(sight.kind in RECOGNISED for sight in sights)]
+    if 2 * len(unknown) <= frames:
+        return []
+    why = Counter(_why(sights) for sights in unknown).most_common(1)[0][0]
+    if len(unknown) < frames:
+        because = f", mostly because they are {why}" if why else ""
+        return [f"{name}: nothing was recognised in {len(unknown)} of {frames} frames{because}"]
+    if why:
+        return [f"{name}: the picture is {why}, nothing in it was recognised"]
+    return [f"{name}: nothing in the picture was recognised"]
+
+
+def _why(sights: Sequence[Sight]) -> str:
+    """Why nothing was recognised in a frame: "black", "dark", "blurred", "blank", or "" if that is not known."""
+    return next((s.kind if s.kind == "black" else s.text for s in sights if s.kind in ("black", "unsure")), "")
 
 
 def cut_short(answer: Answer) -> list[str]:

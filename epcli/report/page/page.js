@@ -17,8 +17,12 @@
   const total = { [VIDEO]: 0, [AUDIO]: 0 };
   for (const each of kind) total[each] += 1;
   const there = [VIDEO, AUDIO].filter((each) => total[each] > 0);
-  const WORD = { [VIDEO]: "picture", [AUDIO]: "sound" }, PIECES = { [VIDEO]: "cells of pictures", [AUDIO]: "moments of sound" };
-  const piece = (which, many) => many === 1 ? { [VIDEO]: "cell of a picture", [AUDIO]: "moment of sound" }[which] : PIECES[which];
+  const WORD = { [VIDEO]: "picture", [AUDIO]: "sound" };
+  const named = data.names_pictures; // the picture's pieces are names of what was observed in it, not cells
+  const ONE = { [VIDEO]: named ? "piece of what was seen" : "cell of a picture", [AUDIO]: "moment of sound" };
+  const MANY = { [VIDEO]: named ? "pieces of what was seen" : "cells of pictures", [AUDIO]: "moments of sound" };
+  const UNIT = named ? "pieces" : "cells"; // of one picture
+  const piece = (which, many) => (many === 1 ? ONE : MANY)[which];
   const runs = data.runs.map((run) => ({
     ...run,
     kept: array(Uint8Array, run.kept), depth: array(Uint8Array, run.depth), scores: array(Float32Array, run.scores), evidence: array(Float32Array, run.evidence),
@@ -118,13 +122,47 @@
     return picture;
   });
   const aspect = data.aspect || 16 / 9;
+  const anyKept = (tokens, kept) => tokens.some((i) => kept[i]);
+  /** Boxes and names: solid if read, dashed if dropped, pink if they carried the answer. */
+  const drawSights = (pen, index, width, height, run) => {
+    const kept = chosen(run), most = state.heat ? run.evidence.reduce((a, b) => Math.max(a, b), 0) : 0;
+    const sights = frames[index].sights.map((sight) => ({
+      ...sight, read: anyKept(sight.tokens, kept),
+      carried: most > 0 && sight.tokens.some((i) => run.evidence[i] > 0.15 * most),
+    })).filter((sight) => sight.read || state.dim).sort((a, b) => a.carried - b.carried || a.read - b.read);
+    if (state.dim && sights.length && !sights.some((sight) => sight.read)) {
+      pen.fillStyle = "rgba(8, 8, 14, 0.7)"; pen.fillRect(0, 0, width, height);
+    }
+    const letters = Math.max(11, Math.round(height / 24));
+    pen.font = `600 ${letters}px system-ui, sans-serif`; pen.textBaseline = "top";
+    let corner = 3;
+    for (const sight of sights) {
+      const shade = sight.carried ? "#ff4d8d" : sight.read ? "#6cb2ff" : "#b9b9c3";
+      let x = 4, y = corner;
+      if (sight.box) {
+        const [left, top, right, bottom] = sight.box;
+        pen.lineWidth = sight.read ? Math.max(2, width / 320) : 1;
+        pen.strokeStyle = shade; pen.setLineDash(sight.read ? [] : [5, 4]);
+        pen.strokeRect(left * width + 1, top * height + 1, Math.max(1, (right - left) * width - 2), Math.max(1, (bottom - top) * height - 2));
+        pen.setLineDash([]);
+        x = left * width + 3; y = top * height + 3;
+      } else corner += letters + 5;
+      if (!sight.name) continue;
+      const wide = pen.measureText(sight.name).width;
+      x = Math.max(2, Math.min(x, width - wide - 5)); y = Math.max(2, Math.min(y, height - letters - 4));
+      pen.fillStyle = "rgba(12, 12, 16, 0.72)"; pen.fillRect(x - 2, y - 1, wide + 5, letters + 4);
+      pen.fillStyle = shade; pen.fillText(sight.name, x, y);
+    }
+  };
   const drawFrame = (canvas, index, width, detail, run = runs[state.run]) => {
     const height = Math.round(width / aspect);
     canvas.width = width; canvas.height = height;
     const pen = canvas.getContext("2d"), picture = pictures[index];
     if (picture && picture.complete && picture.naturalWidth) pen.drawImage(picture, 0, 0, width, height);
     else { pen.fillStyle = "#4b5563"; pen.fillRect(0, 0, width, height); }
-    const w = width / columns, h = height / rows, evidence = run.evidence, kept = chosen(run);
+    const evidence = run.evidence, kept = chosen(run);
+    if (named) { drawSights(pen, index, width, height, run); return; }
+    const w = width / columns, h = height / rows;
     const most = state.heat ? evidence.reduce((a, b) => Math.max(a, b), 0) : 0;
     for (const i of cellsOf[index]) {
       const x = columnOf[i] * w, y = rowOf[i] * h;
@@ -274,7 +312,7 @@
     drawFrame(canvas, index, 200, false);
     const kept = keptIn(index), of = cellsOf[index].length;
     note.textContent = `${kept} of ${of}`;
-    button.setAttribute("aria-label", `${clock(frames[index].time)}, ${kept} of ${of} cells read`);
+    button.setAttribute("aria-label", `${clock(frames[index].time)}, ${kept} of ${of} ${UNIT} read`);
   };
   const seen = "IntersectionObserver" in window && frames.length > 80 // few are drawn at once, many as they come in sight
     ? new IntersectionObserver((entries) => {
@@ -296,6 +334,9 @@
     if (seen) seen.observe(button);
   });
   $("frames-part").hidden = !frames.length;
+  $("observed-part").hidden = !data.observed.length;
+  if (named) $("legend").textContent = "The model reads names of what was observed, each with its place. Solid boxes were read. "
+    + "Dashed ones were dropped: the model never read them. A picture is dark if nothing of it was read.";
   for (const each of [$("stage"), $("legend"), $("dim").parentElement, $("heat").parentElement]) each.hidden = !frames.length;
 
   const paintCursor = () => {
@@ -311,8 +352,11 @@
     const facts = [];
     if (frames.length) {
       const index = frameAt(time), kept = keptIn(index), all = cellsOf[index].length;
-      const part = kept === 0 ? "nothing" : kept === all ? "all" : `${kept} of ${all} cells`;
+      const part = kept === 0 ? "nothing" : kept === all ? "all" : `${kept} of ${all} ${UNIT}`;
       facts.push(`${part} of this picture ${kept > 0 && kept < all ? "were" : "was"} read`);
+      const names = (read) => [...new Set(frames[index].sights.filter((each) => each.name && anyKept(each.tokens, now) === read)
+        .map((each) => each.name))].join(", ");
+      for (const [read, word] of [[true, "read"], [false, "dropped"]]) if (names(read)) facts.push(`${word}: ${names(read)}`);
     }
     if (total[AUDIO]) {
       let yes = false;
@@ -327,12 +371,12 @@
       drawFrame(canvas, index, Math.max(480, Math.min(960, canvas.clientWidth * 1.5 | 0)), true);
       const when = timed ? `${clock(state.at)} · ` : "";
       $("frame-note").textContent = when + describe(state.at);
-      canvas.setAttribute("aria-label", `Frame at ${clock(frames[index].time)}: ${keptIn(index)} of ${cellsOf[index].length} cells read, the others dimmed`);
+      canvas.setAttribute("aria-label", `Frame at ${clock(frames[index].time)}: ${keptIn(index)} of ${cellsOf[index].length} ${UNIT} read, the others ${named ? "dashed" : "dimmed"}`);
       thumbs.forEach((thumb, i) => thumb.button.setAttribute("aria-current", i === index ? "true" : "false"));
     }
     paintCursor();
     if (frames.length) for (const run of runs) if (run.picture) {
-      const index = frameAt(state.at), said = `${keptIn(index, chosen(run))} of ${cellsOf[index].length} cells read`;
+      const index = frameAt(state.at), said = `${keptIn(index, chosen(run))} of ${cellsOf[index].length} ${UNIT} read`;
       drawFrame(run.picture, index, 320, false, run);
       run.picture.setAttribute("aria-label", `${run.name}: frame at ${clock(frames[index].time)}, ${said}`);
     }
@@ -451,6 +495,11 @@
         + (other === runs[0] ? "" : `; ${fixed0((both / Math.max(all, 1)) * 100)}% of them are read in the first line too`);
     }
 
+    table($("observed"), data.observed
+      .map((each) => [each, each.tokens.reduce((sum_, i) => sum_ + now[i], 0)])
+      .sort(([a, kept], [b, other]) => other - kept || b.tokens.length - a.tokens.length)
+      .map(([each, kept]) => [each.name, meter(kept / each.tokens.length, each.modality === VIDEO ? "p" : "s"),
+        `${number(kept)} of ${number(each.tokens.length)}`, WORD[each.modality], each.when]));
     table($("budget"), [
       ...there.map((which) => [WORD[which], meter(count[which] / total[which], which === VIDEO ? "p" : "s"),
         `${number(count[which])} of ${number(total[which])}`, percent(count[which], total[which])]),

@@ -4,8 +4,9 @@
    most salient stay. How many places sound and picture get is SEATS' published division.
 2. Each chunk of 2 s gets picture places in proportion to half its picture tokens and half its sound's salience.
    Without sound the clip is one chunk.
-3. In a chunk, the picture tokens stay that differ most from the same cell one frame before; of the clip's first
-   frame, those that differ most from its mean.
+3. In a chunk, the picture tokens stay that differ most from the same cell one frame before, or, where they are
+   observations, from the most similar one of the frame before; of the clip's first frame, those that differ most from
+   its mean.
 
 OmniZip takes the salience from the audio tower's attention, and merges tokens. Here only the stream is known, and
 tokens are only selected.
@@ -46,7 +47,8 @@ def keep(stream: TokenStream, budget: Budget, tools: Tools) -> KeptStream:
         sizes = chunk[picture].bincount(minlength=int(chunk.max()) + 1)
         heard = chunk[sound].bincount(salience, minlength=len(sizes)).clamp(min=0)
         weights = sizes / sizes.sum() + heard / heard.sum().clamp(min=1e-9)
-        change = _change(unit[picture], stream.cells.cpu()[picture].long())
+        cells = stream.cells.cpu()[picture].long()
+        change = _change(unit[picture], cells) if stream.boxes is None else _news(unit[picture], cells[:, 0])
         kept[picture] = best_of_groups(change, chunk[picture], apportion(weights, sizes, for_picture))
     return keep_only(stream, kept, None)
 
@@ -63,6 +65,22 @@ def _change(unit: Tensor, cells: Tensor) -> Tensor:
     table[frame, place] = unit
     before = torch.cat([F.normalize(table[0].mean(0), dim=0).expand_as(table[:1]), table[:-1]])
     return 1 - (unit * before[frame, place]).sum(-1)
+
+
+def _news(unit: Tensor, frame: Tensor) -> Tensor:
+    """(n, D) unit vectors of observations, (n,) frame of each -> (n,) 1 - cosine to the most similar of the last frame.
+
+    The last frame is the one before in which anything was observed.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    found, before = torch.empty(len(unit)), F.normalize(unit[frame == frame[0]].mean(0), dim=0)[None]
+    for each in frame.unique():
+        of = unit[frame == each]
+        found[frame == each] = 1 - (of @ before.T).amax(1)
+        before = of
+    return found
 
 
 SELECTOR = Selector(
