@@ -232,14 +232,14 @@ SEEN = (  # frame, name, box and number of pieces of each sight
 SAID = {24: "' the'", 25: "' train'", 27: "' lea'", 28: "'ves'"}  # of 0.12 s each
 
 
-def observed_stream(seen: Sequence[Any] = SEEN, seconds: int = 8) -> TokenStream:
+def observed_stream(seen: Sequence[Any] = SEEN, seconds: int = 8, width: int = 8) -> TokenStream:
     """A frame a second, with any number of observations in each, none in the last; and sound with names."""
     rows = [row[:3] for row in sorted(seen) for _ in range(row[3])]
     frame, labels, boxes = zip(*rows, strict=True) if rows else ((), (), ())
     draw = torch.Generator().manual_seed(3)
     times = torch.arange(seconds, dtype=torch.float64) + 0.5
     video = SightTokens(
-        torch.randn(len(rows), 8, generator=draw),
+        torch.randn(len(rows), width, generator=draw),
         torch.tensor(frame, dtype=torch.int64),
         times,
         1.0,
@@ -248,8 +248,10 @@ def observed_stream(seen: Sequence[Any] = SEEN, seconds: int = 8) -> TokenStream
     )
     count = round(seconds / 0.12)
     heard = tuple(SAID.get(i, "dog" if 33 <= i < 50 else "") for i in range(count))
-    audio = AudioTokens(torch.randn(count, 8, generator=draw), 3, labels=heard)
-    return join([interleave(video, audio, torch.randn(4, 8), 2)], torch.float32, torch.device("cpu"))
+    audio = AudioTokens(torch.randn(count, width, generator=draw), 3, labels=heard)
+    return join(
+        [interleave(video, audio, torch.randn(4, width, generator=draw), 2)], torch.float32, torch.device("cpu")
+    )
 
 
 def observed_tokens(seen: Sequence[Any] = SEEN, seconds: int = 8) -> MediaTokens:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from epcli.models.qwen_omni.folder import thinker_config
 from epcli.models.qwen_omni.model import Thinker
 from epcli.models.smol import family as smol_family
 from epcli.records import AudioTrack, MediaInfo, Plan
+from epcli.report.plan_console import describe
 from epcli.session import plan as planning
 from epcli.sieve.sieve import Sieve
 
@@ -177,6 +179,19 @@ def test_tokens_of_an_hour_and_what_stays():
 def test_scaled_drop_layers_are_told(model: str, scaled: int):
     notes = cost(film(60), model=model, keep=0.1, selector="seats").notes
     assert sum("scaled from the published ones" in note for note in notes) == scaled
+
+
+def test_that_the_number_of_picture_tokens_is_the_most_is_told(monkeypatch):
+    plain = cost(film(60), model="ep-smol")
+    family = type(smol_family.FAMILY)
+    real = family.costs
+    monkeypatch.setattr(family, "costs", lambda *given: replace(real(*given), video_at_most=True))
+    told = cost(film(60), model="ep-smol")
+    note = f"what is seen; planned for the most, {told.tokens.video.total:,}"
+    assert sum(note in line for line in told.notes) == 1
+    assert note in describe(told)
+    assert told.tokens == plain.tokens
+    assert not any(note in line for line in cost(film(60), model="ep-smol", video=False).notes)
 
 
 def test_the_sieves_memory_is_bounded_by_its_window_not_by_the_film():

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from inspections import observed_stream
 from test_sieve import make_stream
 from transformers import DynamicCache
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
@@ -177,6 +178,17 @@ def test_windows_of_the_clock_do_not_depend_on_the_rate_of_pictures() -> None:
     assert torch.equal(windows, (starts / 2 + 1e-6).long())
     kept, _ = seats.enter(stream, Modality.AUDIO, 0.5)
     assert int(kept.sum()) == round(0.5 * len(kept)), "the share of all windows together"
+
+
+def test_windows_do_not_part_the_observations_of_a_frame(model: Any) -> None:
+    stream = observed_stream(width=64)
+    windows, frame = seats.clock_windows(stream), stream.cells[:, 0]
+    picture = stream.modality == Modality.VIDEO
+    assert windows[picture].tolist() == (frame[picture] // 2).tolist(), "two frames a window, however many tokens"
+    assert seats.window_sizes(stream)[:4] == [2, 3, 4, 3]
+    kept = seats.sift(stream, schedule_for_mean(LAYERS, 0.3, int(picture.sum()), 67))
+    _, depths = prefill(model, kept, new_cache(model))
+    assert mean_keep(replace(kept, depths=depths), LAYERS) == pytest.approx(0.3, abs=0.05)
 
 
 def test_attention_of_the_towers_draws_the_choice() -> None:

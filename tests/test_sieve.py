@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+from inspections import observed_stream
 from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaModel
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
@@ -542,6 +544,33 @@ def test_every_selector_keeps_all_text_and_its_budget_in_order_at_original_posit
 def test_every_selector_leaves_a_prompt_without_media_alone(name, tools):
     stream = make_stream(0)
     assert torch.equal(select(name, stream, Budget(ratio=0.1), tools).embeds, stream.embeds)
+
+
+@pytest.mark.parametrize("budget", [Budget(ratio=0.2), Budget(ratio=1.0), Budget(tokens=7)], ids=str)
+@pytest.mark.parametrize("name", BEFORE)
+def test_every_selector_reads_frames_with_different_numbers_of_observations(name, budget, tools):
+    stream = observed_stream(width=64)
+    media = int((stream.modality != Modality.TEXT).sum())
+    kept = select(name, stream, budget, tools)
+    wanted = budget.count(media)
+    assert len(kept.indices) == wanted + len(stream.modality) - media
+    assert (kept.indices.diff() > 0).all()
+    assert torch.equal(kept.positions, stream.positions[:, kept.indices])
+
+
+def test_audio_guided_keeps_what_was_not_observed_before(tools):
+    cat = (0.0, 0.0, 0.2, 0.2)
+    moving = [(frame, "dog", (0.1 * frame, 0.1, 0.1 * frame + 0.3, 0.4), 1) for frame in range(4)]
+    stream = observed_stream([*moving, (3, "cat", cat, 1)], seconds=4, width=64)
+    there = stream.modality != Modality.AUDIO
+    names = [name for name, is_there in zip(stream.labels, there.tolist(), strict=True) if is_there]
+    dog = stream.embeds[stream.labels.index("dog")]
+    embeds = torch.stack([dog if name == "dog" else row for name, row in zip(names, stream.embeds[there], strict=True)])
+    fields = ("modality", "spans_s", "cells", "attention", "boxes")
+    parts = {field: getattr(stream, field)[there] for field in fields}
+    seen = replace(stream, embeds=embeds, positions=stream.positions[:, there], labels=tuple(names), **parts)
+    kept = select("audio-guided", seen, Budget(tokens=1), tools).indices.tolist()
+    assert [names[place] for place in kept if names[place]] == ["cat"], "the dog only moves"
 
 
 @pytest.mark.parametrize("gone", [Modality.VIDEO, Modality.AUDIO])

@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from inspections import observed_stream
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
@@ -187,6 +189,20 @@ def test_evidence_is_found_by_sense_time_and_place():
     assert found(Evidence(Modality.VIDEO, 0.6, 1.4)) == [3, 4]  # no token's middle: those that its own middle lies in
     assert found(Evidence(Modality.AUDIO, 0.4, 0.6), Evidence(Modality.VIDEO, 1, 2, (0, 0, 1, 0.5))) == [3, 6]
     assert found() == []
+
+
+def test_evidence_is_found_by_the_boxes_of_observations():
+    stream = observed_stream()
+    names = np.array(stream.labels)
+
+    def found(start: float, end: float, box: tuple[float, float, float, float]) -> list[str]:
+        return names[evidence_tokens(stream, [Evidence(Modality.VIDEO, start, end, box)]).numpy()].tolist()
+
+    assert found(2, 3.5, (0.5, 0.6, 1, 1)) == ["dog", "dog"]  # top, left, bottom, right
+    assert found(3, 5, (0, 0, 1, 0.4)) == ["person", "person"]
+    assert found(6, 7, (0.08, 0.48, 0.12, 0.52)) == ["text 'EXIT'", "text 'EXIT'"]
+    assert found(6, 7, (0.06, 0.42, 0.08, 0.44)) == ["text 'EXIT'", "text 'EXIT'"]  # holds no middle
+    assert found(1, 2, (0.2, 0.2, 0.9, 0.9)) == ["street"]
 
 
 def test_items_of_a_clip_send_the_sum_of_their_gradients_through_what_they_share(tmp_path):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 
 import media_samples as samples
 import pytest
+import torch
 
 from epcli.config import Profile
+from epcli.records import Answer, AudioTrack, ClipSummary, MediaInfo
+from epcli.session import generate
+from epcli.session.generate import Generated
 from epcli.session.session import Session
-from epcli.session.silence import SILENT, _corrected
+from epcli.session.silence import NO_SOUND, NOT_HEARD, SILENT, _corrected, checked
 
 
 @pytest.mark.parametrize(
@@ -40,6 +45,54 @@ from epcli.session.silence import SILENT, _corrected
 )
 def test_an_answer_about_silent_sound_claims_to_hear_nothing(said: str, has_pictures: bool, told: str) -> None:
     assert _corrected(said, has_pictures) == told
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("You see a street.", ["You see a street."]),
+        ("You hear a trombone.", [NO_SOUND]),
+        ("A man walks his dog. You hear a piano.", ["A man walks his dog.", f" {NO_SOUND}"]),
+        ("You hear a piano. The car is red.", ["The car is red.", f" {NO_SOUND}"]),
+        ('The voice says: "it is not dark. Nothing is"', [NO_SOUND]),
+        ("Yes, someone speaks.", [NO_SOUND]),
+        ("Yes, there is music.", [NO_SOUND]),
+        ("No, you hear nothing.", ["No, you hear nothing."]),
+        # what can be seen as well stays
+        ("A man is talking on the phone. He wears a hat.", ["A man is talking on the phone.", " He wears a hat."]),
+        ("The sign says EXIT.", ["The sign says EXIT."]),
+        ("A band plays music on a stage 3.5 m high.", ["A band plays music on a stage 3.5 m high."]),
+        ("B", ["B"]),
+        ("", []),
+    ],
+)
+def test_an_answer_about_a_clip_without_sound_claims_nothing_that_only_an_ear_could_know(said, told):
+    assert answered(said, silent_film()) == told
+
+
+@pytest.mark.parametrize(
+    ("tracks", "instead"), [((), NO_SOUND), ((AudioTrack(0, "aac", 2, 48_000, None, None),), NOT_HEARD)]
+)
+def test_sound_that_is_not_there_is_not_called_sound_that_was_switched_off(tracks, instead):
+    assert answered("You hear a dog.", silent_film(tracks)) == [instead]
+
+
+def silent_film(tracks: tuple[AudioTrack, ...] = ()) -> ClipSummary:
+    info = MediaInfo(Path("clip.mp4"), "mov", 2.0, False, 64, 48, 25.0, "h264", tracks)
+    return ClipSummary(info, (0.0, 2.0), (0.5, 1.5), heard=False)
+
+
+def answered(said: str, clip: ClipSummary) -> list[str]:
+    """The pieces of an answer that a model gives three letters at a time."""
+
+    def saying() -> Generator[str, None, Generated]:
+        yield from (said[at : at + 3] for at in range(0, len(said), 3))
+        return Generated(Answer(said, (), "stop", 0.0, 0.0, 0), 0.0, torch.zeros(0))
+
+    pieces: list[str] = []
+    made = generate.finish(checked(saying(), clip), pieces.append)
+    assert made.answer.text == "".join(pieces)
+    return pieces
 
 
 QUESTIONS = ("What is said?", "What do you hear?", "Who speaks?", "Which instruments do you hear?", "Is there a voice?")
