@@ -265,7 +265,7 @@ class Moment:
     box: tuple[int, int, int, int] | None  # left, top, right, bottom in pixels of the displayed picture
     share: float  # of the evidence in the whole clip
     label: str  # "0:12–0:14 sound", "0:31 picture, lower left", "person, left, 0:02–0:07", "dog, 0:04–0:06 sound"
-    name: str = ""  # what was seen, read or heard; "" where the tokens have no names
+    name: str | None = None  # what was seen, read or heard; None where the tokens have no names
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,7 @@ def test_a_still_picture_has_no_range() -> None:
                             "box": [0, 90, 548, 270],
                             "share": 0.8,
                             "label": "0:31 picture, left",
+                            "name": None,
                         }
                     ],
                 }

@@ -94,7 +94,7 @@ def _of_sound(tokens: MediaTokens, evidence: np.ndarray) -> list[Moment]:
         start, end = float(spans[run[0], 0]), float(spans[run[-1], 1])
         name = _heard(tokens, places[inside], evidence)
         label = f"{name}, " * bool(name) + f"{format_range(start, end)} {WORDS['audio']}"
-        made.append(Moment("audio", start, end, peak, None, None, float(weights[inside].sum()), label, name))
+        made.append(Moment("audio", start, end, peak, None, None, float(weights[inside].sum()), label, name or None))
     return made
 
 
@@ -159,7 +159,7 @@ def _of_observations(tokens: MediaTokens, evidence: np.ndarray) -> list[Moment]:
         name = tokens.labels[strongest] if tokens.labels else ""
         told = [name or WORDS["video"], where, when if end > start else None]  # a still picture has no time
         label = ", ".join(part for part in told if part)
-        made.append(Moment("video", start, end, peak, where, box, float(weights.sum()), label, name))
+        made.append(Moment("video", start, end, peak, where, box, float(weights.sum()), label, name or None))
     return made
 
 
