@@ -59,7 +59,8 @@ class _MBConv(nn.Module):
 
     def middle(self, x: Tensor) -> Tensor:
         """The widest activations, (N, channels * expansion, h, w)."""
-        return F.relu6(self.depthwise(F.relu6(self.expand(x)) if self.expand else x))
+        wide = F.relu6(self.expand(x), inplace=True) if self.expand else x
+        return F.relu6(self.depthwise(wide), inplace=True)
 
     def finish(self, x: Tensor, middle: Tensor) -> Tensor:
         """The block's output, from its input and `middle`."""
@@ -94,11 +95,7 @@ class EfficientNetLite0(nn.Module):
 
         The last layer's features, >= 0, stand first; then those of EARLY, averaged over a cell.
         """
-        if frames.shape[2] % STRIDE or frames.shape[3] % STRIDE:
-            raise ValueError(f"height and width must be multiples of {STRIDE}, not {tuple(frames.shape[2:])}")
-        x = (frames.to(self.stem.weight) - 127) / 128
-        x = x.contiguous(memory_format=torch.channels_last)
-        x = F.relu6(self.stem(x))
+        x = self._stem(frames)
         early, taken = [], dict(EARLY)
         for index, block in enumerate(self.blocks):
             assert isinstance(block, _MBConv)
@@ -108,6 +105,21 @@ class EfficientNetLite0(nn.Module):
                 used = x if x.shape[1] == taken[index] else middle
                 early.append(F.avg_pool2d(used, used.shape[2] * STRIDE // frames.shape[2]))
         return torch.cat([F.relu6(self.head(x)), *early], 1).permute(0, 2, 3, 1)
+
+    def class_logits(self, frames: Tensor) -> Tensor:
+        """(N, 3, H, W) RGB in [0, 255], any dtype, H and W multiples of 32 -> (N, 1000) logits of ImageNet's classes.
+
+        The same as `classify` of `forward`, for about half of its cost.
+        """
+        x: Tensor = self.blocks(self._stem(frames))
+        logits: Tensor = self.classifier(F.relu6(self.head(x), inplace=True).mean((2, 3)))
+        return logits
+
+    def _stem(self, frames: Tensor) -> Tensor:
+        if frames.shape[2] % STRIDE or frames.shape[3] % STRIDE:
+            raise ValueError(f"height and width must be multiples of {STRIDE}, not {tuple(frames.shape[2:])}")
+        x = (frames.to(self.stem.weight) - 127) / 128
+        return F.relu6(self.stem(x.contiguous(memory_format=torch.channels_last)), inplace=True)
 
     def classify(self, grids: Tensor) -> Tensor:
         """(N, rows, cols, 1280 or more) -> (N, 1000) logits of ImageNet's classes."""
