@@ -132,6 +132,17 @@ def test_the_same_name_on_two_sides_is_two_moments_and_a_gap_of_one_frame_none()
     assert [m.label for m in moments(tokens, weights)] == ["person, right, 0:00–0:04", "person, left, 0:00–0:04"]
 
 
+def test_things_of_one_name_in_one_place_at_one_time_are_told_once():
+    lower = (0.06, 0.45, 0.2, 0.7)
+    tokens = observed_tokens([(frame, "person", box, 1) for frame in (1, 2) for box in (PERSON, lower)])
+    assert len(things(tokens)) == 2
+    strong = named(tokens, "person") * np.where(tokens.boxes[:, 1] > 100, 3, 1)
+    (moment,) = moments(tokens, evidence(tokens, strong))
+    assert moment.label == "person, left, 0:01–0:03"
+    assert moment.share == pytest.approx(1)
+    assert moment.box == (38, 162, 128, 252)
+
+
 def test_what_is_seen_again_much_later_or_far_away_is_another_thing():
     far = (0.9, *DOG[1:])
     tokens = observed_tokens([(0, "dog", (0.0, 0.6, 0.2, 0.9), 2), (1, "dog", far, 1), (6, "dog", far, 1)])

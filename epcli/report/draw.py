@@ -24,6 +24,7 @@ MARK = (255, 122, 168)
 DIM = 0.3  # brightness left to a dropped cell, and to a picture of which nothing was kept
 DASH = 6  # pixels of a dash, and between two
 SHEET_WIDTH, MARGIN, GAP = 1200, 28, 10
+MOST_LETTERS = 150  # of the line that tells what carried an answer
 MOST_FRAMES = 48  # on the sheet; of more, at even steps
 STRIP = 64  # height of the video's strip for the sound, pixels
 FILM_PIXELS = 1280 * 720
@@ -256,7 +257,8 @@ def _run(inspection: Inspection, run: InspectionRun) -> Image:
     draw.text((x, y + 3), f"selector {report.selector}", QUIET, _font(15))
     y += 26
     if labels:
-        draw.text((MARGIN, y), _plain("carried by " + " · ".join(labels)), MARK, _font(15))
+        told = textwrap.shorten(_plain("carried by " + " · ".join(labels)), MOST_LETTERS, placeholder=" ...")
+        draw.text((MARGIN, y), told, MARK, _font(15))
         y += 26
     y = text_height
     for place, index in enumerate(frames):

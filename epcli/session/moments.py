@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import shorten
 
 import numpy as np
@@ -142,7 +142,10 @@ def _of_picture(tokens: MediaTokens, evidence: np.ndarray) -> list[Moment]:
 
 
 def _of_observations(tokens: MediaTokens, evidence: np.ndarray) -> list[Moment]:
-    """A moment for each thing seen: from the first to the last frame in which its tokens stand out."""
+    """A moment for each thing seen: from the first to the last frame in which its tokens stand out.
+
+    Things of one name that are told by the same words are one moment, with the box of the strongest.
+    """
     made = []
     for thing in things(tokens):
         frame, weights = tokens.cells[thing, 0].astype(np.int64), evidence[thing]
@@ -160,7 +163,9 @@ def _of_observations(tokens: MediaTokens, evidence: np.ndarray) -> list[Moment]:
         told = [name or WORDS["video"], where, when if end > start else None]  # a still picture has no time
         label = ", ".join(part for part in told if part)
         made.append(Moment("video", start, end, peak, where, box, float(weights.sum()), label, name or None))
-    return made
+    made.sort(key=lambda moment: -moment.share)
+    alike = {label: [each for each in made if each.label == label] for label in dict.fromkeys(m.label for m in made)}
+    return [replace(same[0], share=sum(each.share for each in same)) for same in alike.values()]
 
 
 def things(tokens: MediaTokens) -> list[np.ndarray]:

@@ -354,9 +354,14 @@
       const index = frameAt(time), kept = keptIn(index), all = cellsOf[index].length;
       const part = kept === 0 ? "nothing" : kept === all ? "all" : `${kept} of ${all} ${UNIT}`;
       facts.push(`${part} of this picture ${kept > 0 && kept < all ? "were" : "was"} read`);
-      const names = (read) => [...new Set(frames[index].sights.filter((each) => each.name && anyKept(each.tokens, now) === read)
-        .map((each) => each.name))].join(", ");
-      for (const [read, word] of [[true, "read"], [false, "dropped"]]) if (names(read)) facts.push(`${word}: ${names(read)}`);
+      for (const [read, word] of [[true, "read"], [false, "dropped"]]) {
+        const many = new Map();
+        for (const each of frames[index].sights) {
+          if (each.name && anyKept(each.tokens, now) === read) many.set(each.name, (many.get(each.name) || 0) + 1);
+        }
+        const names = [...many].map(([name, times]) => (times > 1 ? `${name} × ${times}` : name)).join(", ");
+        if (names) facts.push(`${word}: ${names}`);
+      }
     }
     if (total[AUDIO]) {
       let yes = false;
