@@ -39,7 +39,7 @@ class Outputs:
     """What is written, where, and how much of it."""
 
     show_kept_tokens: Annotated[
-        bool, option("Also draw the kept cells of the most important frames.", "", OUTPUT, "--show-kept-tokens")
+        bool, option("Also show what was kept of the most important frames.", "", OUTPUT, "--show-kept-tokens")
     ] = False
     html: Annotated[
         Path | None,
