@@ -37,7 +37,7 @@ def main(paths: list[str]) -> None:
         if seen is None:
             print(f"{path}: no picture")
             continue
-        print(f"{path}: {1000 * spent / clip.duration_s:.0f} ms of processor time a second of film")
+        print(f"{path}: {len(seen.frames)} frames, {1000 * spent / len(seen.frames):.0f} ms of processor time each")
         for text, frames in groupby(range(len(seen.frames)), key=lambda k: line(seen.frames[k])):
             ks = list(frames)
             print(f"  {seen.times_s[ks[0]]:5.1f}–{seen.times_s[ks[-1]]:5.1f} s  {text}")

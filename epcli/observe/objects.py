@@ -11,23 +11,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
-from epcli.observe.nanodet import Detection, overlap, share_inside
+from epcli.observe import names
+from epcli.observe.nanodet import CLASSES, Detection, overlap, share_inside
+from epcli.observe.opinion import CERTAIN, Opinion
 
 SEEN = 0.25  # score from which a detection may continue a track
 SURE = defaultdict(lambda: 0.5, {"person": 0.45})  # mean score from which a name counts
 COUNTED = 0.4  # score from which a track of a name that counts is counted
-AGREED = 0.35  # and the mean score that suffices for a name which the classifier agrees with
-FLASH = 0.65  # score from which a name counts that is seen in one or two frames of a long stretch
+AGREED, COUNTED_AGREED = 0.35, 0.3  # the same where the classifier agrees
+FLASH = 0.6  # score from which a name counts that is seen too seldom: in a still picture, a moment of a long stretch
 ONE_THING = 0.6  # overlap from which boxes of different names are one thing
 CONTINUES = 0.3  # overlap from which a box continues a track
 NEAR = 0.8  # or the distance of the centres, of the box's size
 GAP = 2  # frames that a track may be unseen
 WINDOW = 2  # frames before and after, over which a count is smoothed
 ENOUGH_FRAMES = 3  # in a stretch longer than twice this, so many frames suffice
+_ANIMALS = frozenset(name for name in CLASSES if "animal" in names.kinds(name))
 
 Box = tuple[float, float, float, float]
 
@@ -64,6 +67,11 @@ class Track:
             for name, score in thing.scores.items():
                 votes[name] += score
         return votes
+
+    def without(self, names: set[str]) -> Track:
+        """The same track without these names, and without the frames in which it had no other."""
+        left = {k: Thing(t.box, {n: s for n, s in t.scores.items() if n not in names}) for k, t in self.things.items()}
+        return Track(self.number, {frame: thing for frame, thing in left.items() if thing.scores})
 
     def box_at(self, frame: int) -> Box:
         """The box in that frame, or in the frame nearest to it in which the thing was seen."""
@@ -134,37 +142,37 @@ def _centre(box: Box) -> tuple[float, float]:
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
-def name_tracks(
-    tracks: Sequence[Track],
-    stretch: Sequence[int],
-    objects_to: Callable[[str, float], bool] = lambda name, area: False,
-    agrees: Callable[[str], bool] = lambda name: False,
-) -> list[Track]:
-    """Name the tracks of one stretch (its frames) -> those that count.
-
-    `objects_to(name, area)` and `agrees(name)` are the word of a classifier of whole frames. `area` is the share of
-    the picture that the largest thing takes.
-    """
-    names = {
-        name
-        for name in {name for track in tracks for name in track.votes()}
-        if _counts(name, tracks, stretch, objects_to, agrees)
-    }
+def name_tracks(tracks: Sequence[Track], stretch: Sequence[int], opinion: Opinion) -> list[Track]:
+    """Name the tracks of one stretch (the frames of it that were looked at) -> those that count."""
+    found = {name for track in tracks for name in track.votes()}
+    doubted = {name for name in found if _is_doubted(name, tracks, opinion)}
+    tracks = [rest for track in tracks if (rest := track.without(doubted)).things]
+    counting = {name for name in found - doubted if _counts(name, tracks, stretch, opinion)}
     counted = []
     for track in tracks:
-        votes = {name: votes for name, votes in track.votes().items() if name in names}
-        if not votes:
-            continue
-        track.name = max(votes, key=lambda name: votes[name])
         scores = [max(thing.scores.values()) for thing in track.things.values()]
-        own = [thing.scores[track.name] for thing in track.things.values() if track.name in thing.scores]
-        track.score = fmean(own)
-        lives = track.last - track.first + 1
-        enough = len(track.things) >= min(ENOUGH_FRAMES, max(1, -(-len(stretch) // 2))) or max(scores) >= FLASH
-        least = AGREED if agrees(track.name) else COUNTED
-        if enough and len(track.things) * 2 >= lives and _best_half(scores) >= least:
+        track.name = _name(track, counting, opinion)
+        if not track.name:
+            continue
+        track.score = fmean(thing.scores.get(track.name, max(thing.scores.values())) for thing in track.things.values())
+        agreed = opinion.agrees(track.name, track.things.keys())
+        enough = len(track.things) >= min(_enough(stretch), len(stretch)) or max(scores) >= FLASH
+        dense = len(track.things) * 2 >= track.last - track.first + 1
+        if enough and dense and _best_half(scores) >= (COUNTED_AGREED if agreed else COUNTED):
             counted.append(track)
     return _once(counted)
+
+
+def _name(track: Track, counting: set[str], opinion: Opinion) -> str:
+    """The name with the most votes among those that count, or "".
+
+    Beside an animal that both parts are sure of, animals of which neither is sure are of its kind.
+    """
+    votes = track.votes()
+    if here := {name: votes[name] for name in votes if name in counting}:
+        return max(here, key=lambda name: here[name])
+    agreed = [name for name in counting & _ANIMALS if opinion.agrees(name, track.things.keys(), CERTAIN)]
+    return agreed[0] if agreed and max(votes, key=lambda name: votes[name]) in _ANIMALS else ""
 
 
 def _best_half(scores: Sequence[float]) -> float:
@@ -172,31 +180,32 @@ def _best_half(scores: Sequence[float]) -> float:
     return fmean(sorted(scores, reverse=True)[: -(-len(scores) // 2)])
 
 
-def _counts(
-    name: str,
-    tracks: Sequence[Track],
-    stretch: Sequence[int],
-    objects_to: Callable[[str, float], bool],
-    agrees: Callable[[str], bool],
-) -> bool:
+def _enough(stretch: Sequence[int]) -> int:
+    """In so many frames of a stretch a thing must be seen. One look is never enough."""
+    return min(ENOUGH_FRAMES, max(2, -(-len(stretch) // 2)))
+
+
+def _is_doubted(name: str, tracks: Sequence[Track], opinion: Opinion) -> bool:
+    """Whether the classifier knows better than this name, which is the likeliest for at least one track."""
+    first = [track for track in tracks if track.votes().get(name, 0.0) >= max(track.votes().values())]
+    things = {frame: thing for track in first for frame, thing in track.things.items() if name in thing.scores}
+    return bool(things) and opinion.doubts(name, max(side(thing.box) ** 2 for thing in things.values()), things.keys())
+
+
+def _counts(name: str, tracks: Sequence[Track], stretch: Sequence[int], opinion: Opinion) -> bool:
     """Whether a name counts in a stretch."""
     best: dict[int, float] = {}
-    area = 0.0
     for track in tracks:
         votes = track.votes()
-        if votes.get(name, 0.0) < max(votes.values()):
-            continue
-        for frame, thing in track.things.items():
-            if name in thing.scores and thing.scores[name] > best.get(frame, 0.0):
-                best[frame] = thing.scores[name]
-                area = max(area, side(thing.box) ** 2)
-    if not best or objects_to(name, area):
+        if votes.get(name, 0.0) == max(votes.values()):
+            for frame, thing in track.things.items():
+                best[frame] = max(best.get(frame, 0.0), thing.scores.get(name, 0.0))
+    seen = [score for score in best.values() if score >= COUNTED_AGREED]
+    if not seen:
         return False
-    seen = [score for score in best.values() if score >= 0.3] or [0.0]
-    if agrees(name):
+    if opinion.agrees(name, best.keys()):
         return fmean(seen) >= AGREED
-    long_enough = len(seen) >= min(-(-len(stretch) // 2), ENOUGH_FRAMES)
-    return fmean(seen) >= SURE[name] if long_enough else max(seen) >= FLASH
+    return fmean(seen) >= SURE[name] if len(seen) >= _enough(stretch) else max(seen) >= FLASH
 
 
 def _once(tracks: list[Track]) -> list[Track]:

@@ -1,7 +1,7 @@
 """What can be told of sampled frames without a network: where the picture changes, and which frames show nothing.
 
-Two frames are compared by their colours (a histogram) and not by place, so that a moving camera is no cut. Of two
-halves of different photographs the histograms share .55 at most; of two views half a picture apart, .64 or more.
+Two frames are compared by their colours (a histogram) and not by place, so that a moving camera is no cut. Of 190
+pairs of different photographs 187 differ by .41 or more, views that are half a picture apart by .37 at most.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ CELL = 32  # pixels
 THUMB = 64  # pixels a side of what is compared
 BLACK, LIT = 20, 48  # of 255: a black frame's mean is below the one, and nearly none of its pixels above the other
 PLAIN = 10  # of 255: the range of a frame that shows one colour
-DARK = 64  # of 255: nine tenths of a very dark frame are below
+DARK, LETTERS = (
+    64,
+    200,
+)  # of 255: nine tenths of a very dark frame are below the one, and no white title above the other
 SHARP = 6.0  # of 255: how strongly edges stand out in the sharpest part of a picture that is not blurred
 
 
@@ -51,25 +54,27 @@ class Shots:
 def find_shots(frames: Sequence[np.ndarray]) -> Shots:
     """(H, W, 3) uint8 RGB frames, all of one size, in order of time -> how they belong together."""
     thumbs = [cv2.resize(frame, (THUMB, THUMB), interpolation=cv2.INTER_AREA) for frame in frames]
-    between = frozenset(k for k in range(1, len(thumbs) - 1) if _is_mixture(*thumbs[k - 1 : k + 2]))
+    between = [k for k in range(1, len(thumbs) - 1) if _is_mixture(*thumbs[k - 1 : k + 2])]
     starts = [0]
     for k in range(1, len(thumbs)):
-        if k in between:
-            if _is_nearer_to_next(*thumbs[k - 1 : k + 2]):
-                starts.append(k)
-        elif k - 1 in between:
-            if not _is_nearer_to_next(*thumbs[k - 2 : k + 1]):
-                starts.append(k)
-        elif colour_difference(thumbs[k - 1], thumbs[k]) >= CUT:
+        if not {k - 1, k} & set(between) and colour_difference(thumbs[k - 1], thumbs[k]) >= CUT:
             starts.append(k)
+    for first, last in _runs(between):
+        before, after = thumbs[first - 1], thumbs[last + 1]
+        nearer = (k for k in range(first, last + 1) if _mixture(before, thumbs[k], after)[0] >= 0.5)
+        starts.append(next(nearer, last + 1))
+    starts.sort()
     ends = [*starts[1:], len(thumbs)]
     stretches = tuple(range(start, end) for start, end in zip(starts, ends, strict=True) if end > start)
-    return Shots(stretches, between, _look_alike(frames), tuple(flags_of(frame) for frame in frames))
+    return Shots(stretches, frozenset(between), _look_alike(frames), tuple(flags_of(frame) for frame in frames))
 
 
 def colour_difference(a: np.ndarray, b: np.ndarray) -> float:
-    """The share of the colours of two RGB pictures that differ, 0 to 1."""
-    return 1 - float(np.minimum(_colours(a), _colours(b)).sum())
+    """The share of the colours of two RGB pictures that differ, 0 to 1; as they are, or at the same brightness."""
+    bright, dim = (a, b) if a.mean() >= b.mean() else (b, a)
+    gain = max((float(dim.mean()) + 1) / (float(bright.mean()) + 1), 0.5)  # a light that goes out is a change
+    dimmed = np.round(bright * gain).astype(np.uint8)
+    return min(1 - float(np.minimum(_colours(picture), _colours(dim)).sum()) for picture in (bright, dimmed))
 
 
 def flags_of(frame: np.ndarray) -> Flags:
@@ -84,7 +89,8 @@ def flags_of(frame: np.ndarray) -> Flags:
     low, high = np.percentile(small.reshape(-1, 3), (0.2, 99.8), axis=0)
     if (high - low).max() < PLAIN:
         return Flags(blank=True)
-    return Flags(dark=bool(np.percentile(light, 90) < DARK), blurred=_sharpness(light) < SHARP)
+    dark = np.percentile(light, 90) < DARK and (light > LETTERS).mean() < 0.005
+    return Flags(dark=bool(dark), blurred=_sharpness(light) < SHARP)
 
 
 def _sharpness(light: np.ndarray) -> float:
@@ -117,17 +123,32 @@ def _is_mixture(before: np.ndarray, middle: np.ndarray, after: np.ndarray) -> bo
     return 0.08 < weight < 0.92 and rest < MIXED
 
 
-def _is_nearer_to_next(before: np.ndarray, middle: np.ndarray, after: np.ndarray) -> bool:
-    return _mixture(before, middle, after)[0] >= 0.5
+def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending numbers -> the first and last of those that follow each other."""
+    runs: list[tuple[int, int]] = []
+    for k in numbers:
+        if runs and k == runs[-1][1] + 1:
+            runs[-1] = runs[-1][0], k
+        else:
+            runs.append((k, k))
+    return runs
+
+
+def change(a: np.ndarray, b: np.ndarray) -> float:
+    """How much two RGB frames of one size differ where they differ most, the mean over CELL x CELL pixels, of 255."""
+    return float(np.abs(_cells(a) - _cells(b)).mean(-1).max())
+
+
+def _cells(frame: np.ndarray) -> np.ndarray:
+    height, width = frame.shape[:2]
+    size = max(1, width // CELL), max(1, height // CELL)
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
 def _look_alike(frames: Sequence[np.ndarray]) -> tuple[int, ...]:
     alike: list[int] = []
-    last: np.ndarray = np.zeros(0, np.float32)
-    for k, frame in enumerate(frames):
-        height, width = frame.shape[:2]
-        size = max(1, width // CELL), max(1, height // CELL)
-        cells = cv2.resize(frame, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    last = np.zeros(0, np.float32)
+    for k, cells in enumerate(map(_cells, frames)):
         if k and np.abs(cells - last).mean(-1).max() <= SAME:
             alike.append(alike[-1])
         else:
