@@ -94,4 +94,4 @@ def test_what_both_parts_report_counts_from_a_lower_score_on() -> None:
 
 def test_doubtful_animals_beside_a_sure_one_are_of_its_kind() -> None:
     frames = [[("bird", 0.4, LEFT), ("cow", 0.35, MIDDLE), ("chair", 0.35, RIGHT)]] * 4
-    assert [track.name for track in seen(frames, classifier(4, hen=0.9))] == ["bird", "bird"]
+    assert [track.name for track in seen(frames, classifier(4, chicken=0.9))] == ["bird", "bird"]

@@ -54,11 +54,12 @@ class Shots:
 def find_shots(frames: Sequence[np.ndarray]) -> Shots:
     """(H, W, 3) uint8 RGB frames, all of one size, in order of time -> how they belong together."""
     thumbs = [cv2.resize(frame, (THUMB, THUMB), interpolation=cv2.INTER_AREA) for frame in frames]
-    between = [k for k in range(1, len(thumbs) - 1) if _is_mixture(*thumbs[k - 1 : k + 2])]
-    starts = [0]
-    for k in range(1, len(thumbs)):
-        if not {k - 1, k} & set(between) and colour_difference(thumbs[k - 1], thumbs[k]) >= CUT:
-            starts.append(k)
+    between = _between(thumbs)
+    starts = [
+        k
+        for k in range(len(thumbs))
+        if not k or (not {k - 1, k} & set(between) and colour_difference(thumbs[k - 1], thumbs[k]) >= CUT)
+    ]
     for first, last in _runs(between):
         before, after = thumbs[first - 1], thumbs[last + 1]
         nearer = (k for k in range(first, last + 1) if _mixture(before, thumbs[k], after)[0] >= 0.5)
@@ -114,6 +115,17 @@ def _mixture(before: np.ndarray, middle: np.ndarray, after: np.ndarray) -> tuple
     weight = float(moved @ change / max(float(change @ change), 1e-6))
     rest = float(np.linalg.norm(moved - weight * change) / max(float(np.linalg.norm(change)), 1e-6))
     return weight, rest
+
+
+def _between(thumbs: Sequence[np.ndarray]) -> list[int]:
+    """The frames in dissolves that last for one or two frames, ascending."""
+    found: set[int] = set()
+    for length in (1, 2):
+        for k in range(1, len(thumbs) - length):
+            middle = range(k, k + length)
+            if all(_is_mixture(thumbs[k - 1], thumbs[j], thumbs[k + length]) for j in middle):
+                found.update(middle)
+    return sorted(found)
 
 
 def _is_mixture(before: np.ndarray, middle: np.ndarray, after: np.ndarray) -> bool:
