@@ -74,8 +74,8 @@ def name(p: np.ndarray) -> tuple[str, float] | None:
     """(1000,) probabilities, the mean over a stretch -> the name it is sure of, and its probability; None: unsure."""
     classes = names.classes()
     for group in _same_name():
-        share = float(p[group].sum())
-        if share >= FINE and all(classes[i].trusted for i in group):
+        share = float(p[[i for i in group if classes[i].trusted]].sum())
+        if share >= FINE:
             return classes[group[0]].name, share
     for coarse in _coarse():
         share = float(p[coarse.classes].sum())
