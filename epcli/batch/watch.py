@@ -12,22 +12,35 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
-from epcli.batch.jobs import FileJobs
-from epcli.batch.run import Batch
+Job = TypeVar("Job")
 
 EVERY_S = 1.0
 SETTLE_S = 5.0
 
 
-class Watch:
+class Fed(Protocol[Job]):
+    """What takes files as they arrive, as a batch does."""
+
+    @property
+    def waiting(self) -> int:
+        """How many files it has not begun with."""
+        ...
+
+    def add(self, jobs: list[Job], /) -> None:
+        """Take further ones."""
+        ...
+
+
+class Watch(Generic[Job]):
     """Feeds a batch."""
 
     def __init__(
         self,
-        batch: Batch,
+        batch: Fed[Job],
         find: Callable[[], Iterable[Path]],
-        plan: Callable[[list[Path]], list[FileJobs]],
+        plan: Callable[[list[Path]], list[Job]],
         settle_s: float = SETTLE_S,
         every_s: float = EVERY_S,
     ) -> None:

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from epcli import __version__, streams
-from epcli.cli import ask, batch, bench, cache, chat, doctor, eval, inspect, models, plan, profiles, train
+from epcli.cli import ask, batch, bench, cache, chat, doctor, eval, find, index, inspect, models, plan, profiles, train
 from epcli.cli.help import Command, Group
 from epcli.cli.options import DebugFlag
 from epcli.errors import EXIT_INTERRUPT, EpError, unexpected
@@ -86,6 +86,27 @@ app.command(
   ep inspect clip.mp4 "What plays?" --keep 0.1 --compare cs2,uniform,random
   ep inspect clip.mp4 "What plays?" --keep 0.1 --png kept.png --video kept.mp4""",
 )(inspect.inspect)
+app.command(
+    cls=Command,
+    epilog="""Examples:
+
+\b
+  ep find clips "a dog barking"
+  ep find "somebody says 'station'" --json | jq -r '.[0].path'
+  ep find talks "the second law" --said --since 30d
+  ep find clips "people on bicycles" --limit 3 --clip cuts
+  ep find clips "the EXIT sign" --limit 1 --play | sh""",
+)(find.find)
+app.command(
+    cls=Command,
+    epilog="""Examples:
+
+\b
+  ep index clips talks
+  ep index inbox --watch
+  ep index
+  ep index old --forget""",
+)(index.index)
 app.command(
     cls=Command,
     epilog="""Examples:

@@ -23,7 +23,7 @@ from epcli.cli.options import (
     settings,
     time_range,
 )
-from epcli.cli.screen import redraws
+from epcli.cli.screen import from_here, redraws
 from epcli.config import Profile, Resolved
 from epcli.errors import EXIT_PARTIAL, EpError, UsageError
 from epcli.text import as_question, one_line, visible, visible_json
@@ -354,7 +354,7 @@ class _Screen:
         if row["status"] == "failed" and self._last_failure != (row["media"], row["error"]):
             self._last_failure = (row["media"], row["error"])  # not once a question
             name = Path(row["media"]).name
-            self._say(f"ep: {_relative(row['media'])}: {row['error'].removeprefix(f'{name}: ')}")
+            self._say(f"ep: {from_here(row['media'])}: {row['error'].removeprefix(f'{name}: ')}")
         if self._bar is not None:
             self._advance("asking")
 
@@ -411,7 +411,7 @@ class _Screen:
 
         made = estimate(jobs, settings, range_s, out, retry_failed)
         for name, reason in made.unreadable:
-            self._say(f"ep: {_relative(name)}: {reason.removeprefix(f'{Path(name).name}: ')}")
+            self._say(f"ep: {from_here(name)}: {reason.removeprefix(f'{Path(name).name}: ')}")
         if self._json:
             from json import dumps
 
@@ -442,7 +442,7 @@ def _describe(made: Any) -> Iterator[str]:
     yield ""
     yield from (f"{name:14}{value}" for name, value in rows)
     for name in made.too_long[:5]:
-        yield f"longer than the model's context: {_relative(name)}"
+        yield f"longer than the model's context: {from_here(name)}"
     if len(made.too_long) > 5:
         yield f"… and {len(made.too_long) - 5} more"
 
@@ -452,9 +452,3 @@ def _rate(count: int, elapsed_s: float) -> str:
     if not count or elapsed_s <= 0:
         return ""
     return f"{elapsed_s / count:.1f} s each" if elapsed_s > count else f"{count / elapsed_s:.1f} a second"
-
-
-def _relative(path: str) -> str:
-    """A path as short as it can be told from here."""
-    here = Path.cwd()
-    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path

@@ -35,6 +35,12 @@ def redraws() -> bool:
     return sys.stderr.isatty() and not plain
 
 
+def from_here(path: str) -> str:
+    """A path as short as it can be told from the working folder."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+
+
 class StatusLine:
     """A line on standard error that changes, where that is a terminal; elsewhere nothing."""
 

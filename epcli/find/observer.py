@@ -96,8 +96,9 @@ def observe_files(pipe: Any) -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
         from epcli.observe.listen import Ears
+        from epcli.observe.minilm import MiniLM
 
-        texts = Texts()
+        texts = Texts(MiniLM().embed)
         ears = Ears.load()
         pipe.send(None)
     except Exception as error:
@@ -142,11 +143,9 @@ def _observe(path: Path, texts: Texts, ears: Any, tell: Callable[[_Progress], No
 class Texts:
     """Gives the texts of a file their vectors."""
 
-    def __init__(self) -> None:
-        """Raises WeightsError."""
-        from epcli.observe.minilm import MiniLM
-
-        self._embed = MiniLM().embed
+    def __init__(self, embed: Callable[[list[str]], Any]) -> None:
+        """`embed`: texts -> (N, 384) float32 of length 1."""
+        self._embed = embed
         self._names: dict[tuple[str, str], Any] = {}  # the vector of each name that was met
 
     def observed(self, seen: Findings, size: int, modified: int, digest: str | None, duration_s: float) -> Observed:

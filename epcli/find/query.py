@@ -12,6 +12,7 @@ from epcli.text import as_question
 
 MOST_TERMS = 16  # more words than these are left to the meaning of the whole
 LONGEST = 1000  # characters
+UNHINTED = 0.7  # of what the query does not hint at, where it hints at something
 WEAK = 0.25  # of a word that says where to look as much as what for: "sign", "sound"
 
 _QUOTED = re.compile(r"""["“”„«»]([^"“”„«»]+)["“”„«»]|(?<!\w)['‘’‚]([^'‘’‚]+)['‘’](?!\w)""")
@@ -97,7 +98,7 @@ def parse(text: str) -> Query:
         terms = [Term(word) for word in words if word.casefold() not in _STOP] or [Term(word) for word in words]
     if not terms:
         raise UsageError(f"{text!r}: there is no word in the query")
-    hints = {how: 0.75 if hinted and how not in hinted else 1.0 for how in (SAID, HEARD, SEEN, READ)}
+    hints = {how: UNHINTED if hinted and how not in hinted else 1.0 for how in (SAID, HEARD, SEEN, READ)}
     unique = tuple(dict.fromkeys(terms))[:MOST_TERMS]
     return Query(_meaning(text, words, quoted), unique, hints)
 

@@ -14,7 +14,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,11 @@ BY_KIND = 0.9  # what a match with what a name is a kind of counts
 BY_WIDER = 0.8  # what a match with a broader word for a term counts
 BY_MEANING = 0.9  # what the closest meaning counts
 NAME_COSINES = (0.66, 0.86)  # of a term and a name: from no match to a full one
-LINE_COSINES = (0.22, 0.47)  # of a query and a line
+LINE_COSINES = (0.22, 0.47)  # of a query and a line of FEWEST_WORDS
+FEWEST_WORDS = 3  # a line of fewer is compared as a name is
 WHOLE_COSINES = (0.20, 0.60)  # of a query and all that matches in a moment
-WHOLE = 0.4  # of a score that depends on them
+WHOLE = 1.5  # times the share of the query that does not match: what a moment of another meaning loses
+MATCHES = 0.4  # from here on something matches
 UNKNOWN = 0.4  # weight of a term that is nowhere in the index, beside the others' mean
 NEAR_S = 2.0  # what matches so shortly before or after counts
 JOINED_S = 60.0  # moments that follow each other are joined up to this length
@@ -110,6 +112,18 @@ class _Passage:
 
     reason: Reason
     matches: np.ndarray  # (T,) 0 to 1
+    meaning: np.ndarray  # (384,) float32 of length 1
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """A stretch of a file."""
+
+    start_s: float
+    end_s: float
+    score: float
+    lacking: float  # the share of the query that nothing of it matches
+    reasons: frozenset[int]  # which passages match
 
 
 @dataclass
@@ -119,6 +133,8 @@ class _Found:
     files: dict[int, np.ndarray]  # the best match of each term in each file, (T,)
     lines: dict[int, np.ndarray]  # the match of each term with each line, (T,)
     names: dict[int, np.ndarray]  # and with each name
+    line_meanings: dict[int, np.ndarray]  # (384,) float32 of length 1
+    name_meanings: dict[int, np.ndarray]
     counts: np.ndarray  # (T,) how many files (by names) and lines have a term
 
 
@@ -139,7 +155,7 @@ class Search:
     def _find(self, query: Query, scope: Scope, limit: int, least: float) -> list[Hit]:
         terms = query.terms
         meanings = self.embed([query.text, *(term.text for term in terms)])
-        found = _Found({}, {}, {}, np.zeros(len(terms)))
+        found = _Found({}, {}, {}, {}, {}, np.zeros(len(terms)))
         hints = query.hints
         if scope.hows - {SAID, READ}:
             self._match_names(terms, meanings[1:], scope, hints, found)
@@ -156,7 +172,7 @@ class Search:
                 len(hits) >= limit and best < sorted((hit.score for hit in hits), reverse=True)[limit - 1]
             ):
                 break
-            hits += self._moments(file, found, weights, scope, least)
+            hits += self._moments(file, found, weights, meanings[0], least)
         return sorted(hits, key=lambda hit: (-round(hit.score, 3), hit.path, hit.start_s))[:limit]
 
     # --- What matches ---------------------------------------------------------------------------------
@@ -168,7 +184,8 @@ class Search:
         if not rows:
             return
         place = {row[0]: number for number, row in enumerate(rows)}
-        matches = ramp(vectors([row[2] for row in rows]) @ meanings.T, NAME_COSINES) * BY_MEANING  # (N, T)
+        known = vectors([row[2] for row in rows])
+        matches = ramp(known @ meanings.T, NAME_COSINES) * BY_MEANING  # (N, T)
         for number, term in enumerate(terms):
             for words, column, worth in _wordings(term):
                 for name in self._rowids("name_search", f"{{{column}}} : {words}"):
@@ -176,6 +193,7 @@ class Search:
                         matches[place[name], number] = max(matches[place[name], number], worth)
         matches *= np.array([hints[row[1]] for row in rows])[:, None]
         found.names = {row[0]: match for row, match in zip(rows, matches, strict=True) if match.max() > 0.2}
+        found.name_meanings = {name: known[place[name]] for name in found.names}
         condition, values = scope.condition()
         for name, match in found.names.items():
             holders = self.index.base.execute(
@@ -187,7 +205,7 @@ class Search:
             for file, confidence in holders:
                 count += 1
                 _raise(found.files, file, match * _sure(confidence))
-            found.counts += count * (match > 0.4)
+            found.counts += count * (match > MATCHES)
 
     def _match_lines(self, query: Query, meaning: np.ndarray, scope: Scope, found: _Found) -> None:
         condition, values = scope.condition()
@@ -196,35 +214,38 @@ class Search:
             f"JOIN files ON files.id = lines.file WHERE line_search MATCH ? AND {condition} ORDER BY rank LIMIT ?",
             [" OR ".join(term.fts for term in query.terms), *values, LINES],
         )
-        close = self._close_lines(meaning, scope)
-        lines = dict.fromkeys([row[0] for row in by_stem], 0.0) | close
-        places = self._line_rows(lines)
-        matches = {line: np.full(len(query.terms), close.get(line, 0.0)) for line in places}
+        lines = list(dict.fromkeys([*(row[0] for row in by_stem), *self._near_lines(meaning, scope)]))
+        rows = self._chosen("SELECT line, value FROM vectors WHERE line IN", lines)
+        found.line_meanings = dict(zip([row[0] for row in rows], vectors([row[1] for row in rows]), strict=True))
+        places = self._line_rows(found.line_meanings)
+        matches = {}
+        for line, (_, _, _, words) in places.items():
+            limits = NAME_COSINES if words < FEWEST_WORDS else LINE_COSINES
+            close = float(ramp(found.line_meanings[line] @ meaning, limits)) * BY_MEANING
+            matches[line] = np.full(len(query.terms), close)
         for number, term in enumerate(query.terms):
             found.counts[number] += self._count(term)
             for line in self._rowids("line_search", term.fts, list(matches)):
                 matches[line][number] = 1.0
         for line, match in matches.items():
-            file, how, confidence = places[line]
-            if how in scope.hows:
+            file, how, confidence, _ = places[line]
+            if how in scope.hows and match.max() > 0:
                 found.lines[line] = match * query.hints[how]
                 _raise(found.files, file, found.lines[line] * _sure(confidence))
 
-    def _close_lines(self, meaning: np.ndarray, scope: Scope) -> dict[int, float]:
-        """Lines that mean what the query means, and how well they match."""
+    def _near_lines(self, meaning: np.ndarray, scope: Scope) -> list[int]:
+        """The lines whose meaning may be near the query's."""
         ids, codes = self._all_codes(scope)
         if not len(ids):
-            return {}
+            return []
         wanted = np.frombuffer(bits(meaning[None]), np.uint64)
         distance = np.empty(len(ids), np.uint16)
         for begin in range(0, len(ids), 1 << 16):  # in pieces that stay in the processor's cache
             piece = slice(begin, begin + (1 << 16))
             distance[piece] = np.bitwise_count(codes[piece] ^ wanted).sum(1)
         count = min(LINES, len(ids))
-        nearest = ids[np.argpartition(distance, count - 1)[:count]].tolist()
-        rows = self._chosen("SELECT line, value FROM vectors WHERE line IN", nearest)
-        matches = ramp(vectors([value for _, value in rows]) @ meaning, LINE_COSINES) * BY_MEANING
-        return {line: float(match) for (line, _), match in zip(rows, matches, strict=True) if match > 0}
+        nearest: list[int] = ids[np.argpartition(distance, count - 1)[:count]].tolist()
+        return nearest
 
     def _all_codes(self, scope: Scope) -> tuple[np.ndarray, np.ndarray]:
         """(N,) lines of the scope, and (N, 6) uint64 with the signs of their vectors; kept while nothing changes."""
@@ -240,9 +261,10 @@ class Search:
             self._codes = (key, np.concatenate(ids) if ids else np.zeros(0, np.int64), codes)
         return self._codes[1], self._codes[2]
 
-    def _line_rows(self, lines: Iterable[int]) -> dict[int, tuple[int, str, float]]:
-        rows = self._chosen("SELECT id, file, how, confidence FROM lines WHERE id IN", list(lines))
-        return {row[0]: row[1:] for row in rows}
+    def _line_rows(self, lines: Iterable[int]) -> dict[int, tuple[int, str, float, int]]:
+        """File, how, confidence and number of words of each."""
+        rows = self._chosen("SELECT id, file, how, confidence, text FROM lines WHERE id IN", list(lines))
+        return {line: (file, how, confidence, len(text.split())) for line, file, how, confidence, text in rows}
 
     def _rowids(self, table: str, match: str, among: Sequence[int] | None = None) -> list[int]:
         """The rows of an FTS table that match."""
@@ -276,7 +298,9 @@ class Search:
 
     # --- Moments --------------------------------------------------------------------------------------
 
-    def _moments(self, file: int, found: _Found, weights: np.ndarray, scope: Scope, least: float) -> Iterator[Hit]:
+    def _moments(
+        self, file: int, found: _Found, weights: np.ndarray, meaning: np.ndarray, least: float
+    ) -> Iterator[Hit]:
         path = Path(os.fsdecode(self.index.base.execute("SELECT path FROM files WHERE id = ?", (file,)).fetchone()[0]))
         passages = [*self._sightings(file, found), *self._lines(file, found)]
         starts = np.array([each.reason.start_s for each in passages])
@@ -288,17 +312,22 @@ class Search:
         share = np.clip(np.where(shared >= 0, np.maximum(shared, 1.0), 0.0) / (end - begin), 0.0, 1.0)
         best = np.stack([(share * matches[:, term]).max(1) for term in range(matches.shape[1])], 1)  # (A, T)
         scores = best @ weights
-        taken: list[tuple[float, float, float, set[int]]] = []
+        lacking = (best < MATCHES) @ weights
+        taken: list[_Moment] = []
         for row in np.lexsort((ends[anchors] - starts[anchors], -np.round(scores, 3))):
             if scores[row] < least:
                 break
             start, stop = float(starts[anchors[row]]), float(ends[anchors[row]])
-            if any(start <= other_end and stop >= other_start for other_start, other_end, _, _ in taken):
+            if any(start <= other.end_s and stop >= other.start_s for other in taken):
                 continue
-            reasons = {int(anchors[row]), *np.flatnonzero(share[row] > 0.3).tolist()}
-            taken.append((start, stop, float(scores[row]), reasons))
-        for start, stop, score, reasons in _joined(taken):
-            yield Hit(path, start, stop, score, _why([passages[each] for each in reasons], weights))
+            reasons = frozenset((int(anchors[row]), *np.flatnonzero(share[row] > 0.3).tolist()))
+            taken.append(_Moment(start, stop, float(scores[row]), float(lacking[row]), reasons))
+        for moment in _joined(taken):
+            matching = [passages[each] for each in moment.reasons]
+            unlike = 1 - float(ramp(_likeness(matching, meaning), WHOLE_COSINES))
+            score = moment.score * max(0.0, 1 - WHOLE * unlike * moment.lacking)
+            if score >= least:
+                yield Hit(path, moment.start_s, moment.end_s, score, _why(matching, weights))
 
     def _sightings(self, file: int, found: _Found) -> Iterator[_Passage]:
         rows = self.index.base.execute(
@@ -308,21 +337,26 @@ class Search:
         )
         for name, *reason in rows:
             if name in found.names:
-                yield _Passage(Reason(*reason), found.names[name] * _sure(reason[4]))
+                match = found.names[name] * _sure(reason[4])
+                yield _Passage(Reason(*reason), match, found.name_meanings[name])
 
     def _lines(self, file: int, found: _Found) -> Iterator[_Passage]:
         rows = self.index.base.execute(
             "SELECT id, how, text, start_s, end_s, confidence, place FROM lines WHERE file = ?", (file,)
         )
-        for line, *reason in rows:
+        for line, how, text, start_s, end_s, confidence, place in rows:
             if line in found.lines:
-                yield _Passage(Reason(*reason, 1), found.lines[line] * _sure(reason[4]))
+                match = found.lines[line] * _sure(confidence)
+                yield _Passage(
+                    Reason(how, text, start_s, end_s, confidence, place, 1), match, found.line_meanings[line]
+                )
 
 
-def ramp(cosines: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+def ramp(cosines: Any, limits: tuple[float, float]) -> np.ndarray:
     """From 0 at the lower limit to 1 at the upper."""
     low, high = limits
-    return np.clip((cosines - low) / (high - low), 0.0, 1.0)
+    shares: np.ndarray = np.clip((cosines - low) / (high - low), 0.0, 1.0)
+    return shares
 
 
 def _wordings(term: Term) -> Iterator[tuple[str, str, float]]:
@@ -343,16 +377,30 @@ def _sure(confidence: float) -> float:
     return 0.7 + 0.3 * min(max(confidence, 0.0), 1.0)
 
 
-def _joined(moments: Iterable[tuple[float, float, float, set[int]]]) -> list[tuple[float, float, float, set[int]]]:
+def _joined(moments: Iterable[_Moment]) -> list[_Moment]:
     """Moments that follow each other, as one."""
-    joined: list[tuple[float, float, float, set[int]]] = []
-    for start, end, score, reasons in sorted(moments, key=lambda moment: moment[0]):
-        if joined and start - joined[-1][1] <= NEAR_S and end - joined[-1][0] <= JOINED_S:
-            first, _, before, others = joined[-1]
-            joined[-1] = (first, end, max(score, before), others | reasons)
+    joined: list[_Moment] = []
+    for each in sorted(moments, key=lambda moment: moment.start_s):
+        last = joined[-1] if joined else None
+        if last and each.start_s - last.end_s <= NEAR_S and each.end_s - last.start_s <= JOINED_S:
+            better = max(last, each, key=lambda moment: moment.score)
+            joined[-1] = replace(
+                better, start_s=last.start_s, end_s=max(last.end_s, each.end_s), reasons=last.reasons | each.reasons
+            )
         else:
-            joined.append((start, end, score, reasons))
+            joined.append(each)
     return joined
+
+
+def _likeness(passages: Sequence[_Passage], meaning: np.ndarray) -> np.ndarray:
+    """The cosine of a query's meaning and that of a moment: of its nearest line, or of all its names together."""
+    lines = [each.meaning for each in passages if each.reason.how in (SAID, READ)]
+    names = {each.reason.text: each.meaning for each in passages if each.reason.how not in (SAID, READ)}
+    if names:
+        together = np.sum(list(names.values()), axis=0)
+        lines.append(together / np.linalg.norm(together))
+    highest: np.ndarray = (np.stack(lines) @ meaning).max()
+    return highest
 
 
 def _why(passages: Sequence[_Passage], weights: np.ndarray) -> tuple[Reason, ...]:

@@ -321,6 +321,53 @@ def encode(inputs: Sequence[Any], target: Path, path: Path, chunks: Iterable[byt
             raise EpError(f"{name(path)}: ffmpeg could not write it: {_PLACE.sub('', last)}")
 
 
+def copy_part(
+    path: Path,
+    demuxer: str,
+    span: tuple[int, int] | None,
+    start_s: float,
+    duration_s: float,
+    streams: Sequence[int],
+    target: Path,
+    deadline: Deadline,
+    options: Sequence[str],
+) -> None:
+    """Write some seconds of a file, counted from its beginning, to `target`.
+
+    `streams`: their numbers in the file; `options`: how they are encoded. Raises MediaError with ffmpeg's own words.
+    """
+    arguments = [find().path, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "error", "-y"]
+    arguments += ["-f", demuxer, "-format_whitelist", demuxer]
+    arguments += ["-protocol_whitelist", "file" if span is None else "file,subfile"]
+    arguments += ["-ss", f"{start_s:.6f}", "-t", f"{duration_s:.6f}", "-i", _url(path, span)]
+    for stream in streams:
+        arguments += ["-map", f"0:{stream}"]
+    arguments += ["-map_metadata", "-1", *options, _url(target)]
+    with TemporaryFile() as messages:
+        try:
+            child = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=messages)
+        except OSError as problem:
+            raise MediaError(f"ffmpeg could not be started for {name(path)}: {problem.strerror}") from None
+        deadline.watch(child)
+        try:
+            status = child.wait(deadline.remaining())
+        except subprocess.TimeoutExpired:
+            raise deadline.error(path) from None
+        finally:
+            deadline.forget(child)
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+        if status:
+            messages.seek(0)
+            raise MediaError(f"{name(path)}: cannot be cut: {_last_words(messages.read())}")
+
+
+def _last_words(said: bytes) -> str:
+    last = (said.decode(errors="replace").strip().splitlines() or ["ffmpeg gave no reason"])[-1]
+    return printable(_PLACE.sub("", last), "?")
+
+
 def read_into(stream: IO[bytes], room: memoryview) -> int:
     """Fill `room` from a pipe; the number of bytes read, less than asked only at the end."""
     done = 0

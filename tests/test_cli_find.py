@@ -1,0 +1,221 @@
+"""`ep find` and `ep index`, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from epcli.cli import app
+from epcli.errors import EpError, UsageError
+from epcli.find import build
+from epcli.find.index import Index
+from epcli.media.probe import probe
+from epcli.observe import minilm
+from tests.find_samples import by_words, fill
+from tests.test_find_index import Reader
+
+MEDIA = Path(__file__).parents[1] / "docs" / "media"
+
+
+class Words:
+    embed = staticmethod(by_words)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of text "films", and neither models nor the user's index."""
+    monkeypatch.setattr(build, "Observer", Reader)
+    monkeypatch.setattr(minilm, "MiniLM", Words)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "films").mkdir()
+    for name in ("apples", "pears"):
+        (tmp_path / "films" / f"{name}.mp4").write_text(f"we talk about {name} and nothing else")
+    return tmp_path
+
+
+def ep(*arguments: str) -> tuple[int, str, str]:
+    run = CliRunner().invoke(app, list(arguments), standalone_mode=False)
+    if run.exception:
+        raise run.exception
+    return int(run.return_value or run.exit_code), run.stdout, run.stderr
+
+
+def test_the_first_search_indexes(place: Path) -> None:
+    code, out, err = ep("find", "films", "pears")
+    assert (code, err) == (0, "")
+    assert out.split("  ")[0] == "films/pears.mp4"
+    assert 'said: "we talk about pears and nothing else"' in out
+    assert (place / "cache" / "epcli" / "index.sqlite").is_file()
+    assert ep("find", "apples")[1].startswith("films/apples.mp4")  # without a folder: all that is indexed
+
+
+def test_nothing_found_is_told_and_no_error(place: Path) -> None:
+    assert ep("find", "films", "zebra") == (0, "", "ep: nothing found for 'zebra'\n")
+    assert ep("find", "films", "zebra", "--quiet") == (0, "", "")
+    assert json.loads(ep("find", "films", "zebra", "--json")[1]) == []
+    assert ep("find", "films", "zebra", "--play")[1] == ""
+
+
+def test_the_list_as_json(place: Path) -> None:
+    (hit,) = json.loads(ep("find", "films", "pears", "--json")[1])
+    assert hit["path"] == str(place / "films" / "pears.mp4")
+    assert list(hit) == ["path", "start_s", "end_s", "score", "why"]
+    assert hit["why"][0]["how"] == "said"
+
+
+def test_flags_narrow(place: Path) -> None:
+    assert ep("find", "films", "dog", "--seen", "--limit", "1")[1].count("\n") == 1
+    assert ep("find", "films", "dog", "--said", "-q")[1] == ""
+    assert ep("find", "films", "pears", "--since", "1d")[1]
+    assert not ep("find", "films", "pears", "--since", "2100-01-01", "-q")[1]
+
+
+def test_a_new_file_is_found_unless_told_otherwise(place: Path) -> None:
+    ep("index", "films", "-q")
+    (place / "films" / "plums.mp4").write_text("we talk about plums and nothing else")
+    assert not ep("find", "films", "plums", "--no-update", "-q")[1]
+    assert ep("find", "films", "plums")[1]
+    (place / "films" / "plums.mp4").unlink()
+    assert not ep("find", "plums", "-q")[1]  # a file that is not there is not shown
+
+
+def test_while_another_indexes_what_is_there_is_searched(place: Path) -> None:
+    ep("index", "films", "-q")
+    with Index(place / "cache" / "epcli" / "index.sqlite") as other, other.writing():
+        code, out, err = ep("find", "films", "pears")
+        assert code == 0
+        assert out
+        assert "another process is indexing" in err
+        with pytest.raises(EpError, match="another process is indexing"):
+            ep("index", "films")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["find", "pears"], "there is no index yet"),
+        (["find", "nowhere", "pears"], "nowhere: there is no such file or folder; the last word is the query"),
+        (["find", "films"], "is a folder; say also what to find"),
+        (["find", "films", "?"], "no word in the query"),
+        (["find", "", "pears"], "the path is empty"),
+        (["find", "films", "pears", "--since", "soon"], "neither an age nor a date"),
+        (["find", "films", "pears", "--exact"], "--exact goes with --clip"),
+        (["find", "films", "pears", "--clip", "films/pears.mp4"], "is no folder"),
+        (["index", "--watch"], "name a folder or file"),
+        (["index", "films/pears.mp4", "--watch"], "give a folder to watch"),
+        (["index"], "there is no index yet"),
+    ],
+)
+def test_a_mistake_is_one_line(place: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message.replace("?", r"\?")):
+        ep(*arguments)
+
+
+def test_index_tells_what_it_did_and_holds(place: Path) -> None:
+    (place / "films" / "bad.mp4").write_text("broken")
+    code, out, err = ep("index", "films", "--json")
+    facts = json.loads(out)
+    assert code == 3
+    assert (facts["indexed"], facts["failed"], facts["total_files"], facts["total_lines"]) == (2, 1, 3, 2)
+    assert "ep: films/bad.mp4: is broken" in err
+    status = ep("index")[1]
+    assert "files           2" in status
+    assert json.loads(ep("index", "--json")[1])["failures"][0]["error"] == "bad.mp4: is broken"
+    assert "1 file forgotten" in ep("index", "films/bad.mp4", "--forget")[2]
+    with pytest.raises(UsageError, match="is in the index"):
+        ep("index", "films/bad.mp4", "--forget")
+
+
+def test_a_name_cannot_steer_the_terminal(place: Path) -> None:
+    (place / "films" / "p\x1b[2J\nears.mp4").write_text("we talk about quinces and nothing else")
+    code, out, _ = ep("find", "films", "quinces")
+    assert code == 0
+    assert "\x1b" not in out
+    assert out.count("\n") == 1
+    assert "\x1b" not in ep("find", "films", "quinces", "--json")[1]
+    assert "\x1b" not in ep("find", "films", "quinces", "--play")[1]
+
+
+def test_two_columns_line_up(place: Path) -> None:
+    with Index(place / "cache" / "epcli" / "index.sqlite") as index:
+        fill(index, place / "films")
+        for path in index.files_within():
+            path.path.write_text("")
+    out = ep("find", "vehicle", "--seen")[1].splitlines()
+    assert len({line.index("seen:") for line in out}) == 1
+
+
+# --- With the parts, on real files ----------------------------------------------------------------------
+
+
+def run(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    weights = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "epcli" / "models"
+    (home / "epcli").mkdir(parents=True, exist_ok=True)
+    if not (home / "epcli" / "models").exists():
+        (home / "epcli" / "models").symlink_to(weights)
+    return subprocess.run(
+        [sys.executable, "-m", "epcli", *arguments],
+        env={**os.environ, "XDG_CACHE_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_real_files_are_found_after_a_kill(tmp_path: Path) -> None:
+    films, home = tmp_path / "films", tmp_path / "home"
+    films.mkdir()
+    for name in ("duet", "farm", "speech"):
+        shutil.copyfile(MEDIA / f"{name}.mp4", films / f"{name}.mp4")
+    (films / "broken.mp4").write_bytes(b"\0" * 1000)
+    (home / "epcli").mkdir(parents=True)
+    index = home / "epcli" / "index.sqlite"
+    first = subprocess.Popen(
+        [sys.executable, "-m", "epcli", "index", str(films)],
+        env={**os.environ, "XDG_CACHE_HOME": str(home)},
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and first.poll() is None:
+        with suppress(sqlite3.Error), sqlite3.connect(f"file:{index}?mode=ro", uri=True) as base:
+            if base.execute("SELECT 1 FROM files WHERE failure IS NULL").fetchone():
+                break
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    with sqlite3.connect(index) as base:
+        assert base.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        before = base.execute("SELECT count(*) FROM files").fetchone()[0]
+    again = run("index", str(films), "--json", home=home)
+    assert json.loads(again.stdout)["unchanged"] == before, again.stderr
+    (failure,) = json.loads(run("index", "--json", home=home).stdout)["failures"]
+    assert Path(failure["path"]).name == "broken.mp4"
+
+    def best(*query: str) -> dict[str, object]:
+        found = run("find", str(films), *query, "--json", home=home)
+        assert found.returncode == 0, found.stderr
+        hits = json.loads(found.stdout)
+        assert hits, query
+        return {**hits[0], "name": Path(hits[0]["path"]).name}
+
+    assert best("a dog barking")["name"] == "farm.mp4"
+    cow = best("a cow mooing", "--clip", str(tmp_path / "cuts"))
+    assert cow["name"] == "farm.mp4"
+    assert 3 < float(str(cow["start_s"])) < 6
+    assert probe(Path(str(cow["clip"]))).duration_s > 0.5
+    assert best("somebody says 'number'")["name"] == "speech.mp4"
+    assert best("string instrument")["name"] == "duet.mp4"
