@@ -181,13 +181,13 @@ def test_scaled_drop_layers_are_told(model: str, scaled: int):
     assert sum("scaled from the published ones" in note for note in notes) == scaled
 
 
-def test_that_the_number_of_picture_tokens_is_the_most_is_told(monkeypatch):
+def test_that_the_number_of_picture_tokens_is_an_estimate_is_told(monkeypatch):
     plain = cost(film(60), model="ep-smol")
     family = type(smol_family.FAMILY)
     real = family.costs
-    monkeypatch.setattr(family, "costs", lambda *given: replace(real(*given), video_at_most=True))
+    monkeypatch.setattr(family, "costs", lambda *given: replace(real(*given), video_estimated=True))
     told = cost(film(60), model="ep-smol")
-    note = f"what is seen; planned for the most, {told.tokens.video.total:,}"
+    note = f"what is seen; {told.tokens.video.total:,} is an estimate"
     assert sum(note in line for line in told.notes) == 1
     assert note in describe(told)
     assert told.tokens == plain.tokens

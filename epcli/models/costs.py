@@ -115,4 +115,4 @@ class Costs:
     towers: int  # bytes
     looking: int  # bytes that the vision tower holds at once
     listening: int  # bytes that the audio towers hold at once
-    video_at_most: bool = False  # how many video tokens there are depends on what is seen; `video_tokens` is the most
+    video_estimated: bool = False  # how many video tokens there are depends on what is seen: `video_tokens` is a guess

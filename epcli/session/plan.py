@@ -80,9 +80,9 @@ def _cost(info: MediaInfo, duration_s: float, profile: Profile, memory_bytes: in
     if selector == "cs2" and not needs.sieve_depth:
         notes.append(f"{source.name} has no trained sieve that could be seen; cs2 is planned at its published depth")
         needs = replace(needs, sieve_depth=REFINER_DEPTH)
-    if needs.video_at_most and needs.video_tokens:
+    if needs.video_estimated and needs.video_tokens:
         notes.append(
-            f"how many picture tokens there are depends on what is seen; planned for the most, {needs.video_tokens:,}"
+            f"how many picture tokens there are depends on what is seen; {needs.video_tokens:,} is an estimate"
         )
     memory = _memory(look, needs, tokens, selector, number_bytes, profile.max_new_tokens)
     stay = tokens.media.kept + TEXT_TOKENS
