@@ -60,6 +60,7 @@ def test_a_street_without_people_has_none(eye: Eye) -> None:
     seen = eye.see(read(PHOTOS / "parking.jpg", SAMPLING))
     assert seen is not None
     assert all(sight.text != "person" for frame in seen.frames for sight in frame)
+    assert {sight.text for frame in seen.frames for sight in frame if sight.kind == "text"} == {"EXIT", "ENTER"}
 
 
 def clip(*frames: np.ndarray) -> Clip:
@@ -84,11 +85,11 @@ def test_where_nothing_is_sure_a_frame_says_why(eye: Eye) -> None:
 def test_text_is_reported_when_it_appears(eye: Eye) -> None:
     other = np.roll(NOISE, 20, 1)
     other[:, :48] = 200  # another shot
-    eye_that_reads = Eye(Reader("Exit", "EXIT", "Enter"))
+    eye_that_reads = Eye(Reader("Way out 1", "WAY OUI 1", "Way out 2"))
     seen = eye_that_reads.see(clip(NOISE, NOISE, other, GREY, NOISE))
     assert seen is not None
     read_in = {k: [sight.text for sight in frame if sight.kind == "text"] for k, frame in enumerate(seen.frames)}
-    assert {k: lines for k, lines in read_in.items() if lines} == {0: ["Exit"], 4: ["Enter"]}
+    assert {k: lines for k, lines in read_in.items() if lines} == {0: ["Way out 1"], 4: ["Way out 2"]}
 
 
 def features(*frames: list[Sight]) -> SeenFeatures:

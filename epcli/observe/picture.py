@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import Protocol
 
@@ -25,13 +26,15 @@ from epcli.observe.objects import Track
 from epcli.observe.opinion import CERTAIN, TRUSTED, Opinion
 from epcli.observe.scenes import SceneNamer
 from epcli.observe.shots import Flags, Shots, find_shots
+from epcli.observe.texts import TextReader
 from epcli.records import Clip, Observation, SeenFeatures, Sight
 
 OBJECTS = 8  # object sights a frame
 SCENE_FRAMES = 8  # at most so many frames of a stretch have one scene name, which is that of their mean
 SURE_ANIMAL = 0.9  # probability from which another animal is named beside one that the classifier hardly knows
-READ_AGAIN_S = 4.0  # text is looked for again in a stretch after so long, if the picture changed
+READ_AGAIN_S = 2.0  # text is looked for again in a stretch after so long, if the picture changed
 NEW = 16.0  # of 255: how much it must change over 32 x 32 pixels somewhere
+SAME_LINE = 0.8  # share of letters that two readings of one line have in common
 SOURCES = {"object": "nanodet", "scene": "efficientnet-lite0", "text": "rapidocr"}  # "level": from the pixels alone
 
 Box = tuple[float, float, float, float]
@@ -61,10 +64,10 @@ class Eye:
     """
 
     def __init__(self, reader: Reader | None = None) -> None:
-        """Without a reader no text is read."""
+        """With another reader than the usual one, if any is given."""
         self._detector = load_nanodet()
         self._namer = SceneNamer()
-        self._reader = reader
+        self._reader = reader or TextReader()
 
     def see(self, clip: Clip) -> SeenFeatures | None:
         """What is seen in the sampled frames; None without picture."""
@@ -113,10 +116,9 @@ class Eye:
     def _read(self, frames: list[np.ndarray], times: np.ndarray, looked: _Looked) -> dict[int, list[Sight]]:
         """The lines of text, by the frame in which each is read first. What is still there is not repeated."""
         found: dict[int, list[Sight]] = {}
-        if self._reader is None:
-            return found
         before: list[Sight] = []
         for stretch in looked.shots.stretches:
+            here: list[Sight] = []
             last = -1
             for k in (k for k in stretch if k in looked.clear):
                 if last >= 0 and not (
@@ -125,13 +127,17 @@ class Eye:
                     continue
                 last = k
                 lines = [Sight("text", text, round(score, 3), box) for text, score, box in self._reader.read(frames[k])]
-                found[k] = [line for line in lines if not any(_same_line(line, old) for old in before)]
-                before = lines
+                found[k] = [line for line in lines if not any(_same_line(line, old) for old in (*before, *here))]
+                here += lines
+            before = here
         return found
 
 
 def _same_line(a: Sight, b: Sight) -> bool:
-    return a.text.casefold() == b.text.casefold()
+    """Whether two readings are of the same words. Letters may be misread; other digits are news."""
+    if [c for c in a.text if c.isdigit()] != [c for c in b.text if c.isdigit()]:
+        return False
+    return SequenceMatcher(None, a.text.casefold(), b.text.casefold(), autojunk=False).ratio() >= SAME_LINE
 
 
 def _pieces(stretch: range) -> list[range]:
