@@ -119,11 +119,17 @@ def check_disjoint(lib: Library, chosen: Sequence[Script]) -> int:
     used = {o.picture for s in chosen for v in s.views for o in v.objects}
     used |= {path for s in chosen for p in s.sounds for path in p.sounds}
     used |= {p.speech_file for s in chosen for p in s.sounds if p.speech_file is not None}
+    return check_apart(lib, used)
+
+
+def check_apart(lib: Library, used: Iterable[Path]) -> int:
+    """How many files these are. Raises UsageError for one that is, by content, among the training files."""
+    used = sorted(used)
     other = Library(lib.folder, "train")
     trained = {path for thing in other.things for path in (*thing.pictures, *thing.sounds)}
     trained |= {lib.folder / line["file"] for line in other.speech}
     known = {_digest(path): path for path in trained}
-    for path in sorted(used):
+    for path in used:
         if (same := known.get(_digest(path))) is not None:
             raise UsageError(f"{path}: is held out, but {same} of the training sources is the same; build them again")
     return len(used)

@@ -20,6 +20,7 @@ from epcli.media.write import write
 from epcli.records import SAMPLE_RATE
 
 FPS = 10.0
+_PLAIN = (228, 228, 222, 255)
 _FADE_S = 0.03
 _LEVEL = 0.08  # root mean square of a cue's louder parts, of full scale
 
@@ -131,13 +132,15 @@ def _photo(path: Path, turn: int, size: tuple[int, int], whole: bool, zoom: floa
     """The photograph, upright, no larger than the closest look needs."""
     try:
         with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB").rotate(-turn, expand=True)
+            upright = ImageOps.exif_transpose(opened).convert("RGBA").rotate(-turn, expand=True)
     except OSError as error:
         raise MediaError(f"{path.name}: is not a readable photograph ({error})") from error
+    image = Image.new("RGBA", upright.size, _PLAIN)  # behind what was cut out
+    image.alpha_composite(upright)
     fit = (min if whole else max)(size[0] / image.width, size[1] / image.height)
     if (scale := fit * zoom) < 1:
         image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
-    return np.asarray(image)
+    return np.asarray(image.convert("RGB"))
 
 
 def _lettering(caption: Caption, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
