@@ -113,3 +113,15 @@ def test_no_voice_is_invented_for_silent_sound(suffix: str, tmp_path: Path) -> N
         assert "".join(pieces) == report.answer
         assert any(word in report.answer.lower() for word in ("silent", "no ", "nothing")), report.answer
         assert not any(word in report.answer.lower() for word in ("hear a", "says", "speaks", "plays")), report.answer
+
+
+@pytest.mark.slow
+def test_no_sound_is_invented_where_there_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "mute.mp4"
+    samples.run("-f", "lavfi", "-i", "testsrc=size=160x120:rate=5:duration=3", "-c:v", samples.X264[0], path)
+    session = Session(Profile(cache=False))
+    looked = session.look(path)
+    for question in ("What do you hear?", "Who speaks?", "Which instrument plays?"):
+        answer = session.ask(looked, question).answer
+        assert any(word in answer.lower() for word in ("silent", "no ", "nothing")), answer
+        assert not any(word in answer.lower() for word in ("hear a", "says", "speaks")), answer
