@@ -17,7 +17,23 @@ from typing import Annotated, Any
 import typer
 
 from epcli import __version__, streams
-from epcli.cli import ask, batch, bench, cache, chat, doctor, eval, find, index, inspect, models, plan, profiles, train
+from epcli.cli import (
+    ask,
+    batch,
+    bench,
+    cache,
+    chat,
+    doctor,
+    eval,
+    find,
+    index,
+    inspect,
+    mcp,
+    models,
+    plan,
+    profiles,
+    train,
+)
 from epcli.cli.help import Command, Group
 from epcli.cli.options import DebugFlag
 from epcli.errors import EXIT_INTERRUPT, EpError, unexpected
@@ -134,6 +150,14 @@ app.command(
   ep bench --shape qwen2.5-omni-7b --av-tokens 8192 --keep none,0.1 --device cuda
   ep bench clip.mp4 --model ep-smol --keep none,0.2 --json""",
 )(bench.bench)
+app.command(
+    cls=Command,
+    epilog="""Examples:
+
+\b
+  ep mcp clips talks
+  ep mcp clips --model qwen2.5-omni-3b""",
+)(mcp.mcp)
 app.command("eval", cls=Command)(eval.evaluate)
 app.command(cls=Command)(train.train)
 app.add_typer(models.app, name="models")
