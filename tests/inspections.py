@@ -138,7 +138,16 @@ def part(found: Inspection, where: np.ndarray, **changes: Any) -> Inspection:
     """The inspection with only some of its tokens, and what else changes with them."""
     tokens = found.tokens
     grid = tokens.grid if (tokens.modality[where] == Modality.VIDEO).any() else (0, 0)
-    fewer = MediaTokens(tokens.modality[where], tokens.spans_s[where], tokens.cells[where], tokens.boxes[where], grid)
+    fewer = replace(
+        tokens,
+        modality=tokens.modality[where],
+        spans_s=tokens.spans_s[where],
+        cells=tokens.cells[where],
+        boxes=tokens.boxes[where],
+        grid=grid,
+        observed=tokens.observed and grid != (0, 0),
+        labels=tokens.labels and tuple(np.array(tokens.labels)[where].tolist()),
+    )
     runs = []
     for each in found.runs:
         kept = each.kept[where]

@@ -175,3 +175,8 @@ def test_a_film_and_a_sheet_show_what_was_observed_when_it_was():
     some, nothing = sheet(found), sheet(keeping(found, False))
     marked = [int((np.abs(each.astype(int) - blue).max(-1) < 3).sum()) for each in (some, nothing)]
     assert marked[0] > 2 * marked[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sheet_is_drawn_of_everything_that_can_be_observed(kind):
+    assert sheet(KINDS[kind](observed_inspection())).shape[1] == draw.SHEET_WIDTH

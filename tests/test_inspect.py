@@ -110,6 +110,23 @@ def test_the_terminal_lists_what_was_observed_and_kept(color):
     assert "53% text 'EXIT', top, 0:05.5" in rows
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_file_can_be_observed(kind):
+    found = KINDS[kind](observed_inspection())
+    text, page = shown(found), page_data(found)
+    body = json.loads(to_json(found))
+    names = {each["name"] for each in body["runs"][0]["observed"]}
+    assert {each["name"] for each in page["observed"]} == names
+    assert ("person" in names, "dog" in names) == {"a film": (True, True), "silent": (True, True)}.get(
+        kind, (False, kind == "sound only")
+    )
+    assert max(map(len, text.splitlines())) <= 80
+    if kind == "a picture":
+        assert "looked at 8 frames, 1 observation in all" in text  # its report is that of the film
+        assert "street picture 0 of 1" in " ".join(text.split())
+    assert to_html(found, media=False)
+
+
 def test_names_from_the_clip_cannot_steer_the_terminal():
     found = observed_inspection()
     labels = tuple("text '\x1b[2J\nx'" if label == "text 'EXIT'" else label for label in found.tokens.labels)
