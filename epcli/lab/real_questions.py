@@ -35,6 +35,8 @@ NOTHING_HEARD = (
 )
 NEGATION = r"^\W*no\b|\bno (?!doubt)|\bnot\b|n't\b|\bcannot\b"
 YES, DENIES = r"\byes\b|\byeah\b", r"^\W*no\b|\bno\b|\bnot\b|n't\b|\bnone\b|\bnothing\b|\bcannot\b|\bnobody\b"
+PEOPLE_WORDS = ("man", "men", "woman", "women", "people", "person", "boy", "girl")
+LEAST_S = 8.0  # of a film in which times are asked for: in shorter ones a guess is near
 FEW = {1: r"^\W*an? (?:man|woman|person)\b|\bsingle\b", 2: r"\bcouple\b|\bpair\b"}
 SEVERAL = r"\bseveral\b|\ba few\b|\bgroup\b"
 NEAR_S = 1  # a time may be off by so many whole seconds
@@ -91,10 +93,18 @@ def _everyday() -> tuple[str, ...]:
     return tuple(table("footage")["names"].split())
 
 
-def falsely(*allowed: str) -> str:
-    """A pattern for everyday names other than those allowed (patterns as in photographs.tsv)."""
+def falsely(*allowed: str, people: bool = False) -> str:
+    """A pattern for everyday names other than those allowed (patterns as in photographs.tsv).
+
+    Names of people are among them unless `people`.
+    """
     others = [w for w in _everyday() if not any(a and matches(a, w) for a in allowed)]
-    return f"{NEGATED}{named('|'.join(others))}"
+    return f"{NEGATED}{named('|'.join([*others, *([] if people else PEOPLE_WORDS)]))}"
+
+
+def _peopled(photos: Iterable[Photo]) -> bool:
+    """Whether people may be in these photographs."""
+    return any(p.group == "person" or p.people != 0 for p in photos)
 
 
 def counted(number: int, *, slack: int = 0) -> str:
@@ -173,7 +183,7 @@ def _seen(scene: RealScene, rng: random.Random) -> list[SceneQuestion]:
         return _nothing_seen(scene, rng)
     spans = [_span(s) for s in shown]
     said = [t.accept for t in scene.titles]
-    false = falsely(*(p.possible for p in photos), *said)
+    false = falsely(*(p.possible for p in photos), *said, people=_peopled(photos))
     out = []
     if len(photos) == 1:
         photo = photos[0]
@@ -189,10 +199,11 @@ def _seen(scene: RealScene, rng: random.Random) -> list[SceneQuestion]:
     if len(shown) > 1:
         for kind, photo, sighting in (("first", photos[0], shown[0]), ("last", photos[-1], shown[-1])):
             apart = _other_names(photo, [p for p in photos if p is not photo])
-            reject = f"{apart}|{falsely(photo.possible, *said)}"
+            reject = f"{apart}|{falsely(photo.possible, *said, people=_peopled([photo]))}"
             asked = (f"What is seen {kind}?", f"What do you see {kind}?", f"What is shown {kind}?")
             out.append(_question(rng, kind, asked, photo.answer, named(photo.right), reject, [_span(sighting)]))
-        out += _when_seen(rng, shown)
+        if scene.footage.duration_s >= LEAST_S:
+            out += _when_seen(rng, shown)
     return out
 
 
@@ -363,7 +374,7 @@ def _heard(scene: RealScene, rng: random.Random) -> list[SceneQuestion]:
             right = _right_of(sound, *others)
             out.append(_question(rng, kind, asked, _called(sound), right, reject, [_sound_span(sound)]))
     later = [s for s in sounds if s.start_s >= 2.0]
-    if later:
+    if later and scene.footage.duration_s >= LEAST_S:
         sound = rng.choice(later)
         voice = "the voice" if sound.words else f"the {sound.name}"
         what = "the speech" if sound.words else f"the sound of the {sound.name}"
@@ -392,7 +403,8 @@ def _both(scene: RealScene, rng: random.Random) -> list[SceneQuestion]:
         allowed = [*(p.possible for p in photos), *(s.accept for s in sounds), *(t.accept for t in scene.titles)]
         right = named("|".join(p.true for p in photos))
         answer = ", then ".join(p.answer for p in photos)
-        out.append(_question(rng, "describe", DESCRIBE, answer, right, falsely(*allowed), spans))
+        false = falsely(*allowed, people=_peopled(photos) or any(s.words for s in sounds))
+        out.append(_question(rng, "describe", DESCRIBE, answer, right, false, spans))
     elif not photos and not sounds and not scene.titles:
         reject = rf"{falsely()}|\bplays\b|\bbarks\b"
         accept = f"{NOTHING_SEEN}|{NOTHING_HEARD}"
@@ -406,7 +418,8 @@ def _both(scene: RealScene, rng: random.Random) -> list[SceneQuestion]:
             others = [s.photo for s in shown if s.photo is not None and s.photo is not photo]
             what = "the voice speaks" if sound.words else f"you hear the {sound.name}"
             wordings = (f"What do you see while {what}?", f"What is shown while {what}?")
-            reject = f"{_other_names(photo, others)}|{falsely(photo.possible)}"
+            false = falsely(photo.possible, people=_peopled([photo]) or bool(sound.words))
+            reject = f"{_other_names(photo, others)}|{false}"
             spans = [_span(during[0]), _sound_span(sound)]
             out.append(_question(rng, "while", wordings, photo.answer, named(photo.right), reject, spans))
             break
