@@ -100,21 +100,21 @@ def scripts(folder: Path) -> dict[str, Script]:
 
 
 def photographed(packages: Path) -> Footage:
-    """photos.mp4: a kitten that meows, then four musicians and a fiddle."""
+    """photos.mp4: a sheep that bleats, then four musicians and a fiddle."""
     wanted = [p for p in (*fetch.PACKAGES, *fetch.FOOTAGE_PACKAGES) if p.key in ("gcompris", "ovos", "dejavu")]
     folders = fetch.fetch(packages, wanted)
-    meow = next(folders["ovos"].rglob("cat.mp3"))
-    fiddle = next(folders["gcompris"].rglob("explore_world_music/resource/music/ireland.ogg"))
-    font = next(folders["dejavu"].rglob("DejaVuSans-Bold.ttf"))
+    bleat = next(folders["ovos"].resolve().rglob("sheep.mp3"))
+    fiddle = next(folders["gcompris"].resolve().rglob("explore_world_music/resource/music/ireland.ogg"))
+    font = next(folders["dejavu"].resolve().rglob("DejaVuSans-Bold.ttf"))
     return Footage(
         10.0,
         SIZE,
         (
-            Shot(0, 4, PHOTOS / "kitten.jpg", (Camera(), Camera(0.45, 0.4, 1.3))),
+            Shot(0, 4, PHOTOS / "sheep.jpg", (Camera(), Camera(0.5, 0.45, 1.2))),
             Shot(4, 10, PHOTOS / "musicians.jpg", (Camera(), Camera(0.5, 0.5, 1.02)), whole=True),
         ),
         (Caption(4.5, 9.5, "LIVE TONIGHT", font, "top", "band"),),
-        (Cue(0.4, 3.6, meow), Cue(4, 10, fiddle, 4.0)),
+        (Cue(0.4, 3.8, bleat, again=True), Cue(4, 10, fiddle, 4.0)),
     )
 
 
