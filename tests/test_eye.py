@@ -46,7 +46,7 @@ def test_real_footage_is_named_counted_and_cut(eye: Eye) -> None:
     assert cuts == [4]
     for k, frame in enumerate(seen.frames):
         things = [sight for sight in frame if sight.kind == "object"]
-        assert {thing.text for thing in things} == {"cat" if k < 4 else "person"}
+        assert {thing.text for thing in things} == {"sheep" if k < 4 else "person"}
         assert {thing.count for thing in things} == {1 if k < 4 else 4}
         for thing in things:
             assert thing.box is not None
