@@ -11,7 +11,7 @@ are loaded when they are first needed, not by this import.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from epcli.errors import CapacityError, EpError, MediaError, UsageError, Weights
 from epcli.records import (
     AnswerEvidence,
     CacheUse,
+    ChoiceProbability,
     EvidenceShares,
     MeanKept,
     MediaUse,
@@ -46,6 +47,7 @@ __all__ = [
     "AnswerStream",
     "CacheUse",
     "CapacityError",
+    "ChoiceProbability",
     "EncodedClip",
     "EpError",
     "EvidenceShares",
@@ -83,6 +85,8 @@ def ask(
     start: float | str | None = None,
     end: float | str | None = None,
     evidence: bool = False,
+    schema: str | PathLike[str] | Mapping[str, Any] | None = None,
+    choices: Sequence[str] | None = None,
     on_text: Callable[[str], None] | None = None,
     profile: Profile | str | PathLike[str] | None = None,
     **settings: Any,
@@ -95,22 +99,27 @@ def ask(
         start: where to begin, in seconds or as "1:30"; None is the beginning.
         end: where to stop; None is the end.
         evidence: also find the moments that carried the answer.
+        schema: the answer is JSON that meets this JSON Schema: a file, or the schema itself.
+        choices: the answer is the likeliest of these; the report has the probability of each.
         on_text: called with each piece of the answer as soon as it is there.
         profile: the settings to start from, as in `Session`.
         settings: fields of `Profile`: model="ep-smol", keep=0.1, ...
 
     Raises:
-        UsageError: a wrong setting, an empty question, a range outside the file.
+        UsageError: a wrong setting, an empty question, a range outside the file, a schema that cannot be used.
         MediaError: the file cannot be read.
         WeightsError: the model's weights are missing or damaged.
         CapacityError: memory or the model's context is too small.
+        EpError: the JSON was not complete at `max_new_tokens`.
     """
+    from epcli.session.form import read_form
     from epcli.session.session import Session
     from epcli.text import as_question
 
-    question = as_question(question)
+    question, form = as_question(question), read_form(schema, choices)
     with Session(profile, **settings) as session:
-        return session.ask(session.look(media, start, end), question, on_text, evidence=evidence)
+        looked = session.look(media, start, end)
+        return session.run(looked, question, on_text, with_evidence=evidence, form=form).report
 
 
 def __getattr__(name: str) -> Any:

@@ -409,6 +409,14 @@ class AnswerEvidence:
 
 
 @dataclass(frozen=True)
+class ChoiceProbability:
+    """One of the answers that a question left to choose from."""
+
+    text: str
+    probability: float  # that the model gives this answer, if it gives one of them; all sum to 1
+
+
+@dataclass(frozen=True)
 class Report:
     """An answer, and everything that was measured. Views format this; they never measure."""
 
@@ -430,6 +438,7 @@ class Report:
     profile: ProfileChoice | None = None  # None: the settings came from Python
     warnings: tuple[str, ...] = ()
     evidence: AnswerEvidence | None = None  # None: not asked for
+    choices: tuple[ChoiceProbability, ...] | None = None  # in the order given; None: the answer was free
     schema: int = REPORT_SCHEMA
 
     def to_dict(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def answered(model: QwenOmni, selector: str, keep: float):
     stream = model.stream(features, "What?", None)
     kept = select(selector, stream, Budget.of(keep), Tools(decoder=model.decoder, sieve=model.sieve))
     cache = DynamicCache(config=model.decoder.config)
-    answer, _, _ = generate.run(model, kept, max_new_tokens=7, cache=cache)
+    answer = generate.run(model, kept, max_new_tokens=7, cache=cache).answer
     return kept, answer, cache
 
 

@@ -40,7 +40,7 @@ def printed(program: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(4))
 def test_the_examples_print_what_the_page_says(number: int) -> None:
     from epcli.session.device import cpu_has_bf16
 

@@ -27,6 +27,7 @@ from epcli.batch.ledger import Task
 from epcli.batch.work import Failure, Outcome, Worker, stamp_of
 from epcli.config import Profile
 from epcli.errors import EpError, MediaError, UsageError
+from epcli.session.form import Form
 
 AHEAD = 2  # files an actor has: one to answer about, one to decode
 GIVE_UP = 3  # a file whose worker was lost so often fails; a place whose workers were, without an answer, ends the run
@@ -36,8 +37,10 @@ GPU_WORKER_CPUS = 4  # for decoding, where a GPU computes
 class _Actor:
     """A worker on some machine of the cluster. `work` runs on one thread and `give` on another."""
 
-    def __init__(self, profile: Profile, limit_s: float, range_s: tuple[float | None, float | None]) -> None:
-        self._worker = Worker(profile, limit_s=limit_s, range_s=range_s)
+    def __init__(
+        self, profile: Profile, limit_s: float, range_s: tuple[float | None, float | None], form: Form | None
+    ) -> None:
+        self._worker = Worker(profile, limit_s=limit_s, range_s=range_s, form=form)
         self._queue: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._sent: dict[Path, Path] = {}  # copy here -> path on the machine that sent it
 
@@ -111,6 +114,7 @@ class RayEngine:
         *,
         limit_s: float,
         range_s: tuple[float | None, float | None] = (None, None),
+        form: Form | None = None,
         address: str | None = None,
         workers: int | None = None,
         gpus: float | None = None,
@@ -120,7 +124,7 @@ class RayEngine:
         """Connect to a cluster. Workers are asked for when there is something to do.
 
         Args:
-            profile, limit_s, range_s: as of `Worker`.
+            profile, limit_s, range_s, form: as of `Worker`.
             address: "auto" or "host:6379"; None: the cluster on this machine, or else a new one on it alone.
             workers: how many; by default as many as the GPUs allow, without GPUs one a machine.
             gpus: share of a GPU for each; by default 1 where the cluster has GPUs, unless the profile says CPU.
@@ -161,7 +165,7 @@ class RayEngine:
             "max_concurrency": 2,
             "scheduling_strategy": "SPREAD",
         }
-        self._hire = lambda: ray.remote(_Actor).options(**options).remote(profile, limit_s, range_s)
+        self._hire = lambda: ray.remote(_Actor).options(**options).remote(profile, limit_s, range_s, form)
         self._slots: list[_Slot] = []
         self._waiting: deque[Task] = deque()  # files of lost workers, and one that nobody has asked for yet
         self._suspects: Counter[Path] = Counter()  # how often a file's worker was lost

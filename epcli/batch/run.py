@@ -7,6 +7,7 @@ Only this process writes ledger and output, whatever the engine and however many
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from epcli.batch.ledger import Ledger, Task
 from epcli.batch.output import Output
 from epcli.batch.work import Outcome
 from epcli.config import Profile
+from epcli.session.form import Form, Schema
 
 ROW_SCHEMA = 1
 RangeS = tuple[float | None, float | None]
@@ -55,9 +57,14 @@ class Tally:
         return {"schema": ROW_SCHEMA, **asdict(self)}
 
 
-def settings(profile: Profile, range_s: RangeS) -> dict[str, Any]:
+def settings(profile: Profile, range_s: RangeS, form: Form | None = None) -> dict[str, Any]:
     """All that decides an answer besides file and question."""
-    return {**asdict(profile), "start": range_s[0], "end": range_s[1]}
+    wanted: dict[str, Any] = {}
+    if isinstance(form, Schema):
+        wanted["schema"] = f"of SHA-256 {hashlib.sha256(form.text.encode()).hexdigest()[:12]}"
+    elif form is not None:
+        wanted["choices"] = list(form.texts)
+    return {**asdict(profile), "start": range_s[0], "end": range_s[1], **wanted}
 
 
 def row(outcome: Outcome, profile: dict[str, str] | None = None) -> dict[str, Any]:

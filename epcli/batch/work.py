@@ -29,6 +29,7 @@ from epcli.batch.child import Child, Died, Overdue
 from epcli.batch.ledger import Job, Task
 from epcli.config import Profile
 from epcli.errors import CapacityError, EpError, MediaError
+from epcli.session.form import Form
 
 if TYPE_CHECKING:
     from epcli.records import Clip, Sampling
@@ -180,7 +181,7 @@ class _EncodeResult:
     duration_s: float
 
 
-def answer(pipe: Any, profile: Profile, range_s: tuple[float | None, float | None]) -> None:
+def answer(pipe: Any, profile: Profile, range_s: tuple[float | None, float | None], form: Form | None) -> None:
     """The model process's body."""
     from epcli.session.clips import EncodedClip
     from epcli.session.session import Session
@@ -208,7 +209,7 @@ def answer(pipe: Any, profile: Profile, range_s: tuple[float | None, float | Non
                 result: Any = _EncodeResult(len(looked.clip.frame_times_s), looked.clip.duration_s)
             else:
                 assert looked is not None
-                result = session.ask(looked, order).to_dict()
+                result = session.run(looked, order, with_evidence=False, form=form).report.to_dict()
                 looked = looked.again()
         except Exception as error:
             result = Failure.of(error)
@@ -262,6 +263,7 @@ class Worker:
         *,
         limit_s: float,
         range_s: tuple[float | None, float | None] = (None, None),
+        form: Form | None = None,
         overlap: bool = True,
         on_event: Callable[[str], None] | None = None,
     ) -> None:
@@ -270,10 +272,11 @@ class Worker:
         Args:
             limit_s: most seconds for reading a file, for the towers, and for each answer; not for loading.
             range_s: the part of each file that is meant.
+            form: of the answers.
             overlap: decode the next file while the model answers; without it, afterwards.
             on_event: told "loading" and "ready".
         """
-        self.profile, self.limit_s, self.range_s = profile, limit_s, range_s
+        self.profile, self.limit_s, self.range_s, self.form = profile, limit_s, range_s, form
         self._overlap, self._tell = overlap, on_event or (lambda event: None)
         _sweep()
         self.folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
@@ -424,7 +427,7 @@ class Worker:
             return self._ready
         self._tell("loading")
         self._hire_reader()  # both load at the same time
-        self._model = Child(answer, self.folder, self.profile, self.range_s)
+        self._model = Child(answer, self.folder, self.profile, self.range_s, self.form)
         try:
             ready = self._model.receive()
         except Died as death:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from epcli.cli.options import (
     OUTPUT,
     DebugFlag,
     EndFlag,
+    FormFlags,
     JsonFlag,
     MediaArgument,
     StartFlag,
@@ -32,6 +34,7 @@ def ask(
     start: StartFlag = None,
     end: EndFlag = None,
     resolved: Resolved,
+    form: FormFlags,
     evidence: Annotated[
         bool, option("Also tell the moments that carried the answer.", "", OUTPUT, "--evidence")
     ] = False,
@@ -45,6 +48,7 @@ def ask(
     """
     question = as_question(streams.read_input() if question == "-" else question)
     start_s, end_s = time_range(start, end)
+    wanted = form.read()
     streams.check_output()
     check_first(media, resolved)
     with working(resolved, quiet=quiet, json=json) as screen:
@@ -53,10 +57,17 @@ def ask(
 
         reading = read_ahead(resolved.profile, media, start_s, end_s)
         import_transformers()
+        from epcli.session.form import Schema
         from epcli.session.reporting import counted_from  # the model libraries load here
         from epcli.session.session import Session
 
         session = Session(resolved.profile, screen.stage, screen.progress)
         looked = session.look(media, start_s, end_s, reading=reading)
-        report = counted_from(session.ask(looked, question, screen.text, evidence=evidence), age_s())
+        # Half of it is no JSON: a program gets it when it is complete, a person sees it grow.
+        at_once = isinstance(wanted, Schema) and not sys.stdout.isatty()
+        on_text = None if at_once else screen.text
+        asked = session.run(looked, question, on_text, with_evidence=evidence, form=wanted)
+        if at_once:
+            screen.text(asked.report.answer)
+        report = counted_from(asked.report, age_s())
     screen.report(replace(report, profile=resolved.chosen()))

@@ -16,6 +16,7 @@ from epcli.cli.options import (
     OUTPUT,
     DebugFlag,
     EndFlag,
+    FormFlags,
     StartFlag,
     option,
     path_argument,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from epcli.batch.jobs import FileJobs
     from epcli.batch.run import Batch, Engine, RangeS
     from epcli.questions.record import Question
+    from epcli.session.form import Form
 
 FILES, ASKING, RUN, MACHINES = "Which files", "What to ask", "The run", "More machines"
 
@@ -157,6 +159,7 @@ def batch(
     start: StartFlag = None,
     end: EndFlag = None,
     resolved: Resolved,
+    form: FormFlags,
     running: RunOptions,
     machines: Machines,
     out: Annotated[Path, path_option("Rows go here: .jsonl, .csv or .parquet.", "FILE", OUTPUT, "--out", "-o")] = Path(
@@ -173,6 +176,7 @@ def batch(
     """
     profile = resolved.profile
     range_s = time_range(start, end)
+    wanted = form.read()
 
     from epcli.batch import run as batches
     from epcli.batch.jobs import Search, find, plan_jobs
@@ -201,11 +205,11 @@ def batch(
         screen.plan(jobs, profile, range_s, out, running.retry_failed)
         return
 
-    start_engine = _engine(machines, profile, running.timeout, range_s, screen)
+    start_engine = _engine(machines, profile, running.timeout, range_s, wanted, screen)
     output = Output(out)
     if not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.absolute().parent}")
-    with Ledger(out, batches.settings(profile, range_s), wait=running.wait) as ledger:
+    with Ledger(out, batches.settings(profile, range_s, wanted), wait=running.wait) as ledger:
         work = batches.Batch(
             ledger,
             output,
@@ -221,14 +225,14 @@ def batch(
 
 
 def _engine(
-    machines: Machines, profile: Profile, limit_s: float, range_s: RangeS, screen: _Screen
+    machines: Machines, profile: Profile, limit_s: float, range_s: RangeS, form: Form | None, screen: _Screen
 ) -> Callable[[], Engine]:
     """What starts the engine that the flags name. Raises UsageError for flags that do not go together."""
 
     def local() -> Engine:
         from epcli.batch.work import Worker
 
-        return Worker(profile, limit_s=limit_s, range_s=range_s, on_event=screen.event)
+        return Worker(profile, limit_s=limit_s, range_s=range_s, form=form, on_event=screen.event)
 
     def ray() -> Engine:
         from epcli.batch.ray_engine import RayEngine
@@ -237,6 +241,7 @@ def _engine(
             profile,
             limit_s=limit_s,
             range_s=range_s,
+            form=form,
             address=machines.address,
             workers=machines.workers,
             gpus=machines.gpus_per_worker,

@@ -6,12 +6,15 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from epcli.config import DEFAULTS, SETTINGS, Resolved, resolve
 from epcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from epcli.session.form import Form
 
 LOOK, ANSWER, TOKENS, MACHINE, OUTPUT = "What to look at", "Answer", "Tokens", "Machine", "Output"
 PANELS = {"look": LOOK, "answer": ANSWER, "tokens": TOKENS, "machine": MACHINE}  # of the groups of settings
@@ -64,6 +67,32 @@ _ProfileFlag = Annotated[
         show_default="what fits this machine",
     ),
 ]
+
+
+@dataclass(frozen=True)
+class FormFlags:
+    """What an answer must look like."""
+
+    schema: Annotated[
+        Path | None,
+        path_option("Answer in JSON that meets the JSON Schema in this file.", "FILE", ANSWER),
+    ] = None
+    choices: Annotated[
+        list[str] | None,
+        option(
+            "Answer with the likeliest of these, and tell how likely each is; may be given several times.",
+            "A,B,...",
+            ANSWER,
+        ),
+    ] = None
+
+    def read(self) -> Form | None:
+        """What the flags ask for; None for any text. Raises UsageError."""
+        from epcli.session.form import read_form, split_choices
+
+        if self.schema is not None and self.choices is not None:
+            raise UsageError("--schema and --choices both say what the answer looks like; give one of them")
+        return read_form(self.schema, None if self.choices is None else split_choices(self.choices))
 
 
 @dataclass(frozen=True)

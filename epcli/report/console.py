@@ -38,7 +38,18 @@ def render(report: Report) -> RenderableType:
     columns.add_row(Group(_tokens(report), "", _speed(report)), _stages(report))
     profile = report.profile and f"profile {report.profile.name}: {report.profile.why}"
     chosen = [Text(f" {profile}", style="dim")] if profile else []
-    return Group("", _heading(report), *chosen, "", columns, *evidence_lines(report))
+    return Group("", _heading(report), *chosen, "", columns, *choice_lines(report), *evidence_lines(report))
+
+
+def choice_lines(report: Report) -> list[Text]:
+    """How likely each choice is, the likeliest first; nothing if the answer was free."""
+    if report.choices is None:
+        return []
+    ranked = sorted(report.choices, key=lambda choice: -choice.probability)
+    return [
+        Text("\n probability of each choice"),
+        *(Text(f"  {c.probability:6.1%}  {visible(c.text)}") for c in ranked),
+    ]
 
 
 def evidence_lines(report: Report) -> list[Text]:
@@ -101,7 +112,8 @@ def _table(first: str, *numbers: str) -> Table:
 def _speed(report: Report) -> Table:
     table = Table(box=None, show_header=False, pad_edge=True)
     table.add_row("first token after", f"{report.speed.first_token_s:.2f} s")
-    table.add_row("then", f"{report.speed.decode_tokens_per_s:.1f} tokens/s, {report.generated_tokens} in all")
+    if report.choices is None:
+        table.add_row("then", f"{report.speed.decode_tokens_per_s:.1f} tokens/s, {report.generated_tokens} in all")
     table.add_row("peak memory", size(report.memory.peak_rss_bytes))
     if (on_device := report.memory.peak_device_bytes) is not None:
         table.add_row(f"peak on {report.device}", size(on_device))

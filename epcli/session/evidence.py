@@ -29,6 +29,7 @@ from transformers import DynamicCache
 from epcli.compat import caching
 from epcli.models.family import AVModel
 from epcli.records import Answer, KeptStream, Modality
+from epcli.session.kv import masks_that_fit
 
 LAYERS = 1 / 3  # share of the decoder's layers that are read, the last ones
 MARKUP = 4  # tokens at the end of the prompt whose queries ask for nothing in particular
@@ -73,22 +74,19 @@ def attention(
     steps = kept.stream.next_position + torch.arange(ids.shape[1], device=ids.device)
     seen: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
-    def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         seen[module.layer_idx] = (hidden, *kwargs["position_embeddings"])
-        if (mask := kwargs.get("attention_mask")) is not None:  # made for the first layer, whose cache is the longest
-            size = cache.get_seq_length(module.layer_idx) + hidden.shape[1]
-            kwargs["attention_mask"] = mask[..., mask.shape[-1] - size :]
-        return args, kwargs
 
     hooks = [layer.self_attn.register_forward_pre_hook(note, with_kwargs=True) for layer in decoder.layers]
     try:
-        decoder(
-            inputs_embeds=torch.cat([kept.embeds[None, length - before :], said], 1),
-            position_ids=torch.cat([kept.positions[:, None, length - before :], steps.expand(4, 1, -1)], 2),
-            attention_mask=None,
-            **caching(decoder, cache),
-        )
+        with masks_that_fit(decoder, cache):
+            decoder(
+                inputs_embeds=torch.cat([kept.embeds[None, length - before :], said], 1),
+                position_ids=torch.cat([kept.positions[:, None, length - before :], steps.expand(4, 1, -1)], 2),
+                attention_mask=None,
+                **caching(decoder, cache),
+            )
     finally:
         for hook in hooks:
             hook.remove()

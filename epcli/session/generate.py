@@ -18,12 +18,14 @@ from transformers import DynamicCache
 from epcli.compat import caching
 from epcli.errors import CapacityError
 from epcli.models.family import AVModel
-from epcli.records import Answer, KeptStream
+from epcli.records import Answer, ChoiceProbability, KeptStream
 from epcli.session.finite import overflow
+from epcli.session.grammar import Grammar
 from epcli.session.kv import cache_bytes, new_cache
 from epcli.sieve.drops import LayerOutput
 
 REPEATS = 4  # the same run of tokens this often in a row is a loop, not an answer
+JSON_REPEATS = 16  # of JSON: lists hold equal items
 LONGEST_LOOP = 24  # tokens
 # What leaves inside the decoder stays in the caches of the layers that it has passed, so that the answer's tokens can
 # attend to it there. False drops it from those too, as SEATS' published code does: the answer then reads text only.
@@ -40,9 +42,11 @@ class Generated(NamedTuple):
     answer: Answer
     prefill_s: float
     depths: Tensor  # (K,) int64 decoder layers that each kept token passed
+    choices: tuple[ChoiceProbability, ...] | None = None  # where the answer was one of several
 
 
-def _sync(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -58,13 +62,13 @@ def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> T
     return best.where(finite, -1)
 
 
-def loops(ids: list[int]) -> bool:
-    """Whether the end of `ids` is one run of tokens REPEATS times over."""
-    for length in range(1, min(LONGEST_LOOP, len(ids) // REPEATS) + 1):
+def loops(ids: list[int], repeats: int = REPEATS) -> bool:
+    """Whether the end of `ids` is one run of tokens `repeats` times over."""
+    for length in range(1, min(LONGEST_LOOP, len(ids) // repeats) + 1):
         run = ids[-length:]
         if length == 1 and len(ids) < 12:
             continue
-        if all(ids[-length * (i + 1) : len(ids) - length * i] == run for i in range(REPEATS)):
+        if all(ids[-length * (i + 1) : len(ids) - length * i] == run for i in range(repeats)):
             return True
     return False
 
@@ -220,12 +224,14 @@ def stream(
     temperature: float = 0.0,
     seed: int = 0,
     cache: DynamicCache | None = None,
+    grammar: Grammar | None = None,
 ) -> Generator[str, None, Generated]:
     """Answer from a kept stream: yields the text as it grows, returns the answer and what prefill did.
 
     Time that passes while the caller has a piece is in no figure. `cache`: an empty one to use, for a caller that wants
-    the keys and values afterwards. Raises CapacityError if prompt and answer are longer than the decoder's context, and
-    UsageError or WeightsError if the decoder's numbers are not finite.
+    the keys and values afterwards. `grammar`: what alone may be said. Raises CapacityError if prompt and answer are
+    longer than the decoder's context, UsageError or WeightsError if the decoder's numbers are not finite, and EpError
+    if the answer ends before the grammar lets it.
     """
     length = kept.embeds.shape[0]
     if length + max_new_tokens > model.context_tokens:
@@ -234,24 +240,31 @@ def stream(
             f"{model.name} reads; shorten the range (--start/--end), lower --fps or --max-frames, or --keep fewer"
         )
     cache = new_cache(model.decoder) if cache is None else cache
+    # What the grammar allows follows from the token before, so that none can be chosen ahead of it.
+    most_ahead = 0 if grammar else AHEAD.get(model.device.type, 0)
+    repeats = JSON_REPEATS if grammar else REPEATS
     generator = torch.Generator(model.device).manual_seed(seed)
     text, reason = _Text(model.tokenizer), "length"
-    _sync(model.device)
+    synchronize(model.device)
     start = time.perf_counter()
     hidden, depths = prefill(model, kept, cache)
     steps = decode_steps(model, kept, cache, hidden)
     logits = next(steps)
-    _sync(model.device)
+    synchronize(model.device)
     prefill_s = first_token_s = time.perf_counter() - start
     away_s = 0.0
     ids = _Ids(max_new_tokens, model.device)
-    token = _choose(logits, temperature, generator)
+
+    def choose(logits: Tensor) -> Tensor:
+        return _choose(logits if grammar is None else grammar.allowed(logits), temperature, generator)
+
+    token = choose(logits)
     ids.send(token)
     for place in range(max_new_tokens):
         # The step after this one is queued before this one's id is read, so that the device need not wait for the host.
-        ahead = min(place + 1 + (AHEAD.get(model.device.type, 0) if place else 0), max_new_tokens)
+        ahead = min(place + 1 + (most_ahead if place else 0), max_new_tokens)
         while ids.sent < ahead:
-            token = _choose(steps.send(token.clamp(min=0)), temperature, generator)
+            token = choose(steps.send(token.clamp(min=0)))
             ids.send(token)
         number = ids.read(place)
         if number < 0:
@@ -261,17 +274,24 @@ def stream(
         if number in model.stop_ids:
             reason = "stop"
             break
+        if grammar is not None:
+            grammar.add(number)
         if piece := text.add(number):
             left = time.perf_counter()
             yield piece
             away_s += time.perf_counter() - left
-        if loops(text.ids):
+        if grammar is not None and grammar.complete:
+            reason = "stop"
+            break
+        if loops(text.ids, repeats):
             reason = "repetition"
             break
-    _sync(model.device)
+    synchronize(model.device)
     decode_s = time.perf_counter() - start - first_token_s - away_s
     if piece := text.rest():
         yield piece
+    if grammar is not None and reason != "stop":
+        raise grammar.unfinished(reason, max_new_tokens)
     if vain := ids.sent - 1 - place:
         cache.crop(-vain)
     said = text.text.strip()

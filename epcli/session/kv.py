@@ -6,6 +6,8 @@ at the beginning of a longer buffer, a token is written behind them, and every R
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -57,6 +59,28 @@ def new_cache(decoder: Any) -> DynamicCache:
     cache = DynamicCache(config=decoder.config)
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+@contextmanager
+def masks_that_fit(decoder: Any, cache: DynamicCache) -> Iterator[None]:
+    """Inside, the decoder may read several tokens at once on a cache whose layers hold different numbers of tokens.
+
+    Its attention mask is made for the first layer, which holds the most; later layers get the end of it.
+    """
+
+    def fit(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        if (mask := kwargs.get("attention_mask")) is not None:
+            hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            size = cache.get_seq_length(module.layer_idx) + hidden.shape[1]
+            kwargs["attention_mask"] = mask[..., mask.shape[-1] - size :]
+        return args, kwargs
+
+    hooks = [layer.self_attn.register_forward_pre_hook(fit, with_kwargs=True) for layer in decoder.layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def cache_bytes(cache: DynamicCache) -> int:

@@ -15,6 +15,7 @@ from epcli.records import (
     Answer,
     AnswerEvidence,
     CacheUse,
+    ChoiceProbability,
     ClipSummary,
     EvidenceShares,
     KeptStream,
@@ -55,6 +56,7 @@ class Measured:
     meter: Meter  # of the stages from loading to evidence
     evidence: np.ndarray | None  # (n,) float32, what each sound and picture token gave to the answer; None: not asked
     notes: tuple[str, ...]  # what the user should be told besides
+    choices: tuple[ChoiceProbability, ...] | None = None  # where the answer was one of several
 
 
 def build_report(question: str, profile: Profile, looked: EncodedClip, made: Measured) -> Report:
@@ -86,6 +88,7 @@ def build_report(question: str, profile: Profile, looked: EncodedClip, made: Mea
             *cut_short(answer),
         ),
         evidence=None if made.evidence is None else _evidence(media_tokens(made.kept.stream, clip), made.evidence),
+        choices=made.choices,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import math
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -27,10 +27,13 @@ from epcli.models.family import AVModel, Source
 from epcli.records import STAGES, Clip, Features, KeptStream, Modality, Report, Sampling, Turn
 from epcli.session import generate, silence
 from epcli.session.cache import FeatureCache, FeatureKey
+from epcli.session.choices import choose
 from epcli.session.clips import EncodedClip, OpenedClip, pair
 from epcli.session.device import choose_device, choose_dtype
 from epcli.session.evidence import find_evidence
 from epcli.session.finite import check_features
+from epcli.session.form import Choices, Form, Schema, read_form
+from epcli.session.grammar import Grammar
 from epcli.session.kv import new_cache
 from epcli.session.meter import Meter
 from epcli.session.reporting import Measured, build_report
@@ -247,8 +250,12 @@ class Session:
         history: Sequence[Turn] = (),
         *,
         evidence: bool = False,
+        schema: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+        choices: Sequence[str] | None = None,
     ) -> Report:
-        """Answer a question about a file that was looked at. Raises UsageError, WeightsError or CapacityError.
+        """Answer a question about a file that was looked at.
+
+        Raises UsageError, WeightsError or CapacityError, and EpError if JSON was not complete at `max_new_tokens`.
 
         Args:
             looked: what `look` returned.
@@ -256,15 +263,25 @@ class Session:
             on_text: called with each piece of the answer as soon as it is there.
             history: earlier questions about the file and their answers, the oldest first, which the model reads too.
             evidence: the report also tells what carried the answer.
+            schema: the answer is JSON that meets this JSON Schema: a file, or the schema itself.
+            choices: the answer is the likeliest of these; the report has the probability of each.
         """
-        return self.run(looked, question, on_text, history, with_evidence=evidence).report
+        form = read_form(schema, choices)
+        return self.run(looked, question, on_text, history, with_evidence=evidence, form=form).report
 
     def stream(
-        self, looked: EncodedClip, question: str, history: Sequence[Turn] = (), *, evidence: bool = False
+        self,
+        looked: EncodedClip,
+        question: str,
+        history: Sequence[Turn] = (),
+        *,
+        evidence: bool = False,
+        schema: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+        choices: Sequence[str] | None = None,
     ) -> AnswerStream:
-        """`ask`, with the answer as an iterator over its pieces. Errors are raised while it is read."""
-        question = as_question(question)
-        return AnswerStream(self._steps(looked, question, history, evidence))
+        """`ask`, with the answer as an iterator over its pieces. Errors about the file are raised while it is read."""
+        question, form = as_question(question), read_form(schema, choices)
+        return AnswerStream(self._steps(looked, question, history, evidence, form))
 
     def run(
         self,
@@ -274,18 +291,20 @@ class Session:
         history: Sequence[Turn] = (),
         *,
         with_evidence: bool = True,
+        form: Form | None = None,
     ) -> Answered:
         """`ask`, and what was kept. `with_evidence`: also find what carried the answer, in a stage of its own."""
         question = as_question(question)
-        return generate.finish(self._steps(looked, question, history, with_evidence), on_text)
+        return generate.finish(self._steps(looked, question, history, with_evidence, form), on_text)
 
     def _steps(
-        self, looked: EncodedClip, question: str, history: Sequence[Turn], with_evidence: bool
+        self, looked: EncodedClip, question: str, history: Sequence[Turn], with_evidence: bool, form: Form | None
     ) -> Generator[str, None, Answered]:
         """Choose tokens, answer, look for evidence: yields the answer's pieces."""
         profile = self.profile
         with Meter(self.device, self.on_stage) as meter, _capacity(looked.clip.info.path):
             model = self.load(meter)
+            grammar = Grammar(form, model) if isinstance(form, Schema) else None
             selector, budget, notes = choose_selector(profile, model)
             with meter.stage("prefill"):
                 stream = model.stream(silence.audible(looked.clip, looked.features), question, profile.system, history)
@@ -301,15 +320,21 @@ class Session:
             if kept.drops:
                 notes += layers_note(len(model.decoder.layers))
             cache = new_cache(model.decoder)
-            saying = generate.stream(
-                model,
-                kept,
-                max_new_tokens=profile.max_new_tokens,
-                temperature=profile.temperature,
-                seed=profile.seed,
-                cache=cache,
-            )
-            answer, prefill_s, depths = yield from silence.checked(saying, looked.clip)
+            if isinstance(form, Choices):
+                saying = choose(model, kept, form, cache, profile.max_new_tokens)
+            else:
+                saying = generate.stream(
+                    model,
+                    kept,
+                    max_new_tokens=profile.max_new_tokens,
+                    temperature=profile.temperature,
+                    seed=profile.seed,
+                    cache=cache,
+                    grammar=grammar,
+                )
+            if form is None:  # no sentence can be taken out of JSON or a choice
+                saying = silence.checked(saying, looked.clip)
+            answer, prefill_s, depths, choices = yield from saying
             kept = replace(kept, depths=depths)
             meter.seconds["prefill"] += prefill_s
             meter.seconds["decode"] = answer.first_token_s - prefill_s + answer.decode_s
@@ -317,7 +342,7 @@ class Session:
             if with_evidence:
                 with meter.stage("evidence"):
                     carried = find_evidence(model, kept, answer, cache)
-        made = Measured(model, selector, kept, answer, meter, carried, tuple(notes))
+        made = Measured(model, selector, kept, answer, meter, carried, tuple(notes), choices)
         return Answered(build_report(question, profile, looked, made), kept, carried)
 
 
