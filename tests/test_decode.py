@@ -106,7 +106,7 @@ def test_a_token_waits_for_nothing_and_copies_one_number(
     model: Any, monkeypatch: pytest.MonkeyPatch, selector: str, temperature: float
 ) -> None:
     """Counted as the difference of a longer and a shorter answer, on the CPU: operations are the same on any device."""
-    monkeypatch.setattr(generate, "loops", lambda ids: False)
+    monkeypatch.setattr(generate, "loops", lambda ids, repeats: False)
     stream = kept(model, selector)
     short, long = (counted(model, stream, tokens, temperature=temperature) for tokens in (4, 12))
     more = long - short
@@ -191,9 +191,9 @@ def test_ids_that_are_read_late_give_the_same_answer_pieces_and_cache(
     model: Any, monkeypatch: pytest.MonkeyPatch, stop: int, loops_at: int, reason: str, temperature: float
 ) -> None:
     stream = kept(model, "seats")
-    monkeypatch.setattr(generate, "loops", lambda ids: False)
+    monkeypatch.setattr(generate, "loops", lambda ids, repeats: False)
     free = generate.run(model, stream, max_new_tokens=16, temperature=temperature).answer.token_ids
-    monkeypatch.setattr(generate, "loops", lambda ids: len(ids) == loops_at)
+    monkeypatch.setattr(generate, "loops", lambda ids, repeats: len(ids) == loops_at)
     ends = frozenset([free[stop]]) if stop and stop < len(free) else frozenset()
     asked = SimpleNamespace(**{**vars(model), "stop_ids": ends})
     found = []
@@ -210,7 +210,7 @@ def test_ids_that_are_read_late_give_the_same_answer_pieces_and_cache(
 
 def test_text_comes_before_the_next_but_one_step(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "AHEAD", {"cpu": 1})
-    monkeypatch.setattr(generate, "loops", lambda ids: False)
+    monkeypatch.setattr(generate, "loops", lambda ids, repeats: False)
     chosen, choose = [], generate._choose
 
     def watched(*args: Any) -> torch.Tensor:

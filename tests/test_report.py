@@ -14,6 +14,7 @@ from epcli.config import DEFAULTS, Profile
 from epcli.records import (
     AnswerEvidence,
     CacheUse,
+    ChoiceProbability,
     EvidenceShares,
     MeanKept,
     MediaUse,
@@ -27,7 +28,7 @@ from epcli.records import (
     TokenCount,
     TokenUse,
 )
-from epcli.report.console import print_report
+from epcli.report.console import choice_lines, print_report
 from epcli.report.json import to_json
 from epcli.text import size
 
@@ -113,6 +114,7 @@ JSON = {
     "profile": None,
     "warnings": [],
     "evidence": None,
+    "choices": None,
 }
 
 
@@ -200,6 +202,10 @@ def test_a_still_picture_has_no_range() -> None:
             {"profile": {"name": "cpu", "why": "no GPU"}, "warnings": ["one", "two"]},
         ),
         (
+            {"choices": (ChoiceProbability("yes", 0.75), ChoiceProbability("no", 0.25))},
+            {"choices": [{"text": "yes", "probability": 0.75}, {"text": "no", "probability": 0.25}]},
+        ),
+        (
             {"evidence": EVIDENCE},
             {
                 "evidence": {
@@ -222,12 +228,19 @@ def test_a_still_picture_has_no_range() -> None:
             },
         ),
     ],
-    ids=["plain", "profile and warnings", "evidence"],
+    ids=["plain", "profile and warnings", "choices", "evidence"],
 )
 def test_the_json_has_these_keys_in_this_order(changes, json_changes) -> None:
     made = replace(REPORT, **changes).to_dict()
     assert made == JSON | json_changes
     assert json.dumps(made) == json.dumps(JSON | json_changes)  # a dict's equality ignores the order
+
+
+def test_the_terminal_shows_each_choice_the_likeliest_first() -> None:
+    choices = (ChoiceProbability("a \x1b[2J", 0.25), ChoiceProbability("no one", 0.75))
+    lines = [line.plain for line in choice_lines(replace(REPORT, choices=choices))]
+    assert lines == ["\n probability of each choice", "   75.0%  no one", "   25.0%  a \ufffd[2J"]
+    assert choice_lines(REPORT) == []
 
 
 def test_json_is_the_record_with_its_schema_first() -> None:

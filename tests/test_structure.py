@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import batch_samples
 import pytest
 import tiny_omni
 import torch
@@ -381,3 +382,29 @@ def test_the_built_in_model_chooses_what_it_would_say(clip: str, question: str, 
     run = ep("ask", clip, question, "--choices", choices)
     assert run.stdout == f"{answer}\n", run.stderr
     assert re.search(rf"probability of each choice\n +\d+\.\d%  {answer}\n", run.stderr)
+
+
+@needs_llguidance
+@pytest.mark.slow
+def test_ep_batch_gives_its_rows_the_form_and_mixes_no_two(tmp_path: Path) -> None:
+    folder, out = tmp_path / "clips", tmp_path / "rows.jsonl"
+    folder.mkdir()
+    batch_samples.copy(folder / "a.mp4", 1)
+    whole = batch_samples.arguments(folder, out, "-Q", "What is seen?")
+    run = ep(*whole, "--choices", "yes,no")
+    assert run.returncode == 0, run.stderr
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {row["answer"] for row in rows} <= {"yes", "no"}
+    assert [choice["text"] for choice in rows[0]["report"]["choices"]] == ["yes", "no"]
+    run = ep(*whole, "--choices", "yes,no,maybe")
+    assert run.returncode == 2
+    assert "was begun with choices ['yes', 'no'], and now it is ['yes', 'no', 'maybe']" in run.stderr
+
+    file = tmp_path / "scene.json"
+    file.write_text(json.dumps(SCENE))
+    whole = batch_samples.arguments(folder, tmp_path / "json.jsonl", "-Q", "What?", "--schema", str(file))
+    run = ep(*whole)  # two tokens are too few
+    assert run.returncode == 3, run.stderr
+    rows = [json.loads(line) for line in (tmp_path / "json.jsonl").read_text().splitlines()]
+    assert {(row["status"], row["exit_code"], row["answer"]) for row in rows} == {("failed", 1, None)}
+    assert all("before its JSON was complete" in row["error"] for row in rows)

@@ -81,7 +81,8 @@ app.command(
 \b
   ep ask clip.mp4 "Which instrument plays?" --no-video
   ep ask talk.mkv "What is said?" --start 12:30 --end 13:00 --quiet
-  echo "What is shown?" | ep ask photo.jpg - --json""",
+  echo "What is shown?" | ep ask photo.jpg - --json
+  ep ask yard.mp4 "Which animal barks?" --choices dog,cat,cow""",
 )(ask.ask)
 app.command(
     cls=Command,
