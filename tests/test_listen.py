@@ -124,7 +124,7 @@ def test_a_long_file_in_pieces_is_heard_as_at_once(monkeypatch):
     parts = list(observe(MEDIA / "moment.mp4", on_progress=lambda done, of: progress.append((done, of))))
     assert [each.text for each in parts if each.kind == "sound"] == [each.text for each in whole]
     assert [(each.start_s, each.end_s) for each in parts if each.kind == "silent"] == [(0.0, 31.0), (33.2, 40.0)]
-    assert [round(done) for done, _ in progress] == [8, 16, 24, 32, 40]
+    assert [round(done) for done, _ in progress] == [0, 8, 16, 24, 32, 40]
 
 
 def test_a_file_without_sound_is_refused():

@@ -33,6 +33,7 @@ from epcli.cli import (
     plan,
     profiles,
     train,
+    transcript,
 )
 from epcli.cli.help import Command, Group
 from epcli.cli.options import DebugFlag
@@ -134,6 +135,16 @@ app.command(
   ep batch --questions set.jsonl --out answers.parquet --retry-failed
   ep batch inbox -Q "What happens?" --watch""",
 )(batch.batch)
+app.command(
+    cls=Command,
+    epilog="""Examples:
+
+\b
+  ep transcript talk.mp4
+  ep transcript talk.mp4 --srt > talk.srt
+  ep transcript *.mp4 --vtt --out subtitles/
+  ep transcript vortrag.mkv --speech base --language de --start 12:30""",
+)(transcript.transcript)
 app.command(
     cls=Command,
     epilog="""Examples:

