@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from epcli.lab import batched, results, sweep
 from epcli.lab.ablate import ABLATIONS, ablated
 from epcli.lab.sweep import SweepSetting
 from epcli.questions.evidence import evidence_tokens
+from epcli.questions.record import Pattern, Question
 from epcli.questions.sets import read_set
 from epcli.records import KeptStream, Modality
 from epcli.session import generate
@@ -233,6 +235,31 @@ def test_the_page_says_what_was_measured(folder):
     assert "| none | 1.00 | 0.50 | 1.50 | 5.0 | 900 |" in text
     assert "| hear | 4 | 75% (" in text
     assert "$ python -m x" in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "count"), [("A dog.", 0), ("A cat and a CAT.", 1), ("a cat, a bird", 2), ("No cat.", 0), ("", 0)]
+)
+def test_false_names_are_counted_once_each(answer, count):
+    rule = Pattern("dog", r"(?<!no )\b(?:cat|bird)s?\b")
+    assert results.false_names(Question("Describe the clip.", rule=rule), answer) == count
+
+
+def test_yes_and_no_are_told_apart_and_each_cell_has_an_interval(tmp_path):
+    said = ["Yes, a dog.", "No.", "Yes.", "No, none."]
+    about = {"media": "a.mp4", "question": "Is there a dog?", "accept": "", "type": "is"}
+    lines = [about | {"question": f"Is there a dog {i}?", "answer": text} for i, text in enumerate(said)]
+    lines.append(about | {"type": "describe", "question": "Describe.", "reject": "cat", "answer": "A dog."})
+    (tmp_path / "a.mp4").write_bytes(b"")
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = read_set(tmp_path)
+    keys = [item.key for item in found.questions]
+    answers = [{**row(0, i != 1, "none"), "item": key, "type": "is", "cluster": key} for i, key in enumerate(keys[:4])]
+    answers.append({**row(0, False, "none"), "item": keys[4], "type": "describe", "answer": "A cat and a dog."})
+    text = results.page(found, answers, None, "x")
+    assert "| is: yes | 2 | 100% (34-100%) | - |" in text
+    assert re.search(r"\| is: no \| 2 \| 50% \(\d+-\d+%\) \| - \|", text)
+    assert "| `none` | 1 | 1.00 | 1 |" in text
 
 
 def test_the_longest_films_are_timed(folder, tmp_path):

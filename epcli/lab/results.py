@@ -31,13 +31,14 @@ from epcli.lab import sweep
 from epcli.lab.ablate import ABLATIONS
 from epcli.lab.sweep import BLIND, KEEPS
 from epcli.media.probe import probe
-from epcli.questions.record import Question
+from epcli.questions.record import Pattern, Question
 from epcli.questions.sets import QuestionSet, read_set
 from epcli.session.session import Session
 from epcli.sieve.selectors import SELECTORS
 
 RESAMPLES = 2000
 FULL = "none"
+DESCRIBE = "describe"  # the type of question whose answers are searched for false names
 ORDER = tuple(name for name in SELECTORS if name != FULL)
 ABLATED = tuple(f"cs2/{what}" for what in ABLATIONS)
 MARKS = re.compile(r"(<!-- written by python -m epcli\.lab\.results -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -141,6 +142,7 @@ def page(questions: QuestionSet, rows: Sequence[Row], times: Mapping[str, Any] |
         _against(outcome),
         "## By question type",
         _by_type(outcome, asked),
+        _false_names(outcome, items),
         "## Where the tokens go",
         _shares(outcome),
         _ablations(outcome),
@@ -209,17 +211,52 @@ def _by_type(outcome: SweepResult, asked: Sequence[Question]) -> str:
     shown = [name for name in shown if name in outcome.by_setting]
     if "cs2@0.05" in shown:
         shown = [name for name in shown if not name.startswith("query-aware")]
-    kinds = sorted({row["type"] for row in outcome.rows(FULL)})
+    said = {item.key: _yes_or_no(item) for item in asked}
 
     def line(label: str, where: Callable[[Row], bool], best: float | None) -> list[str]:
-        first, *others = [accuracy(outcome.rows(name, where)) for name in shown]
-        whole = f"{percent(first['accuracy'], 0)} ({interval(first['ci95'])})" if first["n"] else "-"
-        return [label, str(first["n"]), whole, *(percent(c["accuracy"], 0) for c in others), percent(best, 0)]
+        found = [accuracy(outcome.rows(name, where)) for name in shown]
+        cells = (f"{percent(c['accuracy'], 0)} ({interval(c['ci95'])})" if c["n"] else "-" for c in found)
+        return [label, str(found[0]["n"]), *cells, percent(best, 0)]
 
-    rows = [line(kind, lambda row, kind=kind: row["type"] == kind, constant.get(kind)) for kind in kinds]  # type: ignore[misc]
+    rows = []
+    for kind in sorted({row["type"] for row in outcome.rows(FULL)}):
+        rows.append(line(kind, lambda row, kind=kind: row["type"] == kind, constant.get(kind)))  # type: ignore[misc]
+        there = {said.get(row["item"]) for row in outcome.rows(FULL, lambda row, kind=kind: row["type"] == kind)}  # type: ignore[misc]
+        if there == {"yes", "no"}:
+            for word in ("yes", "no"):
+                alike = lambda row, kind=kind, word=word: row["type"] == kind and said.get(row["item"]) == word  # noqa: E731
+                rows.append(line(f"{kind}: {word}", alike, None))
     rows.append(line("**all**", lambda row: True, constant.get("all")))
     note = "The constant answer is the best one for each type, chosen with the answers known.\n\n"
     return note + markdown(["type", "n", *(f"`{name}`" for name in shown), "constant"], rows)
+
+
+def _yes_or_no(item: Question) -> str | None:
+    """Which of both the true answer is; None if it is neither, or not known."""
+    found = re.match(r"(yes|no)\b", getattr(item.rule, "answer", ""), re.IGNORECASE)
+    return found[1].lower() if found else None
+
+
+def false_names(item: Question, answer: str) -> int:
+    """How many different names an answer holds that its question rejects."""
+    pattern = item.rule.reject if isinstance(item.rule, Pattern) else ""
+    return len({m[0].lower() for m in re.finditer(pattern, answer, re.IGNORECASE)} if pattern else ())
+
+
+def _false_names(outcome: SweepResult, items: Mapping[str, Question]) -> str:
+    """How many things that are not there a description names."""
+    rows = []
+    for name in [FULL, *(f"{s}@{k:g}" for s in outcome.selectors() for k in outcome.keeps())]:
+        some = outcome.rows(name, lambda row: row["type"] == DESCRIBE and row["item"] in items)
+        counts = [false_names(items[row["item"]], row["answer"]) for row in some]
+        if counts:
+            rows.append(
+                [f"`{name}`", str(len(counts)), f"{sum(counts) / len(counts):.2f}", str(sum(map(bool, counts)))]
+            )
+    if not rows:
+        return ""
+    head = "Names of things that are not there, in answers to questions to describe a file:\n\n"
+    return head + markdown(["", "descriptions", "false names in each", "with one or more"], rows)
 
 
 def _shares(outcome: SweepResult) -> str:
