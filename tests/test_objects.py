@@ -76,6 +76,9 @@ def test_a_count_is_smooth_over_frames() -> None:
         ("person", {"suit": 0.8}, ["person"]),
         ("orange", {"daisy": 0.8}, []),
         ("bus", {"fire engine": 0.9}, []),
+        ("bear", {"tiger": 0.6}, []),
+        ("sheep", {"tiger": 0.6}, ["sheep"]),
+        ("sheep", {"tiger": 0.9}, []),  # beyond doubt, and the sheep is not
         ("television", {"daisy": 0.8}, ["television"]),  # only vehicles and food fill the picture like that
     ],
 )
@@ -90,6 +93,24 @@ def test_what_both_parts_report_counts_from_a_lower_score_on() -> None:
     frames = [[("cat", 0.4, LEFT)]] * 3
     assert seen(frames) == []
     assert [track.name for track in seen(frames, classifier(3, cat=0.4))] == ["cat"]
+
+
+def test_an_upright_animal_is_no_person() -> None:
+    frames = [[("person", 0.48, WIDE)]] * 3
+    assert [track.name for track in seen(frames)] == ["person"]
+    assert seen(frames, classifier(3, penguin=0.8)) == []
+    surely = [[("person", 0.6, WIDE)]] * 3
+    assert [track.name for track in seen(surely, classifier(3, penguin=0.8))] == ["person"]
+
+
+def test_a_name_that_stands_behind_a_doubted_one_is_doubted_too() -> None:
+    frames = [[("bear", 0.6, WIDE), ("dog", 0.55, WIDE)]] * 3
+    assert seen(frames, classifier(3, panda=0.9)) == []
+
+
+def test_a_part_of_an_agreed_thing_is_not_another_one() -> None:
+    frames = [[("cat", 0.42, (0.2, 0.2, 0.8, 0.8)), ("cat", 0.35, (0.5, 0.4, 0.9, 0.8))]] * 3
+    assert len(seen(frames, classifier(3, cat=0.6))) == 1
 
 
 def test_doubtful_animals_beside_a_sure_one_are_of_its_kind() -> None:

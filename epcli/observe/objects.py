@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 
 from epcli.observe import names
-from epcli.observe.nanodet import CLASSES, Detection, overlap, share_inside
+from epcli.observe.nanodet import CLASSES, INSIDE, Detection, overlap, share_inside
 from epcli.observe.opinion import CERTAIN, Opinion
 
 SEEN = 0.25  # score from which a detection may continue a track
@@ -28,6 +28,7 @@ ONE_THING = 0.6  # overlap from which boxes of different names are one thing
 CONTINUES = 0.3  # overlap from which a box continues a track
 NEAR = 0.8  # or the distance of the centres, of the box's size
 GAP = 2  # frames that a track may be unseen
+PARTLY_INSIDE = 0.5  # share of a box in another of its name, from which it is a part of the same thing
 WINDOW = 2  # frames before and after, over which a count is smoothed
 ENOUGH_FRAMES = 3  # in a stretch longer than twice this, so many frames suffice
 _ANIMALS = frozenset(name for name in CLASSES if "animal" in names.kinds(name))
@@ -146,21 +147,21 @@ def name_tracks(tracks: Sequence[Track], stretch: Sequence[int], opinion: Opinio
     """Name the tracks of one stretch (the frames of it that were looked at) -> those that count."""
     found = {name for track in tracks for name in track.votes()}
     doubted = {name for name in found if _is_doubted(name, tracks, opinion)}
-    tracks = [rest for track in tracks if (rest := track.without(doubted)).things]
-    counting = {name for name in found - doubted if _counts(name, tracks, stretch, opinion)}
+    undoubted = [rest for track in tracks if (rest := track.without(doubted)).things]
+    counting = {name for name in found - doubted if _counts(name, undoubted, stretch, opinion)}
     counted = []
     for track in tracks:
-        scores = [max(thing.scores.values()) for thing in track.things.values()]
+        scores = _scores(track, doubted)
         track.name = _name(track, counting, opinion)
         if not track.name:
             continue
         track.score = fmean(thing.scores.get(track.name, max(thing.scores.values())) for thing in track.things.values())
-        agreed = opinion.agrees(track.name, track.things.keys())
+        herd = track.name in _ANIMALS and opinion.agrees(track.name, track.things.keys())
         enough = len(track.things) >= min(_enough(stretch), len(stretch)) or max(scores) >= FLASH
         dense = len(track.things) * 2 >= track.last - track.first + 1
-        if enough and dense and _best_half(scores) >= (COUNTED_AGREED if agreed else COUNTED):
+        if enough and dense and _best_half(scores) >= (COUNTED_AGREED if herd else COUNTED):
             counted.append(track)
-    return _once(counted)
+    return _once(counted, {track.name for track in counted if opinion.agrees(track.name, track.things.keys())})
 
 
 def _name(track: Track, counting: set[str], opinion: Opinion) -> str:
@@ -175,6 +176,12 @@ def _name(track: Track, counting: set[str], opinion: Opinion) -> str:
     return agreed[0] if agreed and max(votes, key=lambda name: votes[name]) in _ANIMALS else ""
 
 
+def _scores(track: Track, doubted: set[str]) -> list[float]:
+    """The best score of each frame, of names that are not doubted; of any, where all are."""
+    rest = track.without(doubted)
+    return [max(thing.scores.values()) for thing in (rest if rest.things else track).things.values()]
+
+
 def _best_half(scores: Sequence[float]) -> float:
     """The mean of the higher half: a thing may be hidden for a while."""
     return fmean(sorted(scores, reverse=True)[: -(-len(scores) // 2)])
@@ -186,10 +193,11 @@ def _enough(stretch: Sequence[int]) -> int:
 
 
 def _is_doubted(name: str, tracks: Sequence[Track], opinion: Opinion) -> bool:
-    """Whether the classifier knows better than this name, which is the likeliest for at least one track."""
-    first = [track for track in tracks if track.votes().get(name, 0.0) >= max(track.votes().values())]
-    things = {frame: thing for track in first for frame, thing in track.things.items() if name in thing.scores}
-    return bool(things) and opinion.doubts(name, max(side(thing.box) ** 2 for thing in things.values()), things.keys())
+    """Whether the classifier knows better than this name, which stands on at least one track."""
+    mine = [[(frame, thing) for frame, thing in track.things.items() if name in thing.scores] for track in tracks]
+    best = max(fmean(thing.scores[name] for _, thing in things) for things in mine if things)
+    area = max(side(thing.box) ** 2 for things in mine for _, thing in things)
+    return opinion.doubts(name, best, area, {frame for things in mine for frame, _ in things})
 
 
 def _counts(name: str, tracks: Sequence[Track], stretch: Sequence[int], opinion: Opinion) -> bool:
@@ -208,18 +216,28 @@ def _counts(name: str, tracks: Sequence[Track], stretch: Sequence[int], opinion:
     return fmean(seen) >= SURE[name] if len(seen) >= _enough(stretch) else max(seen) >= FLASH
 
 
-def _once(tracks: list[Track]) -> list[Track]:
-    """Without tracks that lie inside a surer one of the same name for most of their time: the same thing twice."""
+def _once(tracks: list[Track], agreed: set[str]) -> list[Track]:
+    """Without the tracks that lie on a surer one of the same name for most of their time: the same thing twice.
+
+    Where a name counts from a lower score on because it is agreed, parts of the thing are found too.
+    """
     kept: list[Track] = []
     for track in sorted(tracks, key=lambda track: -track.score * len(track.things)):
+        part = track.name in agreed and track.score < SURE[track.name]
+        least = PARTLY_INSIDE if part else INSIDE
         for other in kept:
             common = track.things.keys() & other.things.keys()
-            inside = sum(share_inside(track.things[k].box, other.things[k].box) >= 0.8 for k in common)
-            if other.name == track.name and inside * 2 > len(track.things):
+            on = sum(_on(track.things[k].box, other.things[k].box) >= least for k in common)
+            if other.name == track.name and on * 2 > len(track.things):
                 break
         else:
             kept.append(track)
     return sorted(kept, key=lambda track: track.number)
+
+
+def _on(box: Box, other: Box) -> float:
+    """The share of the smaller of two boxes that lies in the larger one."""
+    return max(share_inside(box, other), share_inside(other, box))
 
 
 def span(track: Track, stretch: range) -> range:

@@ -165,14 +165,14 @@ def scene_sight(p: np.ndarray | None, things: Set[str]) -> Sight | None:
     """
     if p is None:
         return None
-    within = p
+    within, certain = p, 1.0
     for thing in things - TRUSTED:
-        if scenes.share(p, thing) >= CERTAIN:
-            within = _given(p, thing)
+        if (share := scenes.share(p, thing)) >= CERTAIN:
+            within, certain = _given(p, thing), share
     named = scenes.name(within)
     if named is None or any(named[0] in names.kinds(thing) for thing in things):
         return None
-    score = scenes.share(p, named[0])
+    score = named[1] * certain
     beside = any("animal" in names.kinds(thing) for thing in TRUSTED & things)
     if beside and "animal" in names.kinds(named[0]) and score < SURE_ANIMAL:
         return None
