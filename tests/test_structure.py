@@ -233,6 +233,16 @@ def test_the_report_has_the_probability_of_each_choice(looked) -> None:
     assert again.choices == report.choices
 
 
+def test_long_choices_do_not_become_equal(looked) -> None:
+    """Their probabilities, some e^-250 here, are below the smallest number of float32."""
+    session, clip = looked
+    texts = ["the quick brown fox jumps over the lazy dog", "pack my box with five dozen liquor jugs and go"]
+    report = session.ask(clip, "What is seen?", choices=texts)
+    first, second = (choice.probability for choice in report.choices)
+    assert first + second == pytest.approx(1.0)
+    assert abs(first - second) > 0.01
+
+
 @pytest.mark.parametrize("leaves_inside", [False, True])
 @torch.inference_mode()
 def test_a_choice_of_many_tokens_is_as_likely_as_one_step_after_the_other_says(looked, leaves_inside: bool) -> None:

@@ -18,6 +18,7 @@ tokens follow from the first. Step 3 is what an end after the choice would do fo
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Generator, Sequence
@@ -28,7 +29,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from epcli.compat import caching
-from epcli.errors import CapacityError
+from epcli.errors import CapacityError, EpError
 from epcli.models.chatml import plain_ids
 from epcli.models.family import AVModel
 from epcli.records import Answer, ChoiceProbability, KeptStream
@@ -69,7 +70,8 @@ def choose(
     """Yield the likeliest choice, of equals the first; return it as `generate.stream` does, with all probabilities.
 
     The answer's tokens are the model's words up to the choice, and the choice. Nothing is drawn, so temperature and
-    seed change nothing. `cache`: an empty one. Raises CapacityError, UsageError and WeightsError as `generate.stream`.
+    seed change nothing. `cache`: an empty one. Raises CapacityError, UsageError and WeightsError as `generate.stream`,
+    and EpError if the probability of every choice is 0.
     """
     ways, length = namings(model, choices), len(kept.embeds)
     room = max_new_tokens + max(len(way.ids) for way in ways)
@@ -87,8 +89,10 @@ def choose(
     synchronize(model.device)
     total_s = time.perf_counter() - start
     whole = sum(scores)
+    if not whole:
+        raise EpError(f"{model.name} would say none of the choices, so they cannot be compared; make them shorter")
     best = scores.index(max(scores))
-    shares = [score / whole if whole else 1 / len(scores) for score in scores]
+    shares = [score / whole for score in scores]
     answer = Answer(choices.texts[best], said[best], "stop", total_s, 0.0, cache_bytes(cache))
     yield answer.text
     probabilities = tuple(map(ChoiceProbability, choices.texts, shares))
@@ -111,14 +115,15 @@ def _walk(
     steps = decode_steps(model, kept, cache, hidden)
     logits, path, text, mass = next(steps), list[int](), "", 1.0
     while True:
-        logs = logits.double().log_softmax(-1)
+        logs = logits.log_softmax(-1)  # float32: not every device has float64
         likeliest = int(logs.argmax())
         if not logs[likeliest].isfinite():
             raise overflow(model, "decoder")
-        first = (mass * logs[first_ids].exp()).tolist()
+        firsts = zip(ways, logs[first_ids].exp().tolist(), strict=True)
         found: dict[Naming, float] = {}
-        for way, chance in zip(ways, first, strict=True):
-            if chance > NEGLIGIBLE * max(scores) and _stands_apart(text, way, choices):
+        for way, chance in sorted(firsts, key=lambda pair: -pair[1]):  # what comes later is more often negligible
+            chance *= mass
+            if chance > NEGLIGIBLE * max(*scores, *found.values()) and _stands_apart(text, way, choices):
                 position = kept.stream.next_position + len(path)
                 found[way] = chance * (_rest(model, kept, cache, position, way.ids) if len(way.ids) > 1 else 1.0)
         for way, chance in _without_longer(found).items():
@@ -148,7 +153,7 @@ def _rest(model: AVModel, kept: KeptStream, cache: DynamicCache, position: int, 
         ).last_hidden_state[0]
     cache.crop(1 - len(ids))
     logs = model.logits(hidden).log_softmax(-1)
-    return float(logs.gather(1, tokens[0, 1:, None]).double().sum().exp())
+    return math.exp(float(logs.gather(1, tokens[0, 1:, None]).sum()))  # float32 would make 0 of a long sentence
 
 
 def _stands_apart(before: str, way: Naming, choices: Choices) -> bool:
