@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from epcli.find.index import Index, bits, vectors, within
+from epcli.find.index import STEMS, Index, bits, vectors, within
 from epcli.find.passages import HOWS, READ, SAID
 from epcli.find.query import Query, Term, parse
 
@@ -131,10 +132,9 @@ class _Found:
     """What the first look brings up."""
 
     files: dict[int, np.ndarray]  # the best match of each term in each file, (T,)
-    lines: dict[int, np.ndarray]  # the match of each term with each line, (T,)
-    names: dict[int, np.ndarray]  # and with each name
-    line_meanings: dict[int, np.ndarray]  # (384,) float32 of length 1
-    name_meanings: dict[int, np.ndarray]
+    lines: dict[int, list[_Passage]]  # that match, of each file
+    names: dict[int, np.ndarray]  # the match of each term with each name, (T,)
+    name_meanings: dict[int, np.ndarray]  # (384,) float32 of length 1
     counts: np.ndarray  # (T,) how many files (by names) and lines have a term
 
 
@@ -155,7 +155,7 @@ class Search:
     def _find(self, query: Query, scope: Scope, limit: int, least: float) -> list[Hit]:
         terms = query.terms
         meanings = self.embed([query.text, *(term.text for term in terms)])
-        found = _Found({}, {}, {}, {}, {}, np.zeros(len(terms)))
+        found = _Found({}, {}, {}, {}, np.zeros(len(terms)))
         hints = query.hints
         if scope.hows - {SAID, READ}:
             self._match_names(terms, meanings[1:], scope, hints, found)
@@ -188,7 +188,7 @@ class Search:
         matches = ramp(known @ meanings.T, NAME_COSINES) * BY_MEANING  # (N, T)
         for number, term in enumerate(terms):
             for words, column, worth in _wordings(term):
-                for name in self._rowids("name_search", f"{{{column}}} : {words}"):
+                for name in self._names_with(f"{{{column}}} : {words}"):
                     if name in place:
                         matches[place[name], number] = max(matches[place[name], number], worth)
         matches *= np.array([hints[row[1]] for row in rows])[:, None]
@@ -208,30 +208,58 @@ class Search:
             found.counts += count * (match > MATCHES)
 
     def _match_lines(self, query: Query, meaning: np.ndarray, scope: Scope, found: _Found) -> None:
+        near = [*self._lines_by_stem(query, scope), *self._near_lines(meaning, scope)]
         condition, values = scope.condition()
-        by_stem = self.index.base.execute(
-            "SELECT lines.id FROM line_search JOIN lines ON lines.id = line_search.rowid "
-            f"JOIN files ON files.id = lines.file WHERE line_search MATCH ? AND {condition} ORDER BY rank LIMIT ?",
-            [" OR ".join(term.fts for term in query.terms), *values, LINES],
-        )
-        lines = list(dict.fromkeys([*(row[0] for row in by_stem), *self._near_lines(meaning, scope)]))
-        rows = self._chosen("SELECT line, value FROM vectors WHERE line IN", lines)
-        found.line_meanings = dict(zip([row[0] for row in rows], vectors([row[1] for row in rows]), strict=True))
-        places = self._line_rows(found.line_meanings)
-        matches = {}
-        for line, (_, _, _, words) in places.items():
-            limits = NAME_COSINES if words < FEWEST_WORDS else LINE_COSINES
-            close = float(ramp(found.line_meanings[line] @ meaning, limits)) * BY_MEANING
-            matches[line] = np.full(len(query.terms), close)
-        for number, term in enumerate(query.terms):
-            found.counts[number] += self._count(term)
-            for line in self._rowids("line_search", term.fts, list(matches)):
-                matches[line][number] = 1.0
-        for line, match in matches.items():
-            file, how, confidence, _ = places[line]
-            if how in scope.hows and match.max() > 0:
-                found.lines[line] = match * query.hints[how]
-                _raise(found.files, file, found.lines[line] * _sure(confidence))
+        rows = self.index.base.execute(
+            "SELECT lines.id, file, how, text, start_s, end_s, confidence, place, value FROM lines "
+            "JOIN vectors ON vectors.line = lines.id JOIN files ON files.id = file "
+            f"WHERE lines.id IN ({_marks(near)}) AND {condition}",
+            [*near, *values],
+        ).fetchall()
+        rows = [row for row in rows if row[2] in scope.hows]
+        meanings = vectors([row[-1] for row in rows])
+        matches = self._literal([row[3] for row in rows], query.terms)
+        for (_, file, how, text, start_s, end_s, confidence, place, _), vector, match in zip(
+            rows, meanings, matches, strict=True
+        ):
+            limits = NAME_COSINES if len(text.split()) < FEWEST_WORDS else LINE_COSINES
+            close = float(ramp(vector @ meaning, limits)) * BY_MEANING
+            match = np.maximum(match, close) * query.hints[how] * _sure(confidence)
+            if match.max() > 0:
+                reason = Reason(how, text, start_s, end_s, confidence, place, 1)
+                found.lines.setdefault(file, []).append(_Passage(reason, match, vector))
+                _raise(found.files, file, match)
+        found.counts += [self._count(term) for term in query.terms]
+
+    def _lines_by_stem(self, query: Query, scope: Scope) -> list[int]:
+        """The best lines by BM25."""
+        match = " OR ".join(term.fts for term in query.terms)
+        if scope.places or scope.since is not None:
+            condition, values = scope.condition()
+            rows = self.index.base.execute(
+                "SELECT lines.id FROM line_search JOIN lines ON lines.id = line_search.rowid "
+                f"JOIN files ON files.id = lines.file WHERE line_search MATCH ? AND {condition} ORDER BY rank LIMIT ?",
+                [match, *values, LINES],
+            )
+        else:  # without a look at each line's file
+            rows = self.index.base.execute(
+                "SELECT rowid FROM line_search WHERE line_search MATCH ? ORDER BY rank LIMIT ?", (match, LINES)
+            )
+        return [row[0] for row in rows]
+
+    def _literal(self, texts: Sequence[str], terms: Sequence[Term]) -> np.ndarray:
+        """(N, T) 1 where a text holds a term, by stem."""
+        found = np.zeros((len(texts), len(terms)))
+        few = sqlite3.connect(":memory:")  # the whole index would be walked for each term
+        try:
+            few.execute(f"CREATE VIRTUAL TABLE few USING fts5 (text, tokenize = '{STEMS}')")
+            few.executemany("INSERT INTO few (rowid, text) VALUES (?, ?)", enumerate(texts))
+            for number, term in enumerate(terms):
+                for (row,) in few.execute("SELECT rowid FROM few WHERE few MATCH ?", (term.fts,)):
+                    found[row, number] = 1.0
+        finally:
+            few.close()
+        return found
 
     def _near_lines(self, meaning: np.ndarray, scope: Scope) -> list[int]:
         """The lines whose meaning may be near the query's."""
@@ -239,16 +267,15 @@ class Search:
         if not len(ids):
             return []
         wanted = np.frombuffer(bits(meaning[None]), np.uint64)
-        distance = np.empty(len(ids), np.uint16)
-        for begin in range(0, len(ids), 1 << 16):  # in pieces that stay in the processor's cache
-            piece = slice(begin, begin + (1 << 16))
-            distance[piece] = np.bitwise_count(codes[piece] ^ wanted).sum(1)
+        distance = np.zeros(len(ids), np.uint16)
+        for column, value in zip(codes, wanted, strict=True):
+            distance += np.bitwise_count(column ^ value)
         count = min(LINES, len(ids))
         nearest: list[int] = ids[np.argpartition(distance, count - 1)[:count]].tolist()
         return nearest
 
     def _all_codes(self, scope: Scope) -> tuple[np.ndarray, np.ndarray]:
-        """(N,) lines of the scope, and (N, 6) uint64 with the signs of their vectors; kept while nothing changes."""
+        """(N,) lines of the scope, and (6, N) uint64 with the signs of their vectors; kept while nothing changes."""
         (version,) = self.index.base.execute("PRAGMA data_version").fetchone()
         key = (version, scope)
         if self._codes is None or self._codes[0] != key:
@@ -256,26 +283,15 @@ class Search:
             rows = self.index.base.execute(
                 f"SELECT first, bits FROM codes JOIN files ON files.id = codes.file WHERE {condition}", values
             ).fetchall()
-            codes = np.frombuffer(b"".join(row[1] for row in rows), np.uint64).reshape(-1, 6)
+            codes = np.frombuffer(b"".join(row[1] for row in rows), np.uint64).reshape(-1, 6).T.copy()
             ids = [np.arange(first, first + len(blob) // 48) for first, blob in rows]
             self._codes = (key, np.concatenate(ids) if ids else np.zeros(0, np.int64), codes)
         return self._codes[1], self._codes[2]
 
-    def _line_rows(self, lines: Iterable[int]) -> dict[int, tuple[int, str, float, int]]:
-        """File, how, confidence and number of words of each."""
-        rows = self._chosen("SELECT id, file, how, confidence, text FROM lines WHERE id IN", list(lines))
-        return {line: (file, how, confidence, len(text.split())) for line, file, how, confidence, text in rows}
-
-    def _rowids(self, table: str, match: str, among: Sequence[int] | None = None) -> list[int]:
-        """The rows of an FTS table that match."""
-        select = f"SELECT rowid FROM {table} WHERE {table} MATCH ?"
-        if among is None:
-            return [row[0] for row in self.index.base.execute(select, (match,))]
-        return [row[0] for row in self._chosen(f"{select} AND rowid IN", among, match)]
-
-    def _chosen(self, select: str, ids: Sequence[int], *values: Any) -> list[Any]:
-        marks = ",".join("?" * len(ids))
-        return self.index.base.execute(f"{select} ({marks})", [*values, *ids]).fetchall()
+    def _names_with(self, match: str) -> list[int]:
+        """The names that match, by stem."""
+        rows = self.index.base.execute("SELECT rowid FROM name_search WHERE name_search MATCH ?", (match,))
+        return [row[0] for row in rows]
 
     def _count(self, term: Term) -> int:
         """How many lines have a term, of all; no more than COMMON."""
@@ -302,7 +318,7 @@ class Search:
         self, file: int, found: _Found, weights: np.ndarray, meaning: np.ndarray, least: float
     ) -> Iterator[Hit]:
         path = Path(os.fsdecode(self.index.base.execute("SELECT path FROM files WHERE id = ?", (file,)).fetchone()[0]))
-        passages = [*self._sightings(file, found), *self._lines(file, found)]
+        passages = [*self._sightings(file, found), *found.lines.get(file, [])]
         starts = np.array([each.reason.start_s for each in passages])
         ends = np.array([each.reason.end_s for each in passages])
         matches = np.stack([each.matches for each in passages])  # (P, T)
@@ -330,26 +346,19 @@ class Search:
                 yield Hit(path, moment.start_s, moment.end_s, score, _why(matching, weights))
 
     def _sightings(self, file: int, found: _Found) -> Iterator[_Passage]:
+        names = list(found.names)
         rows = self.index.base.execute(
             "SELECT name, how, text, start_s, end_s, confidence, place, count FROM sightings "
-            "JOIN names ON names.id = name WHERE file = ?",
-            (file,),
+            f"JOIN names ON names.id = name WHERE file = ? AND name IN ({_marks(names)})",
+            [file, *names],
         )
         for name, *reason in rows:
-            if name in found.names:
-                match = found.names[name] * _sure(reason[4])
-                yield _Passage(Reason(*reason), match, found.name_meanings[name])
+            yield _Passage(Reason(*reason), found.names[name] * _sure(reason[4]), found.name_meanings[name])
 
-    def _lines(self, file: int, found: _Found) -> Iterator[_Passage]:
-        rows = self.index.base.execute(
-            "SELECT id, how, text, start_s, end_s, confidence, place FROM lines WHERE file = ?", (file,)
-        )
-        for line, how, text, start_s, end_s, confidence, place in rows:
-            if line in found.lines:
-                match = found.lines[line] * _sure(confidence)
-                yield _Passage(
-                    Reason(how, text, start_s, end_s, confidence, place, 1), match, found.line_meanings[line]
-                )
+
+def _marks(values: Sequence[object]) -> str:
+    """Place holders of an SQL list."""
+    return ", ".join("?" * len(values))
 
 
 def ramp(cosines: Any, limits: tuple[float, float]) -> np.ndarray:
