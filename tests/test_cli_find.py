@@ -175,6 +175,28 @@ def run(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_a_search_imports_no_model_library(place: Path) -> None:
+    ep("index", "films", "-q")
+    program = """
+import sys
+from tests.find_samples import by_words
+from epcli.observe import minilm
+minilm.MiniLM = lambda: type("Words", (), {"embed": staticmethod(by_words)})
+from epcli.cli import app
+app(["find", "pears", "-q"], standalone_mode=False)
+print(*sys.modules)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(MEDIA.parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "films/pears.mp4" in run.stdout
+    assert not {"torch", "transformers", "av", "cv2"} & set(run.stdout.split())
+
+
 @pytest.mark.slow
 def test_real_files_are_found_after_a_kill(tmp_path: Path) -> None:
     films, home = tmp_path / "films", tmp_path / "home"

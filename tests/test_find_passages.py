@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from epcli.find.passages import Line, Sighting, findings, position
@@ -54,6 +55,11 @@ def test_a_sign_that_stays_is_read_once() -> None:
 def test_what_has_no_name_is_not_searched() -> None:
     nothing = [Observation(kind, "", 0.0, 1.0, 1.0, "level") for kind in ("cut", "black", "silent", "unsure")]
     assert findings([*nothing, Observation("word", " \0 ", 0, 1, 1, "whisper")]) == findings([])
+
+
+def test_numbers_are_plain() -> None:
+    seen = findings([Observation("sound", "dog", np.float64(1), np.float32(2), np.float32(0.5), "yamnet")]).sightings[0]
+    assert {type(seen.start_s), type(seen.end_s), type(seen.confidence)} == {float}
 
 
 def test_text_of_a_file_can_be_stored() -> None:

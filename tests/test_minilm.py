@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from epcli.observe.minilm import MiniLM
+from epcli.observe.weights import MINILM_WEIGHTS
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +37,21 @@ def test_a_batch_gives_what_single_texts_give(minilm: MiniLM) -> None:
     for text, row in zip(texts, together, strict=True):
         assert minilm.embed([text])[0] == pytest.approx(row, abs=1e-5)
     assert minilm.embed([]).shape == (0, 384)
+
+
+def test_numpy_gives_what_transformers_gives(minilm: MiniLM) -> None:
+    from safetensors.torch import load_file
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    model = BertModel(config, add_pooling_layer=False).eval()
+    tensors = load_file(MINILM_WEIGHTS.file)
+    model.load_state_dict({name: each for name, each in tensors.items() if name in model.state_dict()})
+    for text in ("a dog barking", "The entropy of a closed system never decreases, said Clausius in 1865."):
+        ids = torch.tensor([minilm._tokenizer.encode(text).ids])
+        with torch.inference_mode():
+            mean = model(input_ids=ids).last_hidden_state[0].mean(0)
+        assert minilm.embed([text])[0] == pytest.approx((mean / mean.norm()).numpy(), abs=2e-6)
 
 
 @pytest.mark.parametrize(

