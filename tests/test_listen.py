@@ -6,16 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from epcli.errors import MediaError
-from epcli.observe import listen, sounds
+from epcli.observe import listen, look, sounds
 from epcli.observe.listen import voiced
 from epcli.observe.look import observe
 from epcli.observe.loudness import joined, silences
 from epcli.observe.sounds import PATCH_HOP_S, Events, broader, kinds
-from epcli.records import SAMPLE_RATE
+from epcli.records import SAMPLE_RATE, Clip, MediaInfo, SeenFeatures, Sight
 
 MEDIA = Path(__file__).parents[1] / "docs" / "media"
+INFO = MediaInfo(Path("x.mp4"), "mp4", 12.0, False, 4, 4, 1.0, "h264", ())
 CLASSES = ("Animal", "Dog", "Bark", "Bus", "Music", "Piano", "Silence")
 
 
@@ -119,7 +121,7 @@ def test_all_of_a_clip_is_observed_with_its_times():
 def test_a_long_file_in_pieces_is_heard_as_at_once(monkeypatch):
     progress: list[tuple[float, float]] = []
     whole = [each for each in observe(MEDIA / "moment.mp4") if each.kind == "sound"]
-    monkeypatch.setattr(listen, "PIECE_S", 8.0)
+    monkeypatch.setattr(look, "PIECE_S", 8.0)
     monkeypatch.setattr(listen, "CUT_S", 3.0)
     parts = list(observe(MEDIA / "moment.mp4", on_progress=lambda done, of: progress.append((done, of))))
     assert [each.text for each in parts if each.kind == "sound"] == [each.text for each in whole]
@@ -127,6 +129,29 @@ def test_a_long_file_in_pieces_is_heard_as_at_once(monkeypatch):
     assert [round(done) for done, _ in progress] == [0, 8, 16, 24, 32, 40]
 
 
+def test_what_is_seen_goes_on_from_piece_to_piece():
+    def seen(clip):
+        """One sight of the same thing in the frames of this clip, as the eye reports them."""
+        frames = tuple((Sight("object", "dog", 0.9, (0.1, 0.1, 0.2, 0.2)),) if k else () for k in clip.frames)
+        return SeenFeatures(frames, torch.from_numpy(clip.frame_times_s), 1.0)
+
+    watcher = look.Watcher(type("Seeing", (), {"see": staticmethod(seen)})())
+    found = []
+    for n, pattern in enumerate(([0, 0, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0])):
+        clip = Clip(INFO, (4.0 * n, 4.0 * n + 4), np.array(pattern), np.arange(4) + 0.5, None)
+        found += watcher.see(clip, last=n == 2)
+    assert [(each.text, each.start_s, each.end_s) for each in found] == [("dog", 2.0, 9.0)]
+
+
+@pytest.mark.slow
+def test_picture_and_sound_are_observed_together():
+    found = list(observe(MEDIA / "photos.mp4"))
+    assert {each.kind for each in found} >= {"object"}
+    assert all(0 <= each.start_s <= each.end_s <= 60 for each in found)
+    silent = list(observe(MEDIA / "silent.mp4"))
+    assert not [each for each in silent if each.kind in ("word", "sound", "silent")]
+
+
 def test_a_file_without_sound_is_refused():
     with pytest.raises(MediaError, match=r"silent\.mp4: has no sound"):
-        list(listen.pieces(MEDIA / "silent.mp4", listen.sampling_sound(None)))
+        list(observe(MEDIA / "silent.mp4", picture=False))

@@ -1,6 +1,6 @@
 """What is said and heard in a sound track of any length, as observations.
 
-The sound is read in pieces of PIECE_S. YAMNet hears it first. Whisper then listens only where somebody speaks, in
+The sound is read piece by piece. YAMNet hears it first. Whisper then listens only where somebody speaks, in
 windows of at most 30 s that are cut where it is quiet, so that no word is cut in two and none is made up in silence
 or music.
 """
@@ -16,20 +16,14 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from epcli.errors import MediaError
-from epcli.media.ffmpeg import name
-from epcli.media.probe import probe
-from epcli.media.read import read
 from epcli.observe import sounds
 from epcli.observe.loudness import joined, normalise_loudness, silences
+from epcli.observe.pieces import SOUND_PIECE_S, Progress, pieces
 from epcli.observe.sounds import PATCH_HOP_S, Events
 from epcli.observe.whisper import Word, load_whisper, speech_windows
 from epcli.observe.yamnet import Yamnet, load_yamnet
-from epcli.records import SAMPLE_RATE, Clip, Observation, Sampling
+from epcli.records import SAMPLE_RATE, Observation, Sampling
 
-Progress = Callable[[float, float], None]  # seconds done, seconds in all
-
-PIECE_S = 300.0  # decoded at a time: 19 MB
 VOICE = 0.15  # probability of a voice from which on Whisper listens
 VOICE_MARGIN_S = 1.0  # listened to before and after a voice
 CUT_S = 10.0  # the last so many seconds of a piece, of which the quietest place is where it is cut
@@ -168,7 +162,8 @@ def listen(
             on_progress(done_s, of_s)
 
     listener = Listener(ears, heard)
-    for clip, last in pieces(path, sampling_sound(audio_track), start_s, end_s, read_so_far, on_warning):
+    read = pieces(path, sampling_sound(audio_track), SOUND_PIECE_S, start_s, end_s, read_so_far, on_warning)
+    for clip, last in read:
         samples = np.zeros(0, np.float32) if clip.samples is None else clip.samples
         if len(samples) or last:
             yield from listener.hear(samples, clip.range_s[0], last=last)
@@ -177,66 +172,6 @@ def listen(
 def sampling_sound(audio_track: int | None) -> Sampling:
     """The sound alone."""
     return Sampling(fps=1.0, max_frames=1, max_pixels=1024, multiple=1, video=False, audio_track=audio_track)
-
-
-def pieces(
-    path: Path,
-    sampling: Sampling,
-    start_s: float | None = None,
-    end_s: float | None = None,
-    on_progress: Progress | None = None,
-    on_warning: Callable[[str], None] | None = None,
-) -> Iterator[tuple[Clip, bool]]:
-    """A file in clips of PIECE_S one after another, and whether each is the last.
-
-    Progress is told at the beginning, and when the next clip is wanted. A piece in which nothing can be read
-    is left out with a warning.
-    Raises MediaError for a file in which that holds for all, or that lacks what is wanted.
-    """
-    info = probe(path)
-    if info.is_image and not sampling.video:
-        raise MediaError(f"{name(path)}: is a still picture, so it has no sound")
-    if not sampling.video and not info.has_audio:
-        raise MediaError(f"{name(path)}: has no sound")
-    begin = start_s or 0.0
-    end = info.duration_s if end_s is None else min(end_s, info.duration_s)
-    told: set[str] = set()
-    if on_progress is not None and end > begin:
-        on_progress(0.0, end - begin)
-
-    def warn(messages: tuple[str, ...]) -> None:
-        for message in messages:
-            if on_warning is not None and message not in told:
-                on_warning(message)
-            told.add(message)
-
-    if end - begin <= PIECE_S:  # at once: read() also judges impossible ranges
-        clip = read(path, sampling, start_s, end_s)
-        warn(clip.warnings)
-        yield clip, True
-        if on_progress is not None:
-            on_progress(clip.duration_s, clip.duration_s)
-        return
-    found = False
-    at = begin
-    problem: MediaError | None = None
-    while at < end:
-        until = end if end - at < 1.2 * PIECE_S else at + PIECE_S
-        try:
-            clip = read(path, sampling, at, until)
-        except MediaError as error:
-            problem = error
-            warn((str(error),))
-            clip = Clip(info, (at, until), None, None, None)
-        else:
-            found = True
-            warn(tuple(each for each in clip.warnings if "is silent" not in each))
-        if until >= end and not found and problem is not None:
-            raise problem
-        yield clip, until >= end
-        at = until
-        if on_progress is not None:
-            on_progress(at - begin, end - begin)
 
 
 def _cut(samples: np.ndarray) -> int:
