@@ -97,9 +97,10 @@ def observe_files(pipe: Any) -> None:
     try:
         from epcli.observe.listen import Ears
         from epcli.observe.minilm import MiniLM
+        from epcli.observe.picture import Eye
 
         texts = Texts(MiniLM().embed)
-        ears = Ears.load()
+        parts = {"ears": Ears.load(), "eye": Eye()}
         pipe.send(None)
     except Exception as error:
         pipe.send(Failure.of(error))
@@ -107,14 +108,14 @@ def observe_files(pipe: Any) -> None:
     while True:
         path: Path = pipe.recv()
         try:
-            pipe.send(_observe(path, texts, ears, pipe.send))
+            pipe.send(_observe(path, texts, parts, pipe.send))
         except MemoryError:
             pipe.send(Failure(f"{path.name}: out of memory", CapacityError.exit_code))
         except Exception as error:  # whatever it is, it is this file's trouble and not the next one's
             pipe.send(Failure.of(error))
 
 
-def _observe(path: Path, texts: Texts, ears: Any, tell: Callable[[_Progress], None]) -> Observed:
+def _observe(path: Path, texts: Texts, parts: dict[str, Any], tell: Callable[[_Progress], None]) -> Observed:
     from epcli import content
     from epcli.media.probe import check_file, probe
     from epcli.observe.look import observe
@@ -132,7 +133,7 @@ def _observe(path: Path, texts: Texts, ears: Any, tell: Callable[[_Progress], No
     try:
         digest = content.sha256(path)
         duration_s = probe(path).duration_s
-        seen = findings(observe(path, on_progress=progress, ears=ears))
+        seen = findings(observe(path, on_progress=progress, **parts))
         if content.stamp(path) != before:
             raise MediaError(f"{path.name}: was changed while it was read; run again when it is complete")
     except OSError as error:
