@@ -187,6 +187,16 @@ def test_settings_are_compared_on_the_same_questions():
     assert results.compared([]) is None
 
 
+def test_blind_questions_make_no_column():
+    rows = [
+        row(1, True, "none"),
+        row(1, True, "cs2@0.05"),
+        row(1, False, "blind") | {"selector": "uniform", "keep": 0.2},
+    ]
+    outcome = results.SweepResult.of(rows)
+    assert (outcome.selectors(), outcome.keeps()) == (["cs2"], [0.05])
+
+
 def test_one_file_with_many_questions_is_one_draw():
     def width(clusters: int) -> float:
         files = [str(i % clusters) for i in range(200)]

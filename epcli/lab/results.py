@@ -70,12 +70,15 @@ class SweepResult:
         return [(row, b[key]) for key, row in a.items() if key in b]
 
     def selectors(self) -> list[str]:
-        there = {row["selector"] for rows in self.by_setting.values() for row in rows.values()} - {FULL}
+        there = {row["selector"] for row in self._sighted()} - {FULL}
         return [s for s in ORDER if s in there]
 
     def keeps(self) -> list[float]:
-        rows = (r for rows in self.by_setting.values() for r in rows.values())
-        return sorted({r["keep"] for r in rows if r["keep"] and r["selector"] in ORDER}, reverse=True)
+        return sorted({r["keep"] for r in self._sighted() if r["keep"] and r["selector"] in ORDER}, reverse=True)
+
+    def _sighted(self) -> list[Row]:
+        """The rows of questions about their own file."""
+        return [row for name, rows in self.by_setting.items() if name != BLIND for row in rows.values()]
 
 
 def compared(pairs: Sequence[tuple[Row, Row]], seed: int = 0) -> dict[str, Any] | None:
