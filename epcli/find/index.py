@@ -66,8 +66,9 @@ CREATE TABLE names (
   id INTEGER PRIMARY KEY,
   how TEXT NOT NULL,
   text TEXT NOT NULL,
-  also TEXT NOT NULL,         -- its plural
+  head TEXT NOT NULL,         -- its last word, and that of its plural: engines, of a fire engine
   kinds TEXT NOT NULL,        -- what it is a kind of: vehicle, of a bus
+  kind_heads TEXT NOT NULL,   -- their last words
   value BLOB NOT NULL,        -- its meaning
   UNIQUE (how, text)
 );
@@ -87,7 +88,7 @@ CREATE TABLE holds (
 CREATE INDEX holds_file ON holds (file);
 CREATE VIRTUAL TABLE line_search USING fts5 (text, content = 'lines', content_rowid = 'id', tokenize = '{STEMS}');
 CREATE VIRTUAL TABLE name_search USING fts5 (
-  text, also, kinds, content = 'names', content_rowid = 'id', tokenize = '{STEMS}'
+  text, head, kinds, kind_heads, content = 'names', content_rowid = 'id', tokenize = '{STEMS}'
 );
 CREATE TRIGGER line_added AFTER INSERT ON lines BEGIN
   INSERT INTO line_search (rowid, text) VALUES (new.id, new.text);
@@ -96,7 +97,8 @@ CREATE TRIGGER line_dropped AFTER DELETE ON lines BEGIN
   INSERT INTO line_search (line_search, rowid, text) VALUES ('delete', old.id, old.text);
 END;
 CREATE TRIGGER name_added AFTER INSERT ON names BEGIN
-  INSERT INTO name_search (rowid, text, also, kinds) VALUES (new.id, new.text, new.also, new.kinds);
+  INSERT INTO name_search (rowid, text, head, kinds, kind_heads)
+    VALUES (new.id, new.text, new.head, new.kinds, new.kind_heads);
 END;
 """
 
@@ -142,8 +144,8 @@ class Name:
 
     how: str
     text: str
-    also: str = ""  # its plural
-    kinds: str = ""  # what it is a kind of, separated by commas
+    plural: str = ""
+    kinds: tuple[str, ...] = ()  # what it is a kind of
 
 
 @dataclass(frozen=True)
@@ -312,8 +314,11 @@ class Index:
             self._drop_rows(file)
             for name, vector in zip(observed.names, observed.name_vectors, strict=True):
                 self.base.execute(
-                    "INSERT OR IGNORE INTO names (how, text, also, kinds, value) VALUES (?, ?, ?, ?, ?)",
-                    (name.how, name.text, name.also, name.kinds, small(vector)),
+                    "INSERT OR IGNORE INTO names (how, text, head, kinds, kind_heads, value) VALUES (?, ?, ?, ?, ?, ?)",
+                    (
+                        *(name.how, name.text, f"{_head(name.text)} {_head(name.plural)}"),
+                        *(", ".join(name.kinds), " ".join(map(_head, name.kinds)), small(vector)),
+                    ),
                 )
             self._put_lines(file, observed)
             self._put_sightings(file, observed)
@@ -446,6 +451,10 @@ class Index:
         self.base.execute("DELETE FROM vectors WHERE line IN (SELECT id FROM lines WHERE file = ?)", (file,))
         for table in ("codes", "lines", "sightings", "holds"):
             self.base.execute(f"DELETE FROM {table} WHERE file = ?", (file,))
+
+
+def _head(name: str) -> str:
+    return name.rpartition(" ")[2]
 
 
 def within(places: Sequence[Path]) -> tuple[str, list[bytes]]:

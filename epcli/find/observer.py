@@ -13,7 +13,7 @@ from epcli.batch.child import Child, Died, Overdue
 from epcli.batch.work import Failure
 from epcli.errors import CapacityError, EpError, MediaError, WeightsError
 from epcli.find.index import Name, Observed
-from epcli.find.passages import HEARD, SEEN, Findings, findings
+from epcli.find.passages import SEEN, Findings, findings
 
 TELL_S = 0.25  # progress is told no more often
 
@@ -174,6 +174,5 @@ def _name(how: str, text: str) -> Name:
     from epcli.observe import names, sounds
 
     if how == SEEN:
-        also = names.plural(text) if text in names.all_names() else ""
-        return Name(how, text, also, ", ".join(names.kinds(text)))
-    return Name(how, text, "", ", ".join(sounds.broader(text))) if how == HEARD else Name(how, text)
+        return Name(how, text, names.plural(text) if text in names.all_names() else "", names.kinds(text))
+    return Name(how, text, kinds=sounds.broader(text))

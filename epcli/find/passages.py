@@ -15,6 +15,7 @@ _HOW = {"word": SAID, "sound": HEARD, "object": SEEN, "scene": SEEN, "text": REA
 LONGEST_LINE_S = 10.0
 PAUSE_S = 1.2  # a longer one ends a line
 FEWEST_WORDS = 4  # a shorter sentence shares a line with the next
+LEAST_SURE = 0.05  # confidence
 SAME_S = 3.0  # a sight or sound that is back within this time has not been away
 SENTENCE_ENDS = (".", "?", "!", "。", "？", "！", "…")
 
@@ -57,7 +58,7 @@ def findings(observations: Iterable[Observation]) -> Findings:
     words, texts, names = [], [], []
     for each in sorted(observations, key=lambda observation: (observation.start_s, observation.end_s)):
         how, text = _HOW.get(each.kind), " ".join(well_formed(each.text).replace("\0", "").split())
-        if how is None or not text:
+        if how is None or not text or each.confidence < LEAST_SURE:
             continue
         clean = replace(  # plain numbers, which SQLite takes
             each,

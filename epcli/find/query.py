@@ -94,8 +94,9 @@ def parse(text: str) -> Query:
         hinted.add(READ)  # "the EXIT sign": people write what is written as it is written
     terms = [Term(" ".join(_WORD.findall(each))) for each in quoted if _WORD.search(each)]
     terms += [_term(word) for word in words if word.casefold() not in _STOP and word.casefold() not in _ONLY]
-    if all(term.weight < 1 for term in terms):  # "sound", "what is said": then these words are what is meant
-        terms = [Term(word) for word in words if word.casefold() not in _STOP] or [Term(word) for word in words]
+    if all(term.weight < 1 for term in terms):  # "sound", "somebody speaking": then these words are what is meant
+        terms = [_meant(word) for word in words if word.casefold() not in _STOP] or [Term(word) for word in words]
+        hinted = set()
     if not terms:
         raise UsageError(f"{text!r}: there is no word in the query")
     hints = {how: UNHINTED if hinted and how not in hinted else 1.0 for how in (SAID, HEARD, SEEN, READ)}
@@ -106,6 +107,11 @@ def parse(text: str) -> Query:
 def _term(word: str) -> Term:
     folded = word.casefold()
     return Term(word, WEAK if folded in _ALSO else 1.0, ("person",) if folded in _PEOPLE else ())
+
+
+def _meant(word: str) -> Term:
+    """A word that only hints, where nothing else is looked for: speech itself, then."""
+    return Term(word, also=("speech",) if _ONLY.get(word.casefold()) == SAID else ())
 
 
 def _meaning(text: str, words: list[str], quoted: list[str]) -> str:

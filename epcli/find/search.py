@@ -31,8 +31,9 @@ FILES = 200  # most that are looked at closely
 ANCHORS = 150  # most moments of one file that are compared
 BY_KIND = 0.9  # what a match with what a name is a kind of counts
 BY_WIDER = 0.8  # what a match with a broader word for a term counts
+PARTLY = 0.45  # of a match with a word of a name that is not its last: "fire" of "fire engine"
 BY_MEANING = 0.9  # what the closest meaning counts
-NAME_COSINES = (0.66, 0.86)  # of a term and a name: from no match to a full one
+NAME_COSINES = (0.63, 0.83)  # of a term and a name: from no match to a full one
 LINE_COSINES = (0.22, 0.47)  # of a query and a line of FEWEST_WORDS
 FEWEST_WORDS = 3  # a line of fewer is compared as a name is
 WHOLE_COSINES = (0.20, 0.60)  # of a query and all that matches in a moment
@@ -186,11 +187,14 @@ class Search:
         place = {row[0]: number for number, row in enumerate(rows)}
         known = vectors([row[2] for row in rows])
         matches = ramp(known @ meanings.T, NAME_COSINES) * BY_MEANING  # (N, T)
+        whole, part = np.zeros_like(matches), np.zeros_like(matches)
         for number, term in enumerate(terms):
-            for words, column, worth in _wordings(term):
-                for name in self._names_with(f"{{{column}}} : {words}"):
+            for into, words, column, worth in _wordings(term, whole, part):
+                for name in self._names_with(f"{column} : {words}"):
                     if name in place:
-                        matches[place[name], number] = max(matches[place[name], number], worth)
+                        into[place[name], number] = max(into[place[name], number], worth)
+        alone = whole.max(1, keepdims=True) < BY_WIDER  # "fire" alone is no fire engine; with "engine" it is
+        matches = np.maximum(matches, np.maximum(whole, np.where(alone, PARTLY * part, part)))
         matches *= np.array([hints[row[1]] for row in rows])[:, None]
         found.names = {row[0]: match for row, match in zip(rows, matches, strict=True) if match.max() > 0.2}
         found.name_meanings = {name: known[place[name]] for name in found.names}
@@ -368,12 +372,14 @@ def ramp(cosines: Any, limits: tuple[float, float]) -> np.ndarray:
     return shares
 
 
-def _wordings(term: Term) -> Iterator[tuple[str, str, float]]:
-    """How a term may stand in a name or its kinds: as FTS5 takes it, in which columns, and what that counts."""
-    yield term.fts, "text also", 1.0
-    yield term.fts, "kinds", BY_KIND
+def _wordings(term: Term, whole: np.ndarray, part: np.ndarray) -> Iterator[tuple[np.ndarray, str, str, float]]:
+    """How a term may stand in a name: what it is a match of, as FTS5 takes it, in which column, and what it counts."""
+    yield whole, term.fts, "head", 1.0
+    yield part, term.fts, "text", 1.0
+    yield whole, term.fts, "kind_heads", BY_KIND
+    yield part, term.fts, "kinds", BY_KIND
     for wider in term.also:
-        yield Term(wider).fts, "text also", BY_WIDER
+        yield whole, Term(wider).fts, "head", BY_WIDER
 
 
 def _raise(files: dict[int, np.ndarray], file: int, match: np.ndarray) -> None:
