@@ -20,9 +20,9 @@ from epcli.find.query import UNHINTED, WEAK, parse
         ("people on bicycles", ["people", "bicycles"], ""),
         ("don't worry", ["don't", "worry"], ""),  # no quotation
         ("where do you hear a violin?", ["violin"], "heard"),
-        ("what does it say", ["say"], "said"),  # nothing else is left to look for
+        ("what does it say", ["say"], ""),  # nothing else is left to look for, so it is no hint
         ("the who", ["the", "who"], ""),
-        ("sound", ["sound"], "heard"),
+        ("sound", ["sound"], ""),
         ("“gefährliche Straße” вокзал 駅", ["gefährliche Straße", "вокзал", "駅"], ""),
     ],
 )

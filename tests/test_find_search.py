@@ -51,6 +51,19 @@ def test_the_right_clips_are_found(index: Index, query: str, expected: list[str]
     assert found[:1] == expected[:1]
 
 
+def test_the_last_word_of_a_name_is_what_it_is(index: Index) -> None:
+    index.put(Path("/f/engine.mp4"), observed([thing("fire engine", 0, 5)]))
+    search = Search(index, by_words)
+    assert names(search.find("engines")) == names(search.find("fire engine")) == ["engine.mp4"]
+    assert search.find("fire") == []
+    assert "engine.mp4" in names(search.find("vehicles"))
+
+
+def test_speech_itself_can_be_found(index: Index) -> None:
+    index.put(Path("/f/talk.mp4"), observed([sound("speech", 0, 5)]))
+    assert names(Search(index, by_words).find("somebody speaking")) == ["talk.mp4"]
+
+
 def test_a_moment_is_where_its_terms_meet(index: Index) -> None:
     (hit,) = Search(index, by_words).find("a dog barking")
     assert (hit.start_s, hit.end_s) == (42, 47)
