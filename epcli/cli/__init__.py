@@ -32,6 +32,7 @@ from epcli.cli import (
     models,
     plan,
     profiles,
+    summary,
     train,
     transcript,
 )
@@ -145,6 +146,16 @@ app.command(
   ep transcript *.mp4 --vtt --out subtitles/
   ep transcript vortrag.mkv --speech base --language de --start 12:30""",
 )(transcript.transcript)
+app.command(
+    cls=Command,
+    epilog="""Examples:
+
+\b
+  ep summary lecture.mp4
+  ep summary lecture.mp4 --chapters youtube
+  ep summary film.mkv --chapters ffmetadata > chapters.txt
+  ep summary lecture.mp4 --json | jq -r '.chapters[].title'""",
+)(summary.summary)
 app.command(
     cls=Command,
     epilog="""Examples:

@@ -58,6 +58,18 @@ StartFlag = Annotated[
     str | None, option("Begin at this time: 90, 1:30 or 0:01:30.", "TIME", LOOK, show_default="the beginning")
 ]
 EndFlag = Annotated[str | None, option("Stop at this time: 90, 1:30 or 0:01:30.", "TIME", LOOK, show_default="the end")]
+LanguageFlag = Annotated[
+    str | None, option("Language that is spoken, as a code: en, de, zh.", "CODE", LOOK, show_default="found out")
+]
+SpeechFlag = Annotated[
+    str,
+    option(
+        "What hears the words: tiny.en (English), base (99 languages, 150 MB), a folder with a Whisper checkpoint, "
+        "or its name on the Hugging Face Hub.",
+        "NAME|PATH",
+        LOOK,
+    ),
+]
 _ProfileFlag = Annotated[
     str | None,
     option(

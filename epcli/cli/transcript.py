@@ -12,10 +12,11 @@ import typer
 
 from epcli import streams
 from epcli.cli.options import (
-    LOOK,
     OUTPUT,
     DebugFlag,
     EndFlag,
+    LanguageFlag,
+    SpeechFlag,
     StartFlag,
     option,
     path_argument,
@@ -97,19 +98,8 @@ def transcript(
     start: StartFlag = None,
     end: EndFlag = None,
     resolved: Resolved,
-    language: Annotated[
-        str | None,
-        option("Language that is spoken, as a code: en, de, zh.", "CODE", LOOK, show_default="found out"),
-    ] = None,
-    speech: Annotated[
-        str,
-        option(
-            "What hears the words: tiny.en (English), base (99 languages, 150 MB), a folder with a Whisper checkpoint, "
-            "or its name on the Hugging Face Hub.",
-            "NAME|PATH",
-            LOOK,
-        ),
-    ] = "tiny.en",
+    language: LanguageFlag = None,
+    speech: SpeechFlag = "tiny.en",
     form: Form,
     quiet: Annotated[bool, option("Show no progress and no warnings.", "", OUTPUT, "--quiet", "-q")] = False,
     debug: DebugFlag = False,
