@@ -111,6 +111,7 @@ def update(work: Build, *, quiet: bool = False, watch: bool = False) -> None:
         work.prepare()
         if not work.waiting:
             return
+        screen.begin()
     with screen.shown():
         work.run(wait or (lambda: False))
 
@@ -139,7 +140,7 @@ class _Screen:
     """On a terminal a line that moves, and everywhere a line for each failure, on standard error."""
 
     def __init__(self, work: Build, quiet: bool) -> None:
-        self._work = work
+        self._work, self._quiet = work, quiet
         self._moves = redraws() and not quiet
         self._bar: Any = None
         self._row: Any = None
@@ -164,6 +165,11 @@ class _Screen:
                 yield
             finally:
                 self._bar = None
+
+    def begin(self) -> None:
+        """Where no line moves, one tells why this takes a while."""
+        if not self._quiet and not self._moves:
+            print(f"ep: indexing {_files(self._work.waiting)}", file=sys.stderr, flush=True)
 
     def progress(self, path: Path, done_s: float, total_s: float) -> None:
         """How far a file is."""
