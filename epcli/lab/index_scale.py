@@ -3,7 +3,7 @@
     python -m epcli.lab.index_scale FILE.sqlite [HOURS]
 
 Each hour has 600 lines of 15 words, drawn as words are (Zipf), and 900 sightings of 60 of the names that the parts
-know. The vectors of the lines are scattered around those of real texts. An index that is there already is only searched.
+know. The vectors of the lines lie around those of real texts. An index that is there already is only searched.
 """
 
 from __future__ import annotations
