@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from epcli.config import Profile
+from epcli.errors import MediaError
 from epcli.media import ffmpeg
 from epcli.observe.chapters import Chapter, chapters, segments
 from epcli.records import MediaInfo, Observation
 from epcli.report.summary import to_ffmetadata, to_json, to_text, to_youtube
-from epcli.session.summary import Part, Summary, listed
+from epcli.session.summary import Part, Summary, listed, summarise
 
 MEDIA = Path(__file__).parents[1] / "docs" / "media"
 BREAD = "Bread begins with flour. The dough needs a warm oven. Knead the dough and salt the bread. " * 5
@@ -124,6 +126,14 @@ def test_text_and_json_tell_the_same_and_cannot_steer_a_terminal():
     assert found["chapters"][0]["sentence"] == listed(PLAIN)
     assert found["chapters"][0]["key_words"] == ["bread", "dough"]
     assert found["model"] is None
+
+
+def test_a_still_picture_has_no_chapters(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (64, 64)).save(tmp_path / "x.png")
+    with pytest.raises(MediaError, match=r"x\.png: is a still picture"):
+        summarise(tmp_path / "x.png", Profile())
 
 
 @pytest.mark.slow

@@ -195,7 +195,7 @@ def test_places_are_refused_before_the_work(tmp_path):
 
 def ep(*words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "epcli", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=300)
 
 
 @pytest.mark.slow
@@ -210,6 +210,9 @@ def test_a_newcomer_gets_subtitles():
 def test_a_file_without_sound_is_one_line_and_does_not_stop_the_others(tmp_path):
     done = ep("transcript", MEDIA / "silent.mp4")
     assert (done.returncode, done.stdout, done.stderr) == (4, "", "ep: error: silent.mp4: has no sound\n")
+    done = ep("transcript", MEDIA / "silent.mp4", MEDIA / "speech.mp4", "-q")
+    assert done.returncode == 3
+    assert done.stdout.startswith(f"{MEDIA / 'speech.mp4'}:\n0:00  Please check the number")
     done = ep("transcript", MEDIA / "silent.mp4", MEDIA / "speech.mp4", MEDIA / "farm.mp4", "--json", "--out", tmp_path)
     assert done.returncode == 3
     assert "farm.mp4: no speech was understood" in done.stderr

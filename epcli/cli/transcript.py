@@ -173,13 +173,14 @@ class Work:
         counted = _Counted(self._words(path))
         pieces = FORMATS[self.ending](counted, about)
         if place is None:
-            if self.files > 1 and self.ending == "txt":
-                print(f"{one_line(str(path))}:")
-            for piece in pieces:
+            titled = self.files > 1 and self.ending == "txt"
+            for number, piece in enumerate(pieces):
                 self.status.clear()
+                if titled and number == 0:
+                    print(f"{one_line(str(path))}:")
                 sys.stdout.write(piece)
                 sys.stdout.flush()
-            if self.files > 1 and self.ending == "txt":
+            if titled and counted.count:
                 print()
         else:
             with whole(place) as partial, partial.open("w", encoding="utf-8") as file:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from epcli.config import Profile
-from epcli.errors import CapacityError
+from epcli.errors import CapacityError, MediaError
+from epcli.media.ffmpeg import name
 from epcli.media.probe import probe
 from epcli.models import catalog
 from epcli.observe.chapters import Chapter, chapters
@@ -57,6 +58,8 @@ def summarise(
     """
     tell = on_stage or (lambda stage: None)
     info = probe(media)
+    if info.is_image:
+        raise MediaError(f"{name(media)}: is a still picture, which has no chapters; try `ep ask`")
     warnings: list[str] = []
     found = list(
         observe(
