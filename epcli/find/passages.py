@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from epcli.observe.phrases import LINE_PAUSE_S, ends_sentence, join_words
 from epcli.records import Observation
 from epcli.text import well_formed
 
@@ -13,11 +14,9 @@ HOWS = (SAID, HEARD, SEEN, READ)
 
 _HOW = {"word": SAID, "sound": HEARD, "object": SEEN, "scene": SEEN, "text": READ}  # the other kinds have no name
 LONGEST_LINE_S = 10.0
-PAUSE_S = 1.2  # a longer one ends a line
 FEWEST_WORDS = 4  # a shorter sentence shares a line with the next
 LEAST_SURE = 0.05  # confidence
 SAME_S = 3.0  # a sight or sound that is back within this time has not been away
-SENTENCE_ENDS = (".", "?", "!", "。", "？", "！", "…")
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,9 @@ def _speech(words: Iterable[Observation]) -> Iterator[Line]:
     line: list[Observation] = []
     for word in words:
         if line:
-            ended = line[-1].text.endswith(SENTENCE_ENDS) and len(line) >= FEWEST_WORDS
+            ended = ends_sentence(line[-1].text) and len(line) >= FEWEST_WORDS
             too_long = word.end_s - line[0].start_s > LONGEST_LINE_S
-            if ended or too_long or word.start_s - line[-1].end_s > PAUSE_S:
+            if ended or too_long or word.start_s - line[-1].end_s > LINE_PAUSE_S:
                 yield _joined(line)
                 line = []
         line.append(word)
@@ -101,7 +100,7 @@ def _speech(words: Iterable[Observation]) -> Iterator[Line]:
 def _joined(words: list[Observation]) -> Line:
     confidence = sum(word.confidence for word in words) / len(words)
     end_s = max(word.end_s for word in words)
-    return Line(SAID, " ".join(word.text for word in words), words[0].start_s, end_s, confidence)
+    return Line(SAID, join_words(word.text for word in words), words[0].start_s, end_s, confidence)
 
 
 def _merged_texts(texts: Iterable[Line]) -> list[Line]:

@@ -13,6 +13,7 @@ from epcli.text import as_question, parse_time
 
 if TYPE_CHECKING:
     from epcli.find.search import Embed
+    from epcli.observe.listen import Ears
     from epcli.session.session import Session
 
 MOST_MOMENTS = 100
@@ -26,6 +27,7 @@ class Tools:
         self._allowed, self._profile, self._index = allowed, profile, index
         self._session: Session | None = None
         self._embed: Embed | None = None
+        self._ears: Ears | None = None
 
     def ask(self, file: str, question: str, start: str | None, end: str | None, tell: Tell) -> dict[str, Any]:
         """The answer to a question about a file, and the moments that carried it."""
@@ -86,24 +88,28 @@ class Tools:
 
     def transcript(self, file: str, start: str | None, end: str | None, tell: Tell) -> dict[str, Any]:
         """What is said in a file, line by line."""
-        from epcli.find.passages import SAID, findings
+        from epcli.observe.listen import Ears
         from epcli.observe.look import observe
+        from epcli.observe.phrases import lines
 
         media, (start_s, end_s) = self._allowed.file(file), _range(start, end)
         warnings: list[str] = []
-        spoken = observe(
+        if self._ears is None:
+            self._ears = Ears.load()
+        heard = observe(
             media,
             picture=False,
+            ears=self._ears,
             start_s=start_s,
             end_s=end_s,
             on_progress=lambda done_s, total_s: tell(done_s, total_s, "listening"),
             on_warning=warnings.append,
         )
-        lines = [line for line in findings(spoken).lines if line.how == SAID]
+        said = list(lines(each for each in heard if each.kind == "word"))
         return {
-            "text": "\n".join(line.text for line in lines),
+            "text": "\n".join(line.text for line in said),
             "lines": [
-                {"start_s": round(line.start_s, 2), "end_s": round(line.end_s, 2), "text": line.text} for line in lines
+                {"start_s": round(line.start_s, 2), "end_s": round(line.end_s, 2), "text": line.text} for line in said
             ],
             "warnings": warnings,
         }
