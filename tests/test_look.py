@@ -190,10 +190,11 @@ def smol(tmp_path: Path) -> Profile:
 
 
 @pytest.mark.slow
-def test_ep_smol_runs_each_tower_once_and_on_a_hit_none(smol: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
-    """speech.mp4: its still picture, and every sample of its sound, goes through each tower exactly once."""
-    from epcli.models.smol.model import Towers
+def test_ep_smol_runs_each_part_once_and_on_a_hit_none(smol: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """speech.mp4: its still picture, and every sample of its sound, goes through each part exactly once."""
+    from epcli.models.smol.ear import Ear
     from epcli.observe.efficientnet_lite import EfficientNetLite0
+    from epcli.observe.picture import Eye
     from epcli.observe.whisper import Whisper
     from epcli.observe.yamnet import Yamnet
 
@@ -208,11 +209,13 @@ def test_ep_smol_runs_each_tower_once_and_on_a_hit_none(smol: Profile, monkeypat
 
         monkeypatch.setattr(owner, method, call)
 
-    counting(EfficientNetLite0, "forward", len)
+    counting(EfficientNetLite0, "class_logits", len)
+    counting(Eye, "see", lambda clip: 1)
     counting(Yamnet, "forward", lambda samples: samples.shape[-1])
     counting(Whisper, "_encode", len)
     counting(Whisper, "words", lambda windows: 1)
-    counting(Towers, "__init__", lambda *args: 1)
+    counting(Eye, "__init__", lambda *args: 1)
+    counting(Ear, "__init__", lambda *args: 1)
 
     media = MEDIA / "speech.mp4"
     session = Session(smol)
@@ -224,16 +227,18 @@ def test_ep_smol_runs_each_tower_once_and_on_a_hit_none(smol: Profile, monkeypat
     samples = looked.decode().samples
     assert samples is not None
     assert seen == {
-        "EfficientNetLite0.forward": 1,
+        "Eye.see": 1,
+        "EfficientNetLite0.class_logits": 1,
         "Yamnet.forward": len(samples),
         "Whisper._encode": len(samples),
         "Whisper.words": 1,
-        "Towers.__init__": 1,
+        "Eye.__init__": 1,
+        "Ear.__init__": 1,
     }
     before = Counter(seen)
     session = Session(smol)
     again = session.ask(session.look(media), "What is said?")
-    assert seen == before  # the towers were not even loaded
+    assert seen == before  # eye and ear were not even loaded
     assert (again.cache.features, again.answer) == ("hit", first.answer)
 
 

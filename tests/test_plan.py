@@ -137,7 +137,7 @@ def test_an_adapter_of_ep_smol_with_a_sieve_is_planned_with_it(clip, tmp_path):
     refiner = {"depth": 3, "rank": 4, "gain": 0.2, "scale": 1.0}
     path = tmp_path / "adapter.safetensors"
     for tensors, selector, depth in (({}, "none", 0), ({"scorer.ln.weight": torch.ones(2)}, "cs2", 3)):
-        about = {"epcli": json.dumps({"seen": [], "refiner": refiner})}
+        about = {"epcli": json.dumps({"heard": [], "refiner": refiner})}
         save_file({"audio.weight": torch.ones(2), **tensors}, path, about)
         made = planning.plan(clip, Profile(model=str(path), device="cpu", dtype="fp32"))
         assert made.selector == selector

@@ -7,10 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from epcli.observe import scenes
-from epcli.observe.efficientnet_lite import EfficientNetLite0, load_class_names
+from epcli.observe.efficientnet_lite import load_class_names
 
 PHOTOS = Path(__file__).parent / "data" / "photos"
 LABELS = load_class_names()
@@ -77,14 +76,6 @@ def test_shares_add_up_what_is_a_kind() -> None:
     assert scenes.share(p, "car") == pytest.approx(0, abs=1e-3)
     assert scenes.share(p, "giraffe") == 0
     assert scenes.fine_name(p) == ("golden retriever", pytest.approx(0.5))
-
-
-def test_logits_without_the_early_layers_are_those_with_them() -> None:
-    torch.manual_seed(0)
-    model = EfficientNetLite0().eval()
-    frames = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
-    with torch.inference_mode():
-        torch.testing.assert_close(model.class_logits(frames), model.classify(model(frames)), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow

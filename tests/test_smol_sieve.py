@@ -14,22 +14,26 @@ from safetensors.torch import save_file
 
 from epcli.errors import WeightsError
 from epcli.models.smol.adapter_file import ADAPTER
+from epcli.models.smol.ear import AUDIO_WIDTH
 from epcli.models.smol.learner import smol_items, smol_learner
-from epcli.models.smol.model import AUDIO_WIDTH, VIDEO_WIDTH, EpSmol, media_layout, prompt_ids
+from epcli.models.smol.model import EpSmol, media_layout, prompt_ids
 from epcli.questions.record import Evidence
-from epcli.records import AudioFeatures, Features, Modality, VideoFeatures
+from epcli.records import AudioFeatures, Features, Modality, SeenFeatures, Sight
 from epcli.session.device import cpu_dtype
 from epcli.train.recipe import TrainedParts
 from epcli.train.sieve_trainer import read_item
 
 MEDIA = Path(__file__).parents[1] / "docs" / "media"
 CPU = torch.device("cpu")
+THINGS = ("person", "dog", "traffic light", "horse")
 pytestmark = pytest.mark.slow
 
 
 def some_features() -> Features:
     torch.manual_seed(0)
-    video = VideoFeatures(torch.randn(3, 4, 4, VIDEO_WIDTH).relu().half(), torch.arange(3.0).double(), 1.0)
+    things = tuple(Sight("object", name, 0.6, (0.2 * i, 0.2, 0.2 * i + 0.3, 0.8)) for i, name in enumerate(THINGS))
+    frames = (things, (*things, Sight("text", "EXIT ONLY", 0.9, (0.1, 0.1, 0.4, 0.2))), (Sight("cut", "", 1.0),))
+    video = SeenFeatures(frames, torch.arange(3.0).double() + 0.5, 1.0)
     return Features(3.0, video, AudioFeatures(torch.randn(25, AUDIO_WIDTH).relu().half(), 0.12))
 
 
@@ -48,7 +52,9 @@ def trained(tmp_path_factory):
             parameter.copy_(parameter.bfloat16())
     model = learner.model
     start = len(prompt_ids(model.tokenizer, "", None)[0])
-    media = media_layout(model.adapter, model.decoder.get_input_embeddings().weight, some_features(), start)
+    media = media_layout(
+        model.adapter, model.decoder.get_input_embeddings().weight, model.tokenizer, some_features(), start
+    )
     asked = [("what", "What plays?", "A violin.", [Evidence(Modality.AUDIO, 1, 2)])]
     (item,) = smol_items(model, media, asked)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=model.dtype == torch.bfloat16):
@@ -81,8 +87,8 @@ def test_relevant_tokens_are_those_of_the_named_second(trained):
 
 def test_training_leaves_the_heads_as_they_were_fitted():
     named = smol_learner(ADAPTER, TrainedParts(refiner_rank=4)).groups["adapter"]
-    assert {"video.names", "audio.names", "video.correct.0.weight", "tint_names"} <= named.keys()
-    assert not [name for name in named if name.startswith(("video.head", "audio.head", "tint."))]
+    assert {"sights.kinds", "sights.counts", "sounds.names", "sounds.place.weight", "seconds"} <= named.keys()
+    assert not [name for name in named if name.startswith("sounds.head")]
 
 
 def test_training_goes_on_from_a_file_with_a_sieve(trained):

@@ -38,13 +38,6 @@ class Masked(Refiner):
         return mask.masked_fill(~sees, torch.finfo(embeds.dtype).min)[None, None]
 
 
-class Choosing(Sieve):
-    """A sieve that drops tokens and changes none."""
-
-    def refine_and_score(self, embeds: Tensor, positions: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        return embeds, super().refine_and_score(embeds, positions, keys)[1]
-
-
 def ablated(sieve: Sieve, what: str, modality: Tensor) -> Sieve:
     """`sieve` with one of ABLATIONS, for one row whose tokens' `modality` is (L,); the weights are shared, not copied.
 
@@ -57,7 +50,7 @@ def ablated(sieve: Sieve, what: str, modality: Tensor) -> Sieve:
     if what == "three-axes":
         return Sieve(sieve.refiner, sieve.scorer, three_axes(rope)).eval()
     if what == "plain-states":
-        return Choosing(sieve.refiner, sieve.scorer, rope).eval()
+        return Sieve(sieve.refiner, sieve.scorer, rope, reads_refined=False).eval()
     if kind == "depth" and depth.isdigit() and 0 < int(depth) < len(layers):
         return Sieve(Refiner(layers[: int(depth)], config), sieve.scorer, rope).eval()
     sees = {

@@ -1,108 +1,100 @@
 """The sample clips of docs/media: `python -m epcli.lab.clips LIBRARY docs/media`.
 
-Scripts written by hand, pictures and sounds from the source library, photographs from tests/data/photos;
+Written by hand: sounds of the source library, letters of an emoji font as pictures, photographs from tests/data/photos;
 docs/media/README.md says whose they are.
 """
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from PIL import Image, ImageDraw, ImageFont
 
-from epcli.lab.film import write_film
 from epcli.lab.footage import Camera, Caption, Cue, Footage, Shot, write_footage
-from epcli.lab.scenes import Heard, Library, Script, Seen, Thing, View
+from epcli.lab.scenes import Library
 from epcli.lab.sources import fetch
 
 SIZE = (640, 360)
 PHOTOS = Path(__file__).parents[2] / "tests" / "data" / "photos"
+PACKAGES = ("gcompris", "ovos", "dejavu", "noto")
+EMOJI_PX = 109  # the only size in which Noto Color Emoji holds its bitmaps
+EMOJI = {
+    "piano": "\U0001f3b9", "violin": "\U0001f3bb", "dog": "\U0001f415", "cow": "\U0001f404", "tree": "\U0001f333",
+    "cat": "\U0001f408", "telephone": "\U0000260e", "car": "\U0001f697", "elephant": "\U0001f418",
+}  # fmt: skip
+PLACES = {"left": 0.25, "middle": 0.5, "right": 0.75}  # of an emoji's centre, as a share of the width
+COLOURS = {
+    "blue": (50, 85, 205), "green": (50, 155, 70), "white": (244, 244, 244), "yellow": (235, 210, 60),
+    "purple": (130, 60, 165),
+}  # fmt: skip
+TOLD = "please check the number and dial again"
 
 
-class _Shelf:
-    """Pictures and sounds by name, with a file each that is chosen for good."""
+class _Drawer:
+    """Draws pictures into a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.lib = Library(folder, "train")
-        self.things = {t.name: t for t in self.lib.things}
+    def __init__(self, font: Path, folder: Path) -> None:
+        self.font = ImageFont.truetype(str(font), EMOJI_PX, layout_engine=ImageFont.Layout.BASIC)
+        self.folder = folder
 
-    def seen(self, name: str, place: str, style: str, size: float = 0.62) -> Seen:
-        thing = self.things[name]
-        picture = next(p for p in thing.pictures if style in p.parts)
-        return Seen(thing, place, picture, size, False, None)
+    def __call__(self, colour: str, share: float = 0.62, **where: str) -> Path:
+        """A plain background with an emoji at each place (`left="dog"`), `share` of the height high."""
+        picture = Image.new("RGB", SIZE, COLOURS[colour])
+        for place, name in where.items():
+            emoji = self._emoji(name, round(share * SIZE[1]))
+            corner = round(PLACES[place] * SIZE[0] - emoji.width / 2), (SIZE[1] - emoji.height) // 2
+            picture.paste(emoji, corner, emoji)
+        path = self.folder / f"{'-'.join([colour, *where.values()])}.png"
+        picture.save(path)
+        return path
 
-    def sound(self, name: str, source: str, number: int = 0) -> tuple[Thing, Path]:
-        thing = self.things[name]
-        return thing, [p for p in thing.sounds if source in p.parts][number]
+    def _emoji(self, name: str, side: int) -> Image.Image:
+        canvas = Image.new("RGBA", (160, 160))
+        ImageDraw.Draw(canvas).text((8, 8), EMOJI[name], font=self.font, embedded_color=True)
+        cut = canvas.crop(canvas.getbbox())
+        scale = side / max(cut.size)
+        return cut.resize((round(cut.width * scale), round(cut.height * scale)), Image.Resampling.LANCZOS)
 
 
-def scripts(folder: Path) -> dict[str, Script]:
-    """Each clip's file name and script."""
-    shelf = _Shelf(folder)
-    piano, piano_sound = shelf.sound("piano", "fluid")
-    violin, violin_sound = shelf.sound("violin", "fluid")
-    dog, dog_sound = shelf.sound("dog", "gcompris")
-    cow, cow_sound = shelf.sound("cow", "gcompris")
-    line = next(s for s in shelf.lib.speech if s["text"] == "please check the number and dial again")
-    both = (shelf.seen("piano", "on the left", "noto"), shelf.seen("violin", "on the right", "noto"))
-    tree, cat = shelf.seen("tree", "on the left", "noto"), shelf.seen("cat", "on the right", "noto", 0.6)
-    farm = (shelf.seen("cow", "on the left", "noto"), shelf.seen("dog", "on the right", "noto"))
+def drawn(library: Path, font: Path, folder: Path) -> dict[str, Footage]:
+    """Each drawn clip's file name and script; the pictures go into `folder`."""
+    lib = Library(library, "train")
+    files = {t.name: t.sounds for t in lib.things}
+
+    def sound(name: str, source: str) -> Path:
+        return next(p for p in files[name] if source in p.parts)
+
+    draw = _Drawer(font, folder)
+    duet, farm = draw("blue", left="piano", right="violin"), draw("green", left="cow", right="dog")
+    tree, cat = draw("green", left="tree"), draw("green", 0.6, right="cat")
+    street, elephant = draw("yellow", left="car", right="tree"), draw("purple", 0.8, middle="elephant")
+    line = library / next(s["file"] for s in lib.speech if s["text"] == TOLD)
+    bark = sound("dog", "gcompris")
     return {
-        "duet.mp4": Script(
-            9.0,
-            (View(0, 9, "blue", both),),
-            (Heard(0, 4.5, (piano,), (piano_sound,)), Heard(4.5, 9, (violin,), (violin_sound,))),
-            SIZE,
-            1,
+        "duet.mp4": Footage(
+            9.0, SIZE, (Shot(0, 9, duet),), (),
+            (Cue(0, 4.5, sound("piano", "fluid")), Cue(4.5, 9, sound("violin", "fluid"))),
         ),
-        "farm.mp4": Script(
-            8.0,
-            (View(0, 8, "green", farm),),
-            (Heard(0, 4, (dog,), (dog_sound,)), Heard(4, 8, (cow,), (cow_sound,))),
-            SIZE,
-            2,
+        "farm.mp4": Footage(
+            8.0, SIZE, (Shot(0, 8, farm),), (), (Cue(0, 4, bark, again=True), Cue(4, 8, sound("cow", "gcompris"))),
         ),
-        "speech.mp4": Script(
-            6.0,
-            (View(0, 6, "white", (shelf.seen("telephone", "in the middle", "noto", 0.7),)),),
-            (Heard(0.4, 5.6, (), (), line["text"], folder / line["file"]),),
-            SIZE,
-            3,
+        "speech.mp4": Footage(
+            6.0, SIZE, (Shot(0, 6, draw("white", 0.7, middle="telephone")),), (), (Cue(0.4, 5.6, line),)
         ),
-        "moment.mp4": Script(  # forty seconds in which hardly anything happens: a cat at 0:14, a dog's bark at 0:31
-            40.0,
-            (
-                View(0, 14, "green", (tree,)),
-                View(14, 16, "green", (cat,)),
-                View(16, 40, "green", (tree,)),
-            ),
-            (Heard(0, 31), Heard(31, 33.5, (dog,), (dog_sound,)), Heard(33.5, 40)),
-            SIZE,
-            5,
+        # forty seconds in which hardly anything happens: a cat at 0:14, a dog's bark at 0:31
+        "moment.mp4": Footage(
+            40.0, SIZE, (Shot(0, 14, tree), Shot(14, 16, cat), Shot(16, 40, tree)), (), (Cue(31, 33.5, bark),)
         ),
-        "silent.mp4": Script(
-            6.0,
-            (
-                View(
-                    0,
-                    3,
-                    "yellow",
-                    (shelf.seen("car", "on the left", "noto"), shelf.seen("tree", "on the right", "noto")),
-                ),
-                View(3, 6, "purple", (shelf.seen("elephant", "in the middle", "noto", 0.8),)),
-            ),
-            (),
-            SIZE,
-            4,
-        ),
-    }
+        "silent.mp4": Footage(6.0, SIZE, (Shot(0, 3, street), Shot(3, 6, elephant))),
+    }  # fmt: skip
 
 
-def photographed(packages: Path) -> Footage:
-    """photos.mp4: a sheep that bleats, then four musicians and a fiddle."""
-    wanted = [p for p in (*fetch.PACKAGES, *fetch.FOOTAGE_PACKAGES) if p.key in ("gcompris", "ovos", "dejavu")]
-    folders = fetch.fetch(packages, wanted)
+def photographed(folders: Mapping[str, Path]) -> Footage:
+    """photos.mp4: a sheep that bleats, then four musicians and a fiddle. `folders`: of the fetched packages."""
     bleat = next(folders["ovos"].resolve().rglob("sheep.mp3"))
     fiddle = next(folders["gcompris"].resolve().rglob("explore_world_music/resource/music/ireland.ogg"))
     font = next(folders["dejavu"].resolve().rglob("DejaVuSans-Bold.ttf"))
@@ -125,11 +117,14 @@ def main(
         Path | None, typer.Option(help="Folder of fetched packages (default: packages beside the library).")
     ] = None,
 ) -> None:
-    for name, script in scripts(library).items():
-        write_film(script, out / name)
-        typer.echo(f"{name}: {(out / name).stat().st_size // 1000} kB")
-    write_footage(photographed(packages or library.resolve().parent / "packages"), out / "photos.mp4", crf=24)
-    typer.echo(f"photos.mp4: {(out / 'photos.mp4').stat().st_size // 1000} kB")
+    wanted = [p for p in (*fetch.PACKAGES, *fetch.FOOTAGE_PACKAGES) if p.key in PACKAGES]
+    folders = fetch.fetch(packages or library.resolve().parent / "packages", wanted)
+    emoji = next(folders["noto"].resolve().rglob("NotoColorEmoji.ttf"))
+    with tempfile.TemporaryDirectory() as folder:
+        clips = {**drawn(library, emoji, Path(folder)), "photos.mp4": photographed(folders)}
+        for name, footage in clips.items():
+            write_footage(footage, out / name, crf=24)
+            typer.echo(f"{name}: {(out / name).stat().st_size // 1000} kB")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Questions about a script, with their true answers: varied wordings in, full short sentences out.
+"""Questions about sound, with their true answers: varied wordings in, full short sentences out.
 
 Each question carries `accept`, a regular expression that a true answer matches (case ignored), and `reject`, one that
 none may match, so that a free answer can be scored without a judge.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
-from epcli.lab.scenes import Heard, Library, Script, Seen, Thing, View
+from epcli.lab.scenes import Heard, Library, Thing
 
 NUMBERS = ["No", "One", "Two", "Three", "Four", "Five"]
 
@@ -23,7 +24,7 @@ class SceneEvidence:
     modality: str  # "video" or "audio"
     start_s: float
     end_s: float
-    thing: str = ""  # the object whose cells show it; "" for sound, and for the background
+    thing: str = ""  # what the tokens that hold it are called; "" for sound
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,22 @@ class SceneQuestion:
         """Whether a free answer is true."""
         found = re.search(self.accept, answer, re.IGNORECASE | re.DOTALL) is not None
         return found and not (self.reject and re.search(self.reject, answer, re.IGNORECASE))
+
+
+def needs(question: SceneQuestion) -> str:
+    """Which senses hold the answer: "sound", "picture" or "both"."""
+    kinds = {e.modality for e in question.evidence}
+    if len(kinds) == 2:
+        return "both"
+    return "picture" if kinds == {"video"} else "sound"  # without evidence: that nothing is heard
+
+
+def as_row(media: str, question: SceneQuestion) -> dict[str, Any]:
+    """A line of a benchmark's questions.jsonl."""
+    row = {"media": media, "question": question.question, "accept": question.accept}
+    row |= {"reject": question.reject} if question.reject else {}
+    evidence = [[e.modality, round(e.start_s, 2), round(e.end_s, 2)] for e in question.evidence]
+    return row | {"type": question.type, "answer": question.answer, "needs": needs(question), "evidence": evidence}
 
 
 def _word(name: str) -> str:
@@ -64,14 +81,6 @@ def _plays(things: Sequence[Thing]) -> str:
     return _join([t.a for t in things])
 
 
-YES_NO_SEE = (
-    "Is there {} in the picture?",
-    "Can you see {}?",
-    "Do you see {}?",
-    "Is {} visible?",
-    "Does the video show {}?",
-    "Is there {} in the video?",
-)
 YES_NO_HEAR = (
     "Do you hear {}?",
     "Can you hear {}?",
@@ -81,10 +90,9 @@ YES_NO_HEAR = (
 )
 
 
-def ask(script: Script, lib: Library, rng: random.Random) -> list[SceneQuestion]:
-    """Every question that this scene answers, one wording each."""
+def ask_sounds(sounds: Sequence[Heard], has_track: bool, lib: Library, rng: random.Random) -> list[SceneQuestion]:
+    """Every question about sound alone, one wording each. Without a track there is no sound stream."""
     out: list[SceneQuestion] = []
-    pick = rng.choice
 
     def add(
         kind: str,
@@ -94,33 +102,17 @@ def ask(script: Script, lib: Library, rng: random.Random) -> list[SceneQuestion]
         reject: str = "",
         evidence: Sequence[SceneEvidence] = (),
     ) -> None:
-        out.append(SceneQuestion(kind, pick(list(wordings)), _cap(answer), accept, reject, tuple(evidence)))
+        out.append(SceneQuestion(kind, rng.choice(list(wordings)), _cap(answer), accept, reject, tuple(evidence)))
 
-    parts = [p for p in script.sounds if p.things or p.speech]
+    parts = [p for p in sounds if p.things or p.speech]
     groups = [p.things for p in parts if p.things]
     heard = list({t.name: t for g in groups for t in g}.values())
-    spoken = [p.speech for p in script.sounds if p.speech]
-    speech = " … ".join(spoken)
-    instruments = bool(heard) and all(t.group == "instrument" for t in heard)
-    seen = [o for v in script.views for o in v.objects]
-
-    if not script.sounds or not parts:
-        _ask_silent(script, add, rng, lib)
+    if not parts:
+        _ask_silent(add, rng, lib, has_track=has_track)
     else:
-        _ask_sounds(script, add, rng, lib, parts, groups, heard, speech, instruments)
-    if script.views:
-        _ask_picture(script, add, rng, lib, seen)
-    else:
-        add(
-            "see",
-            ("What do you see?", "What is in the picture?", "What does the video show?"),
-            "there is no picture, only sound.",
-            r"no (picture|video|image)|only sound",
-        )
-    if script.views and heard:
-        _ask_both(script, add, rng, lib, heard)
-    if len(script.views) <= 3 and len(parts) <= 3:
-        _ask_describe(script, add, parts, heard)
+        speech = " … ".join(p.speech for p in sounds if p.speech)
+        instruments = bool(heard) and all(t.group == "instrument" for t in heard)
+        _ask_sounds(sounds, add, rng, lib, parts, groups, heard, speech, instruments)
     return out
 
 
@@ -139,18 +131,8 @@ def _of(parts: Sequence[Heard], thing: Thing) -> list[SceneEvidence]:
     return _sounding([p for p in parts if thing in p.things][:1])
 
 
-def _shown(views: Sequence[View], *names: str) -> list[SceneEvidence]:
-    """The objects of these names (of any) in these views."""
-    return [
-        SceneEvidence("video", v.start_s, v.end_s, o.thing.name)
-        for v in views
-        for o in v.objects
-        if not names or o.thing.name in names
-    ]
-
-
-def _ask_silent(script: Script, add, rng: random.Random, lib: Library) -> None:  # type: ignore[no-untyped-def]
-    said = "the clip is silent." if script.sounds else "there is no sound."
+def _ask_silent(add, rng: random.Random, lib: Library, *, has_track: bool) -> None:  # type: ignore[no-untyped-def]
+    said = "the clip is silent." if has_track else "there is no sound."
     pattern = r"silent|no sound|nothing|silence"
     add(
         "hear",
@@ -195,7 +177,7 @@ def _ask_silent(script: Script, add, rng: random.Random, lib: Library) -> None: 
 
 
 def _ask_sounds(  # type: ignore[no-untyped-def]
-    script: Script,
+    sounds: Sequence[Heard],
     add,
     rng: random.Random,
     lib: Library,
@@ -371,8 +353,8 @@ def _ask_sounds(  # type: ignore[no-untyped-def]
             "last",
             [t.name for t in first if t not in last],
         )
-    if heard and len(script.sounds) > 1:
-        moment = rng.choice(script.sounds)
+    if heard and len(sounds) > 1:
+        moment = rng.choice(sounds)
         if not moment.speech and moment.end_s - moment.start_s > 1.4:
             second = round(rng.uniform(moment.start_s + 0.5, moment.end_s - 0.5))
             if moment.start_s + 0.3 < second < moment.end_s - 0.3 and second > 0:
@@ -531,337 +513,7 @@ def _ask_sounds(  # type: ignore[no-untyped-def]
             )
 
 
-def _ask_picture(script: Script, add, rng: random.Random, lib: Library, seen: list[Seen]) -> None:  # type: ignore[no-untyped-def]
-    what = (
-        "What do you see?",
-        "What is in the picture?",
-        "What is shown?",
-        "What does the video show?",
-        "What can be seen?",
-        "What is in the video?",
-    )
-    other = rng.choice([t for t in lib.seen if lib.differ(t, *(o.thing for o in seen))])
-    views = script.views
-    view = views[0]
-    names = list({o.thing.name: o.thing for o in seen}.values())
-    moves = len(views) == 2 and len(names) == 1 and view.objects[0].place != views[1].objects[0].place
-    if len(views) == 1 or moves:
-        add("see", what, f"you see {_plays(names)}.", _all([t.name for t in names]), "", _shown(views[:1]))
-    elif len(views) <= 3:
-        statement = ", then ".join(_plays([o.thing for o in v.objects]) for v in views)
-        add("see", what, f"you see first {statement}.", _all([t.name for t in names]), "", _shown(views))
-    if moves:
-        _ask_move(views, add)
-    placed = [o for o in seen if {p.place for p in seen if p.thing.name == o.thing.name} == {o.place}]
-    for o in rng.sample(placed, min(2, len(placed))):
-        add(
-            "where",
-            (
-                f"Where {o.thing.verb} {o.thing.the}?",
-                f"Where do you see {o.thing.the}?",
-                f"In which part of the picture {o.thing.verb} {o.thing.the}?",
-            ),
-            f"{o.thing.the} {o.thing.verb} {o.place}.",
-            _place(o.place),
-            "",
-            _shown(views, o.thing.name)[:1],
-        )
-    if len(views) == 1 and len(view.objects) > 1:
-        o = rng.choice(view.objects)
-        add(
-            "place",
-            (f"What is {o.place}?", f"What do you see {o.place}?", f"Which thing is {o.place}?"),
-            f"{o.thing.a} {o.thing.verb} {o.place}.",
-            _word(o.thing.name),
-            "|".join(_word(p.thing.name) for p in view.objects if p is not o),
-            _shown(views, o.thing.name),
-        )
-        n = len(view.objects)
-        add(
-            "count seen",
-            ("How many things do you see?", "How many things are in the picture?", "How many objects are there?"),
-            f"{NUMBERS[n].lower()} things: {_plays(names)}.",
-            rf"\b({NUMBERS[n]}|{n})\b",
-            "",
-            _shown(views),
-        )
-    if len(views) > 1 and not moves:
-        _ask_views(views, add, rng, seen)
-    if all(v.background == view.background for v in views) and view.background:
-        add(
-            "colour",
-            (
-                "What color is the background?",
-                "What colour is the background?",
-                "Which color does the background have?",
-            ),
-            f"the background is {view.background}.",
-            _word(view.background).replace("gray", "gr[ae]y"),
-            "",
-            [SceneEvidence("video", 0.0, script.duration_s)],
-        )
-    coloured = [o for o in seen if o.colour]
-    if coloured and rng.random() < 0.6:
-        o = rng.choice(coloured)
-        add(
-            "colour of",
-            (
-                f"What color {o.thing.verb} {o.thing.the}?",
-                f"What colour {o.thing.verb} {o.thing.the}?",
-                f"Which color does {o.thing.the} have?",
-            ),
-            f"{o.thing.the} {o.thing.verb} {o.colour}.",
-            _word(str(o.colour)).replace("gray", "gr[ae]y"),
-            "",
-            _shown(views, o.thing.name)[:1],
-        )
-    if rng.random() < 0.5:
-        o = rng.choice(seen)
-        add(
-            "see?",
-            [w.format(o.thing.a) for w in YES_NO_SEE],
-            f"yes, you see {o.thing.a}.",
-            r"^\W*yes",
-            "",
-            _shown(views, o.thing.name)[:1],
-        )
-    else:
-        statement = f"no, you see {_plays(names)}." if len(names) <= 3 else f"no, there is no {other.name}."
-        add("see?", [w.format(other.a) for w in YES_NO_SEE], statement, r"^\W*no\b", "", _shown(views))
-
-
 def _seconds(start_s: float, end_s: float) -> str:
     """Matches a whole second at which it sounds or shows, or at most one and a half before."""
     first, last = max(0, int(start_s - 0.5)), int(max(start_s + 1.5, min(end_s, start_s + 3.0)))
     return rf"\b0*({'|'.join(str(n) for n in range(first, last + 1))})\b"
-
-
-def _ask_move(views: Sequence[View], add) -> None:  # type: ignore[no-untyped-def]
-    before, after = views[0].objects[0], views[1].objects[0]
-    here, there = (o.place.split()[-1] for o in (before, after))
-    name = before.thing.the
-    add(
-        "move",
-        (f"Which way does {name} move?", f"Where does {name} go?", f"How does {name} move?"),
-        f"{name} moves from the {here} to the {there}.",
-        rf"(to|towards?) (the )?{there}\b|{there}wards?",
-        rf"(to|towards?) (the )?{here}\b|{here}wards?",
-        [*_shown(views[:1]), *_shown(views[1:])],
-    )
-    for kind, o, wordings in (
-        ("where first", before, (f"Where is {name} at the beginning?", f"Where is {name} first?")),
-        ("where last", after, (f"Where is {name} at the end?", f"Where is {name} last?")),
-    ):
-        add(
-            kind,
-            wordings,
-            f"{name} is {o.place}.",
-            _place(o.place),
-            "",
-            _shown(views[:1] if o is before else views[1:]),
-        )
-
-
-def _ask_views(views: Sequence[View], add, rng: random.Random, seen: list[Seen]) -> None:  # type: ignore[no-untyped-def]
-    """A picture that changes: what is first, last, at a second, for a moment, and when."""
-    for kind, chosen, wordings in (
-        (
-            "see first",
-            views[0],
-            (
-                "What do you see first?",
-                "What do you see at the beginning?",
-                "What is shown first?",
-                "What does the video show at the start?",
-            ),
-        ),
-        (
-            "see last",
-            views[-1],
-            (
-                "What do you see last?",
-                "What do you see at the end?",
-                "What is shown last?",
-                "What does the video show at the end?",
-            ),
-        ),
-    ):
-        names = [o.thing for o in chosen.objects]
-        rest = [o.thing.name for o in seen if o.thing not in names]
-        add(
-            kind,
-            wordings,
-            f"{'first' if kind == 'see first' else 'at the end'} you see {_plays(names)}.",
-            _all([t.name for t in names]),
-            "|".join(_word(n) for n in rest),
-            _shown([chosen]),
-        )
-    v = rng.choice(views)
-    second = round((v.start_s + v.end_s) / 2)
-    if second > 0 and v.start_s + 0.5 < second < v.end_s - 0.5:
-        names = [o.thing for o in v.objects]
-        add(
-            "see at",
-            (
-                f"What do you see at second {second}?",
-                f"What is shown at {second} seconds?",
-                f"What do you see at 0:{second:02d}?",
-            ),
-            f"at {second} seconds you see {_plays(names)}.",
-            _all([t.name for t in names]),
-            "",
-            [SceneEvidence("video", max(v.start_s, second - 1), min(v.end_s, second + 1.0), t.name) for t in names],
-        )
-    counts = [sum(o.thing.name == p.thing.name for p in seen) for o in seen]
-    once = [o for o, n in zip(seen, counts, strict=True) if n == 1]
-    late = [(v, o) for v in views for o in v.objects if o in once and v.start_s >= 0.8]
-    if late:
-        v, o = rng.choice(late)
-        add(
-            "see when",
-            (
-                f"When do you see {o.thing.the}?",
-                f"At what second does {o.thing.the} appear?",
-                f"When does {o.thing.the} appear?",
-                f"When is {o.thing.the} shown?",
-            ),
-            f"you see {o.thing.the} at {round(v.start_s)} seconds.",
-            _seconds(v.start_s, v.end_s),
-            "",
-            _shown([v], o.thing.name),
-        )
-    shortest = min(views, key=lambda v: v.end_s - v.start_s)
-    others = [v for v in views if v is not shortest]
-    if shortest.end_s - shortest.start_s < 0.5 * min(v.end_s - v.start_s for v in others):
-        names = [o.thing for o in shortest.objects]
-        rest = [o.thing.name for v in others for o in v.objects if o.thing not in names]
-        add(
-            "see briefly",
-            (
-                "What do you see only briefly?",
-                "What is shown for a moment only?",
-                "What appears for a short time?",
-                "What flashes up?",
-            ),
-            f"for a moment you see {_plays(names)}.",
-            _all([t.name for t in names]),
-            "|".join(_word(n) for n in rest),
-            _shown([shortest]),
-        )
-
-
-def _place(place: str) -> str:
-    words = re.sub(r"^(on|in|at) the ", "", place).replace("middle", "(middle|center|centre)")
-    return rf"\b{words.replace(' ', '[ -]')}\b"
-
-
-def _ask_both(script: Script, add, rng: random.Random, lib: Library, heard: list[Thing]) -> None:  # type: ignore[no-untyped-def]
-    parts = [p for p in script.sounds if p.things or p.speech]
-    # What is seen while something sounds, asked only where one view (or one sound) covers that time.
-    for part in script.sounds:
-        if len(part.things) != 1:
-            continue
-        during = [v for v in script.views if v.start_s < part.end_s - 0.4 and v.end_s > part.start_s + 0.4]
-        if len(during) == 1 and len(script.views) > 1 and sum(p.things == part.things for p in script.sounds) == 1:
-            names = [o.thing for o in during[0].objects]
-            add(
-                "see while",
-                (
-                    f"What do you see while {part.things[0].the} sounds?",
-                    f"What do you see while you hear {part.things[0].the}?",
-                    f"What is shown while {part.things[0].the} is heard?",
-                ),
-                f"while you hear {part.things[0].the} you see {_plays(names)}.",
-                _all([t.name for t in names]),
-                "|".join(
-                    _word(o.thing.name)
-                    for v in script.views
-                    if v is not during[0]
-                    for o in v.objects
-                    if o.thing not in names and o.thing not in part.things
-                ),
-                [
-                    *_sounding([part]),
-                    *(
-                        replace(e, start_s=max(part.start_s, e.start_s), end_s=min(part.end_s, e.end_s))
-                        for e in _shown(during)
-                    ),
-                ],
-            )
-    for v in script.views:
-        during_s = [p for p in parts if p.start_s < v.end_s - 0.4 and p.end_s > v.start_s + 0.4]
-        if len(during_s) == 1 and len(during_s[0].things) == 1 and len(parts) > 1:
-            o = v.objects[0]
-            if sum(o.thing.name == p.thing.name for w in script.views for p in w.objects) == 1:
-                t = during_s[0].things[0]
-                add(
-                    "hear while",
-                    (f"What do you hear while you see {o.thing.the}?", f"What sounds while {o.thing.the} is shown?"),
-                    f"while you see {o.thing.the} you hear {t.a}.",
-                    _word(t.name),
-                    "|".join(_word(x.name) for x in heard if x is not t and x.name != o.thing.name),
-                    [*_shown([v], o.thing.name), *_sounding(during_s)],
-                )
-    if len(heard) == 1:
-        thing = heard[0]
-        shown = [o for v in script.views for o in v.objects if o.thing.name == thing.name]
-        hidden = [o.thing for v in script.views for o in v.objects]
-        wordings = (
-            "Can you see the thing that makes the sound?",
-            "Is the thing that makes the sound visible?",
-            "Is what you hear also in the picture?",
-            "Do you see what you hear?",
-            "Is the source of the sound visible?",
-        )
-        if shown:
-            evidence = [*_of(parts, thing), *_shown(script.views, thing.name)[:1]]
-            statement = f"you hear {thing.a}, and {thing.the} is {shown[0].place}."
-            add("visible", wordings, f"yes, {statement}", r"^\W*yes", "", evidence)
-            if len(script.views) == 1 and len(script.views[0].objects) > 1:
-                add(
-                    "side",
-                    (
-                        "On which side is the thing that makes the sound?",
-                        "Where is the thing that makes the sound?",
-                        "Where is what you hear?",
-                        "On which side is the sounding thing?",
-                    ),
-                    statement,
-                    _place(shown[0].place),
-                    "",
-                    evidence,
-                )
-        else:
-            names = list({t.name: t for t in hidden}.values())
-            statement = f"no, you hear {thing.a}, but you see {_plays(names[:3])}."
-            add("visible", wordings, statement, r"^\W*no\b", "", [*_of(parts, thing), *_shown(script.views)])
-
-
-def _ask_describe(script: Script, add, parts: list[Heard], heard: list[Thing]) -> None:  # type: ignore[no-untyped-def]
-    statement = []
-    if script.views:
-        views = [_join([f"{o.thing.a} {o.place}" for o in v.objects]) for v in script.views]
-        statement.append(f"The picture shows {', then '.join(views)}.")
-        if script.views[0].background and len(script.views) == 1:
-            statement.append(f"The background is {script.views[0].background}.")
-    if not script.sounds:
-        statement.append("There is no sound.")
-    elif not parts:
-        statement.append("It is silent.")
-    else:
-        said = [f'a voice that says: "{p.speech.strip()}"' if p.speech else _plays(p.things) for p in parts]
-        statement.append(f"You hear {', then '.join(said)}.")
-    names = [o.thing.name for v in script.views for o in v.objects] + [t.name for t in heard]
-    add(
-        "describe",
-        (
-            "Describe the clip.",
-            "Describe the video.",
-            "What happens in this clip?",
-            "Describe what you see and hear.",
-            "What is going on?",
-        ),
-        " ".join(statement),
-        _all(names) or "silent|no sound|voice",
-        evidence=[*_shown(script.views), *_sounding(parts)],
-    )

@@ -23,12 +23,11 @@ import typer
 
 from epcli.errors import EpError, UsageError
 from epcli.files import whole
-from epcli.lab.benchmark import as_row, check_apart
 from epcli.lab.footage import Camera, Caption, Cue, Footage, Shot, write_footage
 from epcli.lab.photographs import TABLE, Photo, matches, photographs
-from epcli.lab.questions import SceneQuestion
+from epcli.lab.questions import SceneQuestion, as_row
 from epcli.lab.real_questions import ask
-from epcli.lab.scenes import Library, Thing
+from epcli.lab.scenes import Library, Thing, check_apart
 from epcli.lab.sources import audio, fetch
 from epcli.lab.sources.catalog import table
 from epcli.lab.sources.fetch import run

@@ -1,6 +1,6 @@
 """Other words in the mouth of a voice, so that reading what is said is learned, not which 848 sentences there are.
 
-Words reach the language model as pieces laid on the sound tokens (`Towers.audio`); laying other ones costs nothing.
+Words reach the language model as pieces laid on the sound tokens (`Ear.listen`); laying other ones costs nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from epcli.lab.scenes import Heard
-from epcli.models.smol.model import AUDIO_STEP_S
+from epcli.models.smol.family import AUDIO_STEP_S
 
 SHARE = 0.6  # of the speech that is told in other words
 SLOWEST, FASTEST = 1.2, 3.0  # words a second
@@ -41,7 +41,11 @@ class Retold:
         return " ".join(self.word(rng) for _ in range(max(1, round(seconds * rng.uniform(SLOWEST, FASTEST)))))
 
     def __call__(self, rng: random.Random, part: Heard, words: Tensor) -> Heard | None:
-        """The part with its new text, whose pieces are written into `words` (tokens of the track) in place.
+        """The part with other words, laid as `lay` does."""
+        return self.lay(rng, replace(part, speech=self.say(rng, part)), words)
+
+    def lay(self, rng: random.Random, part: Heard, words: Tensor) -> Heard | None:
+        """The part with the text whose pieces are written into `words` (tokens of the track) in place.
 
         As Whisper writes: a capital first, a full stop at the end; what is said has neither. Words for which there is
         no room are left out; None if there is room for none.
@@ -50,7 +54,7 @@ class Retold:
         spoken: list[str] = []
         pieces: list[list[int]] = []
         room = last - first
-        for word in self.say(rng, part).split():
+        for word in part.speech.split():
             written = word if spoken else word.capitalize()
             ids = self.tokenizer(f" {written}{',' * (rng.random() < 0.08)}", add_special_tokens=False).input_ids
             if len(ids) >= room:  # one stays free for the full stop

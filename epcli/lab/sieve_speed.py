@@ -16,21 +16,24 @@ import torch
 import typer
 
 from epcli.models.smol.adapter_file import ADAPTER
+from epcli.models.smol.ear import AUDIO_WIDTH
 from epcli.models.smol.family import AUDIO_STEP_S
 from epcli.models.smol.learner import smol_items, smol_learner
-from epcli.models.smol.model import AUDIO_WIDTH, VIDEO_WIDTH, media_layout, prompt_ids
+from epcli.models.smol.model import media_layout, prompt_ids
 from epcli.questions.record import Evidence
-from epcli.records import AudioFeatures, Features, Modality, VideoFeatures
+from epcli.records import AudioFeatures, Features, Modality, SeenFeatures, Sight
 from epcli.train.examples import Example
 from epcli.train.recipe import TrainedParts
 from epcli.train.sieve_trainer import SieveRecipe, SieveTrainer
 
 
 def random_features(frames: int, sounds: int) -> Features:
-    """Of a 16:9 clip with a frame a second (28 tokens each) and `sounds` tokens of sound."""
+    """Of a clip with a frame a second, six things in each, and `sounds` tokens of sound."""
     torch.manual_seed(0)
     times = torch.arange(frames, dtype=torch.float64)
-    video = VideoFeatures(torch.randn(frames, 8, 14, VIDEO_WIDTH).relu().half(), times, 1.0)
+    names = ("person", "dog", "car", "horse", "bus", "boat")
+    things = tuple(Sight("object", name, 0.6, (0.1 * i, 0.2, 0.1 * i + 0.3, 0.8)) for i, name in enumerate(names))
+    video = SeenFeatures((things,) * frames, times, 1.0)
     audio = AudioFeatures(torch.randn(sounds, AUDIO_WIDTH).relu().half(), AUDIO_STEP_S, None)
     return Features(float(frames), video, audio)
 
@@ -44,7 +47,9 @@ class OneClip:
     def draw(self, _: object) -> list[Example]:
         model = self.model
         start = len(prompt_ids(model.tokenizer, "", None)[0])
-        media = media_layout(model.adapter, model.decoder.get_input_embeddings().weight, self.features, start)
+        media = media_layout(
+            model.adapter, model.decoder.get_input_embeddings().weight, model.tokenizer, self.features, start
+        )
         evidence = [Evidence(Modality.AUDIO, 3.0, 4.0)]
         return smol_items(model, media, [("any", "Which instrument plays first?", "A violin plays first.", evidence)])
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from epcli.lab.scenes import Library, load_sound
-from epcli.models.smol.model import Projector, SoundHead
+from epcli.models.smol.adapter import SoundHead, SoundNames
 from epcli.observe.loudness import normalise_loudness
 from epcli.observe.yamnet import PATCH_FRAMES, PATCH_SAMPLES, Yamnet
 
@@ -98,12 +98,11 @@ def fit_sound(
 
 
 @torch.inference_mode()
-def score(ear: Projector, yamnet: Yamnet, lib: Library) -> tuple[float, float]:
+def score(ear: SoundNames, yamnet: Yamnet, lib: Library) -> tuple[float, float]:
     """Shares named right of a library's stretches of 0.96 s, and of its recordings by the mean of their stretches.
 
     By the head, with what YAMNet's own classes add.
     """
-    head = ear.head
     number = {name: i for i, name in enumerate(lib.heard_names)}
     stretches, recordings = [], []
     for thing in lib.heard:
@@ -112,7 +111,7 @@ def score(ear: Projector, yamnet: Yamnet, lib: Library) -> tuple[float, float]:
             starts: Sequence[int] = range(0, max(1, len(mel) - PATCH_FRAMES + 1), PATCH_FRAMES // 2)
             cut = torch.stack([_padded(mel[at : at + PATCH_FRAMES].float()) for at in starts])
             features = yamnet.patches(cut)
-            logits = head.layers(head.normalise(features))[:, :-1] + ear.prior_logits(features)
+            logits = ear.heard(F.pad(features, (0, 1)), None).names
             stretches.append((logits.argmax(1) == number[thing.name]).float().mean().item())
             recordings.append(float(logits.sigmoid().mean(0).argmax() == number[thing.name]))
     return float(np.mean(stretches)), float(np.mean(recordings))

@@ -21,27 +21,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from epcli.errors import UsageError
 from epcli.lab.packing import Pack, attention_bias, loss, pack
-from epcli.models import layout
 from epcli.models.layout import Segment
-from epcli.models.smol.model import (
-    AUDIO_STEP_S,
-    COLOURS,
-    LORA_TARGETS,
-    Adapter,
-    Language,
-    audio_places,
-    audio_times,
-    media_layout,
-    pool_cells,
-    prompt_ids,
-    relative_weights,
-    video_places,
-)
-from epcli.records import POSITION_STEP_S, Features, Modality
+from epcli.models.smol.adapter import Adapter, HeardNames, sight_pieces
+from epcli.models.smol.model import LORA_TARGETS, Language, lay_out, prompt_ids
+from epcli.records import Modality, SeenFeatures
 from epcli.train import parallel
 from epcli.train.attention import use_written_out
 
@@ -52,80 +38,39 @@ class AdapterRecipe:
 
     minutes: float = 60.0  # of training, evaluation and loading not counted
     tokens: int = 320  # a packed row holds at least one scene and stops growing here
-    rows: int = 4  # a step: attention's cost grows with a row's square, so short rows are cheaper than a long one
-    questions: int = 8  # asked of each scene: a question costs less than what it asks about
+    rows: int = 3  # a step: attention's cost grows with a row's square, so short rows are cheaper than a long one
+    questions: int = 14  # asked of each scene: a question costs less than what it asks about
     lr: float = 6e-4
-    lora_lr: float = 8e-4
+    lora_lr: float = 6e-4
     lora_rank: int = 16
     keep: tuple[float, float] = (0.7, 1.0)  # random share of a scene's tokens that is read: readies for a sieve
-    proxy: tuple[float, float] = (0.5, 0.35)  # share of scenes whose tokens are true names, at first and from half-way
-    noise: float = 1.5  # a scene's names are made doubtful by up to this: standard deviation on the heads' logits
+    noise: float = 1.0  # a scene's sounds are made doubtful by up to this: standard deviation on the names' logits
     checkpoint_s: float = 180.0
     seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
-class AdapterExample:
-    """A clip's features with questions and answers; `labels` are the true names of its tokens where known."""
+class Told:
+    """A story's reports with questions and answers."""
 
-    features: Features
+    duration_s: float
+    seen: SeenFeatures | None
+    heard: HeardNames | None
     pairs: Sequence[tuple[str, str, str]]  # type, question, answer
-    video_labels: Tensor | None = None
-    audio_labels: Tensor | None = None
-    tint_labels: Tensor | None = None  # (N, rows, cols) int64 index into COLOURS, negative for none
 
 
-class AdapterSource(Protocol):
+class ToldSource(Protocol):
     """Where examples come from."""
 
-    def draw(self, rng: random.Random, progress: float) -> AdapterExample:
-        """One clip with its questions; `progress` of the run, 0 to 1: easy ones first."""
+    def draw(self, rng: random.Random, progress: float) -> Told:
+        """One story with its questions; `progress` of the run, 0 to 1: easy ones first."""
         ...
 
 
-def one_hot(labels: Tensor, count: int) -> Tensor:
-    """(…,) int64 -> (…, count) float32, all 0 where the label is negative."""
-    return F.one_hot(labels.clamp(min=-1) + 1, count + 1)[..., 1:].float()
-
-
-def proxy_layout(
-    adapter: Adapter, example: AdapterExample, start: int, table: Tensor, generator: torch.Generator
-) -> Segment:
-    """The clip's tokens as their true names with a random certainty, no tower features: reading before looking."""
-    features, video, audio = example.features, None, None
-    if features.video is not None and example.video_labels is not None:
-        p = pool_cells(one_hot(example.video_labels, len(adapter.seen)))
-        n, rows, cols, k = p.shape
-        sure = 0.4 + 0.6 * torch.rand(p.shape[:3], generator=generator)[..., None]
-        stray = F.one_hot(torch.randint(k, p.shape[:3], generator=generator), k).float()
-        p = p * sure + stray * (1 - sure) * 0.5
-        places = video_places(features.video.times_s, features.duration_s, n, rows, cols)
-        embeds = adapter.video(p, None, places) + adapter.time_embeddings(features.video.times_s)[:, None, None]
-        if example.tint_labels is not None:
-            tints = pool_cells(one_hot(example.tint_labels, len(COLOURS)))
-            embeds = embeds + tints * (0.5 + 0.5 * sure) @ adapter.tint_names
-        video = layout.VideoTokens(embeds, features.video.times_s, features.video.step_s)
-    if features.audio is not None and example.audio_labels is not None:
-        p = example.audio_labels
-        sure = 0.4 + 0.6 * torch.rand(len(p), 1, generator=generator)
-        stray = F.one_hot(torch.randint(p.shape[1], (len(p),), generator=generator), p.shape[1]).float()
-        p = p * sure + stray * (1 - sure) * 0.4
-        embeds = adapter.audio(
-            relative_weights(p), None, audio_places(len(p), features.duration_s)
-        ) + adapter.time_embeddings(audio_times(len(p)))
-        words = features.audio.words
-        if words is not None:
-            spoken = (words >= 0)[:, None]
-            said = F.embedding(words.clamp(min=0), table).float() * spoken
-            embeds = embeds * torch.where(spoken, 0.25, 1.0) + adapter.word_gain * said
-        audio = layout.AudioTokens(embeds, round(AUDIO_STEP_S / POSITION_STEP_S))
-    return layout.interleave(video, audio, adapter.markers, start)
-
-
 def drop_tokens(segment: Segment, keep: float, words: Tensor | None, generator: torch.Generator) -> Segment:
-    """A random share of the sound and picture tokens; marker tokens and tokens with spoken words stay."""
+    """A random share of the sound tokens; all others, and those with spoken words, stay."""
     stays = torch.rand(len(segment.modality), generator=generator) < keep
-    stays |= segment.modality == Modality.TEXT
+    stays |= segment.modality != Modality.AUDIO
     if words is not None:
         stays[segment.modality == Modality.AUDIO] |= words >= 0
     return replace(
@@ -135,6 +80,11 @@ def drop_tokens(segment: Segment, keep: float, words: Tensor | None, generator: 
         modality=segment.modality[stays],
         spans_s=segment.spans_s[stays],
         cells=segment.cells[stays],
+        attention=segment.attention[stays],
+        boxes=None if segment.boxes is None else segment.boxes[stays],
+        labels=None
+        if segment.labels is None
+        else tuple(label for label, stay in zip(segment.labels, stays.tolist(), strict=True) if stay),
     )
 
 
@@ -145,8 +95,8 @@ class Trainer:
         self,
         model: Language,
         adapter: Adapter,
-        source: AdapterSource,
-        held_out: AdapterSource | None,
+        source: ToldSource,
+        held_out: ToldSource | None,
         recipe: AdapterRecipe,
         folder: Path,
         say: Callable[[str], None] = print,
@@ -167,13 +117,9 @@ class Trainer:
         self.lora: dict[str, Any] = {n: p for n, p in self.decoder.named_parameters() if p.requires_grad}
         for p in self.lora.values():
             p.data = p.data.float()
-        trained = {n: p for n, p in adapter.named_parameters() if p.requires_grad}
-        free = [p for n, p in trained.items() if ".correct." in n]
-        read = [p for n, p in trained.items() if ".correct." not in n]
+        read = [p for p in adapter.parameters() if p.requires_grad]
         groups = [
             {"params": read, "lr": recipe.lr, "peak": recipe.lr},
-            # The correction sees raw features, which tell one training picture from another: slowly.
-            {"params": free, "lr": recipe.lr / 4, "peak": recipe.lr / 4},
             {"params": list(self.lora.values()), "lr": recipe.lora_lr, "peak": recipe.lora_lr},
         ]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
@@ -190,25 +136,18 @@ class Trainer:
 
     # --- one row -------------------------------------------------------------------------------------------------
 
-    def _segment(self, example: AdapterExample, training: bool) -> Segment:
-        start, end = self.recipe.proxy
-        share = max(end, start + (end - start) * self.progress * 2)
-        if (training and example.video_labels is not None) or example.audio_labels is not None:
-            use_proxy = training and self.rng.random() < share
-        else:
-            use_proxy = False
-        if use_proxy:
-            segment = proxy_layout(self.adapter, example, self.head_length, self.table, self.generator)
-        else:
-            noise = self.rng.uniform(0.0, self.recipe.noise) if training else 0.0
-            segment = media_layout(self.adapter, self.table, example.features, self.head_length, noise)
+    def _segment(self, told: Told, training: bool) -> Segment:
+        tokenizer = self.model.tokenizer
+        pieces = None if told.seen is None else sight_pieces(told.seen, tokenizer)
+        noise = self.rng.uniform(0.0, self.recipe.noise) if training else 0.0
+        args = self.adapter, self.table, tokenizer, told.duration_s, told.seen, pieces, told.heard
+        segment = lay_out(*args, self.head_length, noise)
         if training:
-            keep = self.rng.uniform(*self.recipe.keep)
-            words = example.features.audio.words if example.features.audio is not None else None
-            segment = drop_tokens(segment, keep, words, self.generator)
+            words = None if told.heard is None else told.heard.words
+            segment = drop_tokens(segment, self.rng.uniform(*self.recipe.keep), words, self.generator)
         return segment
 
-    def row(self, source: AdapterSource, rng: random.Random, training: bool) -> tuple[Pack, list[str]]:
+    def row(self, source: ToldSource, rng: random.Random, training: bool) -> tuple[Pack, list[str]]:
         """Scenes up to about `recipe.tokens`, and the type of every question in order."""
         scenes: list[tuple[Segment, list[tuple[str, str]]]] = []
         types: list[str] = []
@@ -322,7 +261,7 @@ class Trainer:
             "generator": self.generator.get_state(),
             "counts": {"step": self.step, "spent_s": self.spent_s, "answers": self.answers},
             "seed": self.rng.randrange(1 << 30),
-            "names": {"seen": self.adapter.seen, "heard": self.adapter.heard},
+            "names": {"heard": self.adapter.heard},
         }
         partial = self.folder / "checkpoint.pt.part"
         torch.save(state, partial)
@@ -350,29 +289,6 @@ class Trainer:
             name, part = key.rsplit(".", 1)
             self.lora[f"{name}.lora_{part}.default.weight"].data.copy_(value)
 
-    def transfer_from(self, checkpoint: Path) -> None:
-        """Take over what another run learned about reading tokens: LoRA, places, markers, and names where they match.
-
-        Heads and corrections, which read the towers, stay as they are.
-        """
-        state = torch.load(checkpoint, weights_only=True)
-        old = state["adapter"]
-        with torch.no_grad():
-            for kind, names in (("video", self.adapter.seen), ("audio", self.adapter.heard)):
-                rows = {name: i for i, name in enumerate(state["names"]["seen" if kind == "video" else "heard"])}
-                projector = getattr(self.adapter, kind)
-                for i, name in enumerate(names):
-                    if name in rows:
-                        projector.names[i] = old[f"{kind}.names"][rows[name]]
-                projector.gain.copy_(old[f"{kind}.gain"])
-                projector.place.weight.copy_(old[f"{kind}.place.weight"])
-                projector.place.bias.copy_(old[f"{kind}.place.bias"])
-            for name in ("word_gain", "markers", "seconds", "tint_names"):
-                getattr(self.adapter, name).copy_(old[name])
-        for key, value in state["lora"].items():
-            self.lora[key].data.copy_(value)
-        self.say(f"started from {checkpoint}, step {state['counts']['step']}")
-
     def restore(self, state: dict[str, Any]) -> None:
         """Weights of a checkpoint."""
         self.adapter.load_state_dict(state["adapter"])
@@ -386,7 +302,6 @@ class Trainer:
             name, part = key.split(".lora_")
             tensors[f"lora.{name}.{part[0]}"] = value.detach().bfloat16().contiguous()
         meta = {
-            "seen": self.adapter.seen,
             "heard": self.adapter.heard,
             "width": self.adapter.markers.shape[1],
             "lora_scale": 2.0,
@@ -399,35 +314,29 @@ class Trainer:
         os.replace(partial, path)
 
 
-WEIGHT = {  # how often a question of a type is drawn, the others 1.0: to tell all there is is learned last
-    "hear all": 3.0,
-    "order": 2.5,
+WEIGHT = {  # how often a question of a type is drawn, the others 1.0: what people ask, and what is learned last
     "see": 2.0,
-    "colour": 2.0,
+    "count": 1.3,
+    "is": 1.3,
+    "read": 1.6,
     "hear": 1.5,
-    "colour of": 1.5,
-    "see first": 1.5,
-    "see last": 1.5,
-    "see at": 1.5,
-    "see while": 1.5,
+    "hear all": 2.0,
+    "order": 1.5,
+    "speech": 1.5,
+    "when": 1.3,
+    "while": 0.8,
     "first": 1.3,
     "last": 1.3,
-    "see briefly": 1.3,
-    "place": 1.3,
-    "count": 1.2,
-    "where": 1.2,
-    "after": 1.2,
-    "before": 1.2,
-    "hear at": 1.2,
-    "hear while": 1.2,
-    "visible": 0.7,
-    "describe": 0.5,
-    "hear?": 0.5,
-    "see?": 0.5,
+    "describe": 1.0,
+    "none": 0.8,
+    "cannot": 0.6,
+    "shots": 0.4,
+    "visible": 0.6,
+    "hear?": 0.7,
     "speech?": 0.4,
     "together?": 0.4,
-    "sound?": 0.25,
-    "silent": 0.25,
+    "sound?": 0.3,
+    "silent": 0.3,
 }
 
 

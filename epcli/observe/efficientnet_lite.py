@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, the picture tower of ep-smol: a grid of features a cell, and ImageNet's 1000 classes.
+"""EfficientNet-Lite0: which of ImageNet's 1000 classes a picture shows.
 
 EfficientNet (arXiv 1905.11946, table 1) without squeeze-and-excitation and with ReLU6, as published by Google as
 "lite0": MBConv blocks, 32 times smaller at the end. Batch normalisation is folded into the convolutions when the
@@ -12,17 +12,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from epcli.models.blank import blank
 from epcli.observe.weights import LITE0_PTH, prepared
 
-STRIDE = 32  # pixels a grid cell covers on each side
+STRIDE = 32  # height and width are multiples of it
 WIDTH = 1280
-EARLY = ((10, 112), (11, 672), (14, 192), (15, 1152))  # blocks whose outputs or, where wide, middles are features too
-EARLY_WIDTH = sum(width for _, width in EARLY)
 _NORM_EPS = 1e-3  # TensorFlow's
 
 # repeats, kernel, stride of the first, expansion, output channels (arXiv 1905.11946, table 1; the lite stem has 32)
@@ -57,22 +54,14 @@ class _MBConv(nn.Module):
         self.project = _SameConv(wide, out, 1)
         self.residual = stride == 1 and channels == out
 
-    def middle(self, x: Tensor) -> Tensor:
-        """The widest activations, (N, channels * expansion, h, w)."""
-        wide = F.relu6(self.expand(x), inplace=True) if self.expand else x
-        return F.relu6(self.depthwise(wide), inplace=True)
-
-    def finish(self, x: Tensor, middle: Tensor) -> Tensor:
-        """The block's output, from its input and `middle`."""
-        y = self.project(middle)
-        return x + y if self.residual else y
-
     def forward(self, x: Tensor) -> Tensor:
-        return self.finish(x, self.middle(x))
+        y = F.relu6(self.expand(x), inplace=True) if self.expand else x
+        y = self.project(F.relu6(self.depthwise(y), inplace=True))
+        return x + y if self.residual else y
 
 
 class EfficientNetLite0(nn.Module):
-    """Frozen EfficientNet-Lite0. `class_names[c]` names logit c of `classifier`, which takes the mean of a grid."""
+    """Frozen EfficientNet-Lite0. `class_names[c]` names logit c."""
 
     class_names: tuple[str, ...]  # 1000
     classifier: nn.Linear  # 1280 -> 1000
@@ -90,27 +79,8 @@ class EfficientNetLite0(nn.Module):
         self.head = _SameConv(channels, WIDTH, 1)
         self.classifier = nn.Linear(WIDTH, len(self.class_names))
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """(N, 3, H, W) RGB in [0, 255], any dtype, H and W multiples of 32 -> (N, H/32, W/32, 1280 + EARLY_WIDTH).
-
-        The last layer's features, >= 0, stand first; then those of EARLY, averaged over a cell.
-        """
-        x = self._stem(frames)
-        early, taken = [], dict(EARLY)
-        for index, block in enumerate(self.blocks):
-            assert isinstance(block, _MBConv)
-            middle = block.middle(x)
-            x = block.finish(x, middle)
-            if index in taken:
-                used = x if x.shape[1] == taken[index] else middle
-                early.append(F.avg_pool2d(used, used.shape[2] * STRIDE // frames.shape[2]))
-        return torch.cat([F.relu6(self.head(x)), *early], 1).permute(0, 2, 3, 1)
-
     def class_logits(self, frames: Tensor) -> Tensor:
-        """(N, 3, H, W) RGB in [0, 255], any dtype, H and W multiples of 32 -> (N, 1000) logits of ImageNet's classes.
-
-        The same as `classify` of `forward`, for about half of its cost.
-        """
+        """(N, 3, H, W) RGB in [0, 255], any dtype, H and W multiples of 32 -> (N, 1000) logits."""
         x: Tensor = self.blocks(self._stem(frames))
         logits: Tensor = self.classifier(F.relu6(self.head(x), inplace=True).mean((2, 3)))
         return logits
@@ -120,10 +90,6 @@ class EfficientNetLite0(nn.Module):
             raise ValueError(f"height and width must be multiples of {STRIDE}, not {tuple(frames.shape[2:])}")
         x = (frames.to(self.stem.weight) - 127) / 128
         return F.relu6(self.stem(x.contiguous(memory_format=torch.channels_last)), inplace=True)
-
-    def classify(self, grids: Tensor) -> Tensor:
-        """(N, rows, cols, 1280 or more) -> (N, 1000) logits of ImageNet's classes."""
-        return self.classifier(grids[..., :WIDTH].mean((1, 2)))
 
 
 def load_class_names() -> tuple[str, ...]:
@@ -147,12 +113,6 @@ def load_efficientnet_lite0(
     state = {name: value.to(device, dtype) for name, value in load_file(file).items()}
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
-
-
-def load_classifier() -> tuple[Tensor, Tensor]:
-    """(1000, 1280) weight and (1000,) bias of the classifier alone. Raises WeightsError as the whole tower does."""
-    with safe_open(prepare() / "model.safetensors", "pt") as file:
-        return file.get_tensor("classifier.weight"), file.get_tensor("classifier.bias")
 
 
 def _convert(sources: list[Path], folder: Path) -> None:

@@ -39,6 +39,12 @@ def choose_selector(profile: Profile, model: AVModel) -> tuple[str, Budget, list
     return name, budget_of(profile), notes
 
 
+def read_whole(profile: Profile, media_tokens: int) -> bool:
+    """Whether a clip is so short that by default all of it is read: then nothing needs to choose, or to refine."""
+    named = profile.selector is not None or profile.keep is not None or profile.budget is not None
+    return not named and media_tokens <= DEFAULT_LEAST
+
+
 def budget_of(profile: Profile) -> Budget:
     """What a selector other than none keeps; with no word on it DEFAULT_KEEP, but at least DEFAULT_LEAST tokens."""
     if profile.keep is None and profile.budget is None:

@@ -37,8 +37,9 @@ from epcli.session.grammar import Grammar
 from epcli.session.kv import new_cache
 from epcli.session.meter import Meter
 from epcli.session.reporting import Measured, build_report
-from epcli.session.selection import choose_selector
+from epcli.session.selection import choose_selector, read_whole
 from epcli.sieve.seats.schedule import layers_note
+from epcli.sieve.select import Budget
 from epcli.sieve.selectors import Tools, select
 from epcli.text import as_question, parse_time
 
@@ -314,6 +315,8 @@ class Session:
                     f"the question, with the system prompt and earlier turns, takes {words:,} tokens; "
                     f"{model.name} reads {model.context_tokens:,}, the answer included; ask something shorter"
                 )
+            if read_whole(profile, len(stream.modality) - words):
+                selector, budget = "none", Budget.of(1.0)
             with meter.stage("sieve"):
                 tools = Tools(decoder=model.decoder, sieve=model.sieve, seed=profile.seed)
                 kept = select(selector, stream, budget, tools)

@@ -30,7 +30,7 @@ class Sieved:
     Hand `embeds`, `positions` and `mask` to the decoder as inputs_embeds, position_ids and attention_mask.
     """
 
-    embeds: Tensor  # (B, K, D) refined states of the kept tokens, 0 at padding
+    embeds: Tensor  # (B, K, D) what the decoder reads: refined states of the kept tokens, 0 at padding
     positions: Tensor  # (4, B, K) int64 original positions, 0 at padding
     mask: Tensor  # (B, K) bool, True for kept tokens
     indices: Tensor  # (B, K) int64 ascending places in the unpruned row, -1 at padding
@@ -42,8 +42,10 @@ class Sieved:
 class Sieve(nn.Module):
     """Refiner and score head, for the decoder whose rotary module is `rope`."""
 
-    def __init__(self, refiner: Refiner, scorer: ScoreHead, rope: nn.Module) -> None:
+    def __init__(self, refiner: Refiner, scorer: ScoreHead, rope: nn.Module, *, reads_refined: bool = True) -> None:
+        """`reads_refined`: the decoder reads the refined states, as published; else the kept tokens as they came."""
         super().__init__()
+        self.reads_refined = reads_refined
         self.refiner, self.scorer, self.rope = refiner, scorer, rope
 
     @classmethod
@@ -104,7 +106,7 @@ class Sieve(nn.Module):
         # 6: what stays, in original order.
         indices = kept_indices(kept)
         return Sieved(
-            embeds=take(refined, indices) * take(factor, indices).unsqueeze(-1),
+            embeds=take(refined if self.reads_refined else embeds, indices) * take(factor, indices).unsqueeze(-1),
             positions=torch.stack([take(axis, indices) for axis in positions]),
             mask=indices >= 0,
             indices=indices,

@@ -5,28 +5,20 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from epcli.errors import EpError, MediaError
-from epcli.lab.sources import audio, catalog, fetch, melody, pictures, recordings, sheet, soundfonts, speech
-from epcli.lab.sources.catalog import CatalogThing
-from epcli.lab.sources.pictures import Picture, slug
+from epcli.errors import EpError
+from epcli.lab.sources import audio, catalog, fetch, melody, recordings, soundfonts, speech
+from epcli.lab.sources.catalog import CatalogThing, slug
 
 WORKERS = 2
 CLIPS = 10  # of each instrument and sound font
-HELD_OUT_STYLE = "tuxpaint"
 HELD_OUT_FONT = "timgm6mb"
-# Styles one picture of which is held out, in this order, for a thing that the held-out style lacks.
-_SPARE_STYLES = ("gcompris", "openclipart", "scratch")
-# Distances of fingerprints, set by looking at pairs: below _COPY all were the same drawing, from _ALIKE on none was.
-_COPY, _ALIKE, _TWICE = 0.04, 0.065, 0.02
 _SAME_SOUND = 0.6
 
 
@@ -36,12 +28,9 @@ def say(text: str) -> None:
 
 
 def build(out: Path, work: Path) -> dict[str, int]:
-    """Fetch, draw, render and write everything. Returns the counts. Paths stay the same from run to run."""
+    """Fetch, render and write everything. Returns the counts. Paths stay the same from run to run."""
     folders = fetch.fetch(work)
     things = catalog.things()
-    say("drawing pictures")
-    emoji = list(pictures.emoji_pictures(folders, catalog.emoji_codes()))
-    split_pictures(draw_all([*emoji, *pictures.listed_pictures(folders)], out), things, out)
     say("rendering instruments")
     for source, made in play_all(folders, out).items():
         for name, paths in made.items():
@@ -51,22 +40,15 @@ def build(out: Path, work: Path) -> dict[str, int]:
     say("speaking")
     spoken = speak_all(folders, out)
     balance(things)
-    sheet.write_all(out)
     catalog.write(out, things, licences())
     return {**count(things), **spoken}
 
 
 def balance(things: Mapping[str, CatalogThing]) -> None:
-    """Make what is held out measurable: nothing can be recognised that was never trained on.
-
-    A thing that only the held-out recordings have is trained on them; one that only the held-out style shows is not
-    shown at all, so that no picture of that style is ever trained on.
-    """
+    """Train on what only the held-out recordings have: nothing is to be recognised that was never trained on."""
     for thing in things.values():
         if not thing.sounds["train"]:
             thing.sounds = {"train": thing.sounds["heldout"], "heldout": []}
-        if not thing.pictures["train"]:
-            thing.pictures["heldout"] = []
 
 
 def licences() -> list[dict[str, str]]:
@@ -87,75 +69,11 @@ def licences() -> list[dict[str, str]]:
 def count(things: Mapping[str, CatalogThing]) -> dict[str, int]:
     """How many things have what, and how many files there are."""
     totals = {}
-    for kind in ("pictures", "sounds"):
-        for split in ("train", "heldout"):
-            files = [getattr(thing, kind)[split] for thing in things.values()]
-            totals[f"things with {split} {kind}"] = sum(map(bool, files))
-            totals[f"{split} {kind}"] = sum(map(len, files))
+    for split in ("train", "heldout"):
+        files = [thing.sounds[split] for thing in things.values()]
+        totals[f"things with {split} sounds"] = sum(map(bool, files))
+        totals[f"{split} sounds"] = sum(map(len, files))
     return totals
-
-
-# --- pictures ---------------------------------------------------------------------------------------------------------
-
-
-def draw_all(wanted: Iterable[Picture], out: Path) -> list[Picture]:
-    """Draw what is not there yet. Returns the pictures that can be seen."""
-
-    def one(picture: Picture) -> Picture | None:
-        target = out / picture.path
-        if target.exists():
-            return picture
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            image = pictures.draw(picture)
-        except MediaError as error:
-            say(f"left out: {error}")
-            return None
-        partial_file = target.with_suffix(".part")
-        image.save(partial_file, "PNG")
-        partial_file.replace(target)
-        return picture
-
-    with ThreadPoolExecutor(WORKERS) as pool:
-        return [picture for picture in pool.map(one, wanted) if picture]
-
-
-def split_pictures(drawn: Sequence[Picture], things: Mapping[str, CatalogThing], out: Path) -> None:
-    """Put each picture into its thing's split: the held-out style, else one spare picture; drop copies of those."""
-    by_thing: dict[str, list[Picture]] = defaultdict(list)
-    for picture in drawn:
-        by_thing[picture.thing].append(picture)
-    held: list[Picture] = []
-    for found in by_thing.values():
-        apart = [p for p in found if p.style == HELD_OUT_STYLE]
-        spare = [p for style in _SPARE_STYLES for p in found if p.style == style]
-        held += apart or (spare[:1] if len(spare) >= 2 else [])
-    prints = _fingerprints(drawn, out)
-    held_prints = np.stack([prints[p.path] for p in held])
-    held_groups = np.array([things[p.thing].group for p in held])
-    apart_paths = {p.path for p in held}
-    for picture in drawn:
-        thing, mine = things[picture.thing], prints[picture.path]
-        split = "heldout" if picture.path in apart_paths else "train"
-        if split == "train":
-            # A copy counts whatever it is filed under; what is merely alike, only among the same kind of thing.
-            gaps = pictures.distance(mine, held_prints)
-            if gaps.min() < _COPY or gaps[held_groups == thing.group].min(initial=1) < _ALIKE:
-                say(f"a copy of a held-out picture, dropped: {picture.path}")
-                continue
-        kept = thing.pictures[split]
-        if kept and pictures.distance(mine, np.stack([prints[p] for p in kept])).min() < _TWICE:
-            continue  # the same drawing from two packages
-        kept.append(picture.path)
-
-
-def _fingerprints(drawn: Sequence[Picture], out: Path) -> dict[str, np.ndarray]:
-    def one(picture: Picture) -> np.ndarray:
-        with Image.open(out / picture.path) as image:
-            return pictures.fingerprint(image.convert("RGBA"))
-
-    with ThreadPoolExecutor(WORKERS) as pool:
-        return dict(zip((p.path for p in drawn), pool.map(one, drawn), strict=True))
 
 
 # --- sounds -----------------------------------------------------------------------------------------------------------

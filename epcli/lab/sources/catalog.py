@@ -30,7 +30,6 @@ class CatalogThing:
 
     name: str
     group: str
-    pictures: dict[str, list[str]] = field(default_factory=lambda: {"train": [], "heldout": []})
     sounds: dict[str, list[str]] = field(default_factory=lambda: {"train": [], "heldout": []})
 
     def record(self, ambiguous_with: Sequence[str]) -> dict[str, Any]:
@@ -41,7 +40,6 @@ class CatalogThing:
             "article": article(self.name),
             "group": self.group,
             "ambiguous_with": sorted(ambiguous_with),
-            "pictures": {split: sorted(files) for split, files in self.pictures.items()},
             "sounds": {split: sorted(files) for split, files in self.sounds.items()},
         }
 
@@ -51,9 +49,10 @@ def things() -> dict[str, CatalogThing]:
     return {name: CatalogThing(name, group) for group, names in table("things").items() for name in names}
 
 
-def emoji_codes() -> dict[str, list[str]]:
-    """Code points that show each thing."""
-    return {name: codes.split() for names in table("things").values() for name, codes in names.items()}
+def slug(name: str) -> str:
+    """A name as part of a file name: lower case, ASCII, words joined by hyphens."""
+    plain = name.lower().replace("ñ", "n")
+    return "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in plain).split())
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -87,7 +86,7 @@ def plural(name: str) -> str:
 
 
 def ambiguous(known: Iterable[str]) -> dict[str, set[str]]:
-    """For each name, those it could be taken for by eye or ear: members of one line of names.yaml's `ambiguous`."""
+    """For each name, those it could be taken for by ear: members of one line of names.yaml's `ambiguous`."""
     names = set(known)
     found: dict[str, set[str]] = {name: set() for name in names}
     for line in table("names")["ambiguous"]:
@@ -104,7 +103,7 @@ def write(
     folder: Path, all_things: Mapping[str, CatalogThing], licences: Sequence[Mapping[str, str]]
 ) -> dict[str, Any]:
     """Check and write catalog.json, whole or not at all. Things without any file are left out."""
-    kept = {n: t for n, t in all_things.items() if any(t.pictures.values()) or any(t.sounds.values())}
+    kept = {n: t for n, t in all_things.items() if any(t.sounds.values())}
     mistaken = ambiguous(kept)
     entries = [thing.record(sorted(mistaken[name])) for name, thing in sorted(kept.items())]
     catalog = {"schema": SCHEMA, "things": entries, "sources": list(licences)}
@@ -122,14 +121,13 @@ def check(catalog: Mapping[str, Any], folder: Path | None = None) -> None:
     if len(set(names)) != len(names):
         raise EpError(f"catalog: {next(n for n in names if names.count(n) > 1)!r} stands in it twice")
     for entry in catalog["things"]:
-        if missing := {"name", "plural", "article", "group", "ambiguous_with", "pictures", "sounds"} - entry.keys():
+        if missing := {"name", "plural", "article", "group", "ambiguous_with", "sounds"} - entry.keys():
             raise EpError(f"catalog: {entry['name']!r} lacks {min(missing)}")
-        for kind in ("pictures", "sounds"):
-            for split in ("train", "heldout"):
-                for path in entry[kind][split]:
-                    here = f"{entry['name']} ({split})"
-                    if path in seen:
-                        raise EpError(f"catalog: {path} belongs both to {seen[path]} and to {here}")
-                    if folder is not None and not (folder / path).is_file():
-                        raise EpError(f"catalog: {path} of {here} does not exist")
-                    seen[path] = here
+        for split in ("train", "heldout"):
+            for path in entry["sounds"][split]:
+                here = f"{entry['name']} ({split})"
+                if path in seen:
+                    raise EpError(f"catalog: {path} belongs both to {seen[path]} and to {here}")
+                if folder is not None and not (folder / path).is_file():
+                    raise EpError(f"catalog: {path} of {here} does not exist")
+                seen[path] = here

@@ -35,29 +35,22 @@ _TONEJS = {
     "xylophone": "1.1.2",
 }  # fmt: skip
 
-_EMOJI, _GM = "emoji pictures", "General MIDI instruments"
+_GM = "General MIDI instruments"
 # Licences as the package itself states them (Debian: its copyright file; npm and PyPI: its licence, readme or credits).
 PACKAGES: tuple[Package, ...] = (
-    Package("noto", "apt", "fonts-noto-color-emoji", "", "OFL-1.1", _EMOJI, "train"),
-    Package("openmoji", "npm", "openmoji", "17.0.0", "CC-BY-SA-4.0", f"{_EMOJI}, and what shows which thing", "train"),
-    Package("fluent", "npm", "fluentui-emoji", "1.3.0", "MIT", f"{_EMOJI}, modern and flat", "train"),
-    Package("fluent-3d", "npm", "@lobehub/fluent-emoji-3d", "1.1.0", "MIT", f"{_EMOJI}, rendered", "train"),
-    Package("twemoji", "npm", "@twemoji/svg", "15.0.0", "MIT; upstream: CC-BY-4.0", _EMOJI, "train"),
-    Package("emojione", "npm", "emojione", "2.2.7", "CC-BY-4.0 (artwork)", _EMOJI, "train"),
-    Package("openclipart", "apt", "openclipart-png", "", "public domain", "drawings", "train, some held out"),
-    Package("pysiogame", "apt", "pysiogame", "", "GPL-3+; drawings by Art4Apps, CC-BY-SA-3.0", "drawings", "train"),
     Package(
-        "scratch", "apt", "scratch", "", "CC-BY-SA-3.0 (media)", "photos, drawings, recordings",
-        "train, some pictures held out",
+        "scratch", "apt", "scratch", "", "CC-BY-SA-3.0 (media)", "recordings; photographs for ep-real",
+        "train; photographs: measuring only",
     ),
     Package(
         "gcompris", "apt", "gcompris-qt-data", "",
         "GPL-3+; photos and recordings CC-BY, CC-BY-SA, CC-sampling-plus-1.0 or public domain, per file",
-        "photos, drawings, recordings", "train; recordings of single instruments held out",
+        "recordings; photographs for ep-real",
+        "train; recordings of single instruments held out; photographs: measuring only",
     ),
     Package(
-        "tuxpaint", "apt", "tuxpaint-stamps-default", "", "GPL-2", "photos, drawings, recordings",
-        "held out; recordings of what no other source has: train",
+        "tuxpaint", "apt", "tuxpaint-stamps-default", "", "GPL-2", "recordings; photographs for ep-real",
+        "held out; recordings of what no other source has: train; photographs: measuring only",
     ),
     Package("fluid", "apt", "fluid-soundfont-gm", "", "MIT", _GM, "train"),
     Package("fluid-gs", "apt", "fluid-soundfont-gs", "", "MIT", "sound effects", "train"),
@@ -86,7 +79,7 @@ PACKAGES: tuple[Package, ...] = (
 )  # fmt: skip
 
 _PHOTOS, _FONT, _MEASURING = "photographs", "letters on screen", "measuring only"
-# Beside some of the above, what the footage of `epcli.lab.real` is made of. Nothing is trained on it.
+# Beside some of the above, what the footage of `real` and `clips` is made of. Nothing is trained on it.
 FOOTAGE_PACKAGES: tuple[Package, ...] = (
     Package("kphotoalbum", "apt", "kphotoalbum", "", "GPL-2+", _PHOTOS, _MEASURING),
     Package(
@@ -100,6 +93,7 @@ FOOTAGE_PACKAGES: tuple[Package, ...] = (
         "matplotlib", "apt", "python-matplotlib-data", "", "PSF-based; photograph: public domain (US Navy)",
         _PHOTOS, _MEASURING,
     ),
+    Package("noto", "apt", "fonts-noto-color-emoji", "", "OFL-1.1", "emoji", "sample clips only"),
     Package("dejavu", "apt", "fonts-dejavu-core", "", "Bitstream Vera", _FONT, _MEASURING),
     Package("comic", "apt", "fonts-comic-neue", "", "OFL-1.1", _FONT, _MEASURING),
     Package("lobster", "apt", "fonts-lobster", "", "OFL-1.1", _FONT, _MEASURING),

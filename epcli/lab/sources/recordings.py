@@ -12,8 +12,7 @@ import numpy as np
 
 from epcli.errors import EpError
 from epcli.lab.sources import audio, melody, sampler
-from epcli.lab.sources.catalog import table
-from epcli.lab.sources.pictures import slug
+from epcli.lab.sources.catalog import slug, table
 
 HELD_OUT = {"tuxpaint", "gcompris-instruments"}
 _STROKE_CLIPS = 6

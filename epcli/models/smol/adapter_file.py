@@ -5,4 +5,3 @@ from __future__ import annotations
 from pathlib import Path
 
 ADAPTER = Path(__file__).parent / "data" / "ep_smol.safetensors"
-TUNED = ADAPTER.with_name("ep_smol_vision.safetensors")  # the vision tower's last blocks, trained further

@@ -16,7 +16,7 @@ from epcli.errors import UsageError, WeightsError
 from epcli.models.costs import Costs, Decoder, Look
 from epcli.models.family import Card, Progress, Shape, Source
 from epcli.models.safetensors_header import trained_metadata
-from epcli.models.smol.adapter_file import ADAPTER, TUNED
+from epcli.models.smol.adapter_file import ADAPTER
 from epcli.observe import weights
 from epcli.records import Sampling
 
@@ -31,17 +31,19 @@ if TYPE_CHECKING:
 
 CARD = Card(
     name="ep-smol",
-    summary="built-in, small: names instruments, animals, things and speech in short clips; runs on any CPU",
+    summary="built-in, small: tells people, animals, things, signs, sounds and speech; runs on any CPU",
     licence="Apache-2.0 and MIT (parts listed in docs/ep-smol.md)",
     download_bytes=188_000_000,
     parameters=150_000_000,
     needs="about 1.5 GB of memory",
 )
+NANODET = Path(weights.__file__).parent / "data" / "nanodet.safetensors"
 DECODER = Decoder(576, 30, 9, 3, 64, 1536, 49152, biases=False, tied=True)  # SmolLM2-135M
 CONTEXT_TOKENS = 8192
-TOWERS = 50_000_000  # parameters of the three towers and the adapter, about, in float32
-LOOKING, LISTENING = 60_000_000, 120_000_000  # bytes, about: one frame, and half a minute of sound, at a time
-CELL = 64  # pixels a side of one video token
+TOWERS = 55_000_000  # parameters of the parts that see and hear and of the adapter, about, in float32
+LOOKING, LISTENING = 150_000_000, 120_000_000  # bytes, about: a few frames, and half a minute of sound, at a time
+MULTIPLE = 32  # pixels: width and height of a frame are multiples of it
+FRAME_TOKENS = 6  # picture tokens of a frame, about: how many there are is known once it was looked at
 AUDIO_STEP_S = 0.12  # of a sound token: 3 position steps; 8.3 tokens a second
 
 
@@ -59,7 +61,7 @@ class Smol:
             return Source(self, CARD)
         path = Path(os.path.expanduser(text))
         is_file = bool(text) and os.path.isfile(path)  # pathlib raises for a name that is too long
-        if is_file and "seen" in (trained_metadata(path) or {}):  # the names that an adapter knows
+        if is_file and "heard" in (trained_metadata(path) or {}):  # the names that an adapter knows
             summary = "ep-smol with an adapter of your own"
             return Source(self, replace(CARD, name=path.resolve().name, summary=summary), path)
         return None
@@ -91,12 +93,12 @@ class Smol:
         return freed
 
     def sampling(self, profile: Profile) -> Sampling:
-        """A frame a second, at most 64, of 256 x 448 pixels or as many."""
+        """A frame a second, at most 64, of 640 x 384 pixels or as many: what signs need to be read."""
         return Sampling(
             fps=profile.fps or 1.0,
             max_frames=profile.max_frames or 64,
-            max_pixels=profile.max_pixels or 256 * 448,
-            multiple=CELL,
+            max_pixels=profile.max_pixels or 640 * 384,
+            multiple=MULTIPLE,
             video=profile.video,
             audio=profile.audio,
             audio_track=profile.audio_track,
@@ -104,16 +106,17 @@ class Smol:
         )
 
     def tower_key(self, source: Source, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """The towers are always on the CPU, and their features in float16."""
+        """The parts are always on the CPU."""
         parts = [part.sha256 for part in weights.EP_SMOL_PARTS]
-        return {"family": self.name, "weights": [*parts, content.sha256(TUNED)]}
+        return {"family": self.name, "weights": [*parts, content.sha256(NANODET)]}
 
     def costs(self, source: Source, look: Look, number_bytes: int, quantize: str) -> Costs:
         return Costs(
             decoder=DECODER,
             context_tokens=CONTEXT_TOKENS,
             sieve_depth=_sieve_depth(source.path or ADAPTER),
-            video_tokens=look.frames * (look.width // CELL) * (look.height // CELL),
+            video_tokens=look.frames * FRAME_TOKENS,
+            video_estimated=True,
             audio_tokens=math.ceil(look.heard_s / AUDIO_STEP_S),
             language_model=DECODER.parameters * number_bytes,
             towers=TOWERS * 4,

@@ -16,13 +16,13 @@ from epcli.models import layout
 from epcli.models.chatml import END, plain_ids
 from epcli.models.family import Source
 from epcli.models.layout import Segment
+from epcli.models.smol.adapter import load_adapter
 from epcli.models.smol.adapter_file import ADAPTER
 from epcli.models.smol.model import (
     LORA_TARGETS,
     EpSmol,
     Language,
     embed_ids,
-    load_adapter,
     media_layout,
     prompt_ids,
 )
@@ -49,7 +49,7 @@ def learner(source: Source, order: Order, parts: TrainedParts, profile: Profile)
 
     def examples(features: Features, asked: Sequence[Question]) -> list[Example]:
         table = model.decoder.get_input_embeddings().weight
-        media = media_layout(model.adapter, table, features, start)
+        media = media_layout(model.adapter, table, model.tokenizer, features, start)
         return smol_items(model, media, rows(asked), profile.system)
 
     return made, examples
@@ -81,6 +81,7 @@ def smol_learner(
     groups: dict[str, dict[str, nn.Parameter]] = {}
     if parts.sieve:
         sieve, groups = add_sieve(language.decoder, parts, plain.__getitem__, list(plain))
+        sieve.reads_refined = meta.get("reads_refined", True)
     rank = next(v for k, v in lora.items() if k.endswith(".A")).shape[0] if lora else parts.lora_rank
     groups["decoder"] = add_low_rank(language.decoder, rank, LORA_TARGETS)
     if lora:

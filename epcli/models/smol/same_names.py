@@ -1,4 +1,4 @@
-"""Which classes of a tower's own classifier are a name that the adapter was trained on: "tabby" is a cat.
+"""Which of AudioSet's classes are a name that the sound head was trained on: "Bark" is a dog.
 
 A class is the name if it is written so (AudioSet's "Violin, fiddle" is violin and fiddle), or if the file beside the
 weights says so.
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 
-def same_names(classes: Sequence[str], names: Sequence[str], source: str) -> Tensor:
-    """(2, P) int64: classes above, the names that they are below. `source`: audioset or imagenet."""
-    table = files("epcli.models.smol").joinpath(f"data/same_{source}.txt").read_text(encoding="utf-8")
+def same_names(classes: Sequence[str], names: Sequence[str]) -> Tensor:
+    """(2, P) int64: classes above, the names that they are below."""
+    table = files("epcli.models.smol").joinpath("data/same_audioset.txt").read_text(encoding="utf-8")
     also: dict[str, list[str]] = defaultdict(list)
     for line in table.splitlines():
         if not line.startswith("#"):
