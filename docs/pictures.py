@@ -19,8 +19,8 @@ from playwright.sync_api import sync_playwright
 
 DOCS = Path(__file__).parent
 PICTURES = DOCS / "pictures"
-CLIP = "docs/media/duet.mp4"
-QUESTIONS = ("Which instrument plays last?", "What is on the left?")
+CLIP = "docs/media/photos.mp4"
+QUESTIONS = ("How many people are there?", "What do you hear first?")
 KEEP = "0.1"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
