@@ -384,7 +384,7 @@ def test_ep_ask_prints_whole_json_or_nothing(tmp_path: Path) -> None:
     ("clip", "question", "choices", "answer"),
     [
         ("duet.mp4", "Which instrument plays first?", "guitar,piano,violin,trumpet", "piano"),
-        ("farm.mp4", "Where is the cow?", "right,left,middle", "left"),
+        ("photos.mp4", "How many people are there?", "two,four,nine", "four"),
         ("farm.mp4", "Do you hear a piano?", "yes,no", "no"),
     ],
 )
