@@ -18,7 +18,7 @@ from epcli.lab.moments import evidence_tokens
 from epcli.lab.questions import SceneQuestion
 from epcli.lab.retold import Retold
 from epcli.lab.scenes import Heard, Library
-from epcli.lab.stories import OBJECTS, PEOPLE, Shot, Shown, Story, StoryMaker, make_story
+from epcli.lab.stories import PEOPLE, Shot, Shown, Story, StoryMaker, make_story
 from epcli.lab.tracks import Track, TrackMaker, called_as_heard, joined, load_tracks, make_tracks, silence
 from epcli.lab.trainer import choose, drop_tokens
 from epcli.models import layout
@@ -27,6 +27,7 @@ from epcli.models.smol.ear import Ear
 from epcli.models.smol.family import AUDIO_STEP_S
 from epcli.models.smol.model import lay_out
 from epcli.observe import names
+from epcli.observe.nanodet import CLASSES
 from epcli.records import Modality, Sight
 
 SOUNDS = ("dog", "cat", "cow", "piano", "flute", "thunder")
@@ -305,8 +306,8 @@ def test_a_question_is_typed_roughly_but_with_the_same_letters():
 
 
 def test_things_of_the_detector_have_everyday_names():
-    assert set(OBJECTS) <= set(names.all_names())
-    assert len(set(OBJECTS)) == len(OBJECTS) == 80
+    assert set(CLASSES) <= set(names.all_names())
+    assert len(set(CLASSES)) == len(CLASSES) == 80
 
 
 # --- the tokens that hold an answer -----------------------------------------------------------------------------------

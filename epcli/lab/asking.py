@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from epcli.lab.questions import SceneEvidence, SceneQuestion, ask_sounds
 from epcli.lab.scenes import Heard, Library, Thing
-from epcli.lab.stories import MOST, OBJECTS, PEOPLE, Box, Reported, Story, draw_name
+from epcli.lab.stories import MOST, PEOPLE, Box, Reported, Story, draw_name
 from epcli.observe import names
+from epcli.observe.nanodet import CLASSES
 
 NUMBERS = (
     "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -270,7 +271,7 @@ def _ask_count(shots: Sequence[Reported], add: _Asked, every: Sequence[str], dar
     asked += [rng.choice(counted)] if counted else []
     asked += [s.scene for s in shots if s.scene and any(is_kind(s.scene, n) for n in s.counts)][:1]
     if rng.random() < 0.4:
-        asked.append(rng.choice((*(n for n in OBJECTS if n not in every), "animal", "vehicle")))
+        asked.append(rng.choice((*(n for n in CLASSES if n not in every), "animal", "vehicle")))
     for name in dict.fromkeys(asked):
         many = names.plural(name)
         wordings = (f"How many {many} are there?", f"How many {many} do you see?", f"How many {many} are in the picture?",
@@ -311,7 +312,7 @@ def _ask_is_there(shots: Sequence[Reported], add: _Asked, every: Sequence[str], 
         name = PEOPLE if rng.random() < 0.08 else rng.choice(list(SOMEONE)) if rng.random() < 0.05 else draw_name(rng)
         if every and rng.random() < 0.3:  # one that is alike
             kinds = names.kinds(rng.choice(every))
-            alike = [n for n in OBJECTS if kinds and kinds[-1] in names.kinds(n)]
+            alike = [n for n in CLASSES if kinds and kinds[-1] in names.kinds(n)]
             name = rng.choice(alike) if alike else name
     looked_for = PEOPLE if name in SOMEONE else name
     found = next(
@@ -586,7 +587,7 @@ def _ask_unknowable(story: Story, add: _Asked) -> None:
     rng = add.rng
     if rng.random() < 0.5:
         named = [n for s in story.shots for n in s.counts]
-        the = f"the {rng.choice(named) if named and rng.random() < 0.8 else rng.choice(OBJECTS)}"
+        the = f"the {rng.choice(named) if named and rng.random() < 0.8 else rng.choice(CLASSES)}"
         add(
             "cannot",
             rng.choice(UNKNOWABLE).format(the=the, person=rng.choice(("man", "woman", "person", "child"))),
@@ -615,6 +616,3 @@ def _description(story: Story) -> str:
     else:
         said.append(f"You hear {', then '.join(_heard(p) for p in sounding[:4])}.")
     return " ".join(s[0].upper() + s[1:] for s in said)
-
-
-Asker = Callable[[Story, Library, random.Random], list[SceneQuestion]]

@@ -22,11 +22,12 @@ from epcli.lab.retold import Retold
 from epcli.lab.scenes import Heard, frame_times
 from epcli.lab.tracks import Track
 from epcli.observe import names
+from epcli.observe.nanodet import CLASSES
 from epcli.records import SeenFeatures, Sight
 
 Box = tuple[float, float, float, float]
 
-# What the detector names, in everyday words; the first are what home films show most.
+# What home films show most, of what the detector names.
 OFTEN = (
     "person",
     "car",
@@ -42,15 +43,6 @@ OFTEN = (
     "airplane",
     "train",
 )
-OBJECTS = (
-    *OFTEN, "motorcycle", "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "sheep", "cow",
-    "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis",
-    "snowboard", "ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
-    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
-    "carrot", "hot dog", "pizza", "donut", "cake", "couch", "plant", "bed", "table", "toilet", "television", "laptop",
-    "computer mouse", "remote control", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
-    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair dryer", "toothbrush",
-)  # fmt: skip
 PEOPLE = "person"
 MOST = 12  # counted; more are "many"
 CONFUSED = {
@@ -140,7 +132,7 @@ def _finer(name: str) -> tuple[str, ...]:
 
 def draw_name(rng: random.Random) -> str:
     """A name that any part may report."""
-    pool = rng.choices((OFTEN, OBJECTS, _coarse(), _fine()), (3, 3, 3, 4))[0]
+    pool = rng.choices((OFTEN, CLASSES, _coarse(), _fine()), (3, 3, 3, 4))[0]
     return rng.choice(pool)
 
 
@@ -185,13 +177,13 @@ class StoryMaker:
             return Shot(start_s, end_s, texts=texts if rng.random() < 0.5 else (), black=True)
         if kind < 0.16:
             return Shot(start_s, end_s, texts=texts)
-        wanted = [n for n in heard if n in OBJECTS or names.kinds(n)]
+        wanted = [n for n in heard if n in CLASSES or names.kinds(n)]
         things: list[Shown] = []
         for number in range(rng.choices((0, 1, 2, 3, 4), (26, 38, 21, 10, 5))[0]):
-            name = PEOPLE if rng.random() < 0.4 else rng.choice(OFTEN if rng.random() < 0.5 else OBJECTS)
+            name = PEOPLE if rng.random() < 0.4 else rng.choice(OFTEN if rng.random() < 0.5 else CLASSES)
             if wanted and not number and rng.random() < 0.4:
                 name = rng.choice(wanted)
-            if name in OBJECTS and all(t.name != name for t in things):
+            if name in CLASSES and all(t.name != name for t in things):
                 things.append(self.shown(rng, name))
         scene, sure = "", 0.0
         if not things or rng.random() < 0.45:
