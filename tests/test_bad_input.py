@@ -148,7 +148,7 @@ def test_killed_half_way_it_leaves_nothing_and_the_next_run_works(
         process.send_signal(stop)
         stdout, stderr = process.communicate(timeout=60)
         if stdout.endswith("\n"):  # a fast machine had answered, and was closing down if not done
-            assert process.returncode in (0, -stop)
+            assert process.returncode in (0, 130, -stop)
             assert "Traceback" not in stderr
             break
         if (
