@@ -354,7 +354,10 @@ def _ask_kind(shots: Sequence[Reported], add: _Asked, every: Sequence[str], noth
                 f"What kind of {kind} is it?", f"What {kind} is shown?", f"Which {kind} is in the picture?", f"Name the {kind}.",
                 f"What {kind} is this?")  # fmt: skip
     found = [s for s in shots if things(s, kind)]
-    if found:
+    known = {n for s in found for n in (*s.counts, s.scene) if n and is_kind(n, kind)}
+    if known == {kind}:
+        add("see", wordings, f"I cannot tell which {kind} it is.", [e for s in found for e in _evidence(s, kind)])
+    elif found:
         said = [joined(things(s, kind)) for s in found]
         said = [s for i, s in enumerate(said) if not i or s != said[i - 1]]
         chosen = [e for s in found for e in _evidence(s) if is_kind(e.thing, kind)]
@@ -439,8 +442,10 @@ def _ask_order(shots: Sequence[Reported], add: _Asked, every: Sequence[str]) -> 
         verb = "does" if first.counts.get(name, 1) == 1 else "do"
         when = f"{seconds(first.start_s)}." if first.start_s >= 0.5 else "at 0 seconds, from the beginning."
         if not at_once:
-            add("when", (f"When {verb} {the} appear?", f"At which second {verb} {the} appear?", f"At what second do you see {the}?",
-                         f"When do you see {the}?", f"When do you first see {the}?"),
+            be = "is" if verb == "does" else "are"
+            asked = the if rng.random() < 0.7 else number_of(name, 1) if verb == "does" else names.plural(name)
+            add("when", (f"When {verb} {asked} appear?", f"At which second {verb} {asked} appear?", f"At what second do you see {asked}?",
+                         f"When do you see {asked}?", f"When do you first see {asked}?", f"When {be} {asked} first seen?", f"When {be} {asked} shown?"),
                 when, _evidence(first, name))  # fmt: skip
         at = shots.index(having[-1])
         if len(having) == 1 and at + 1 < len(shots):
@@ -532,14 +537,19 @@ def _ask_while(story: Story, add: _Asked) -> None:
     sounding = [p for p in story.sounds if p.things or p.speech]
     for part in sounding:
         during = [s for s in story.shots if s.start_s < part.end_s - 0.5 and s.end_s > part.start_s + 0.5]
-        if len(part.things) == 1 and len(during) == 1 and sum(part.things[0] in p.things for p in sounding) == 1:
-            thing, shot = part.things[0], during[0]
-            verb = VERBS.get(thing.name)
-            wordings = [f"What do you see while {thing.the} sounds?", f"What do you see while you hear {thing.the}?",
-                        f"What is shown while {thing.the} is heard?", f"What is in the picture when {thing.the} sounds?"]  # fmt: skip
-            wordings += [f"What do you see while {thing.the} {verb}s?"] * 3 if verb else []
-            said = BLACK if shot.black else UNSURE[:-1] if shot.unsure else f"you see {seen_in(shot)}"
-            add("while", wordings, f"{said}.", [SceneEvidence("audio", part.start_s, part.end_s), *_evidence(shot)])
+        wordings = _while_it_sounds(part, sounding)
+        if len(story.shots) == 1 and rng.random() < 0.75:
+            continue  # only where the picture changes does the time matter
+        if wordings and (len(during) == 1 or (len(during) == 2 and rng.random() < 0.4)):
+            said = _seen(during)[:-1]
+            if during[0].unsure and len(during) == 1:
+                said = UNSURE[:-1]  # text is not what was asked for
+            add(
+                "while",
+                wordings,
+                f"{said}.",
+                [SceneEvidence("audio", part.start_s, part.end_s), *_all_shown(during)],
+            )
     for shot in story.shots:
         during_s = [p for p in sounding if p.start_s < shot.end_s - 0.4 and p.end_s > shot.start_s + 0.4]
         label = next(iter(shot.counts), shot.scene)
@@ -575,6 +585,22 @@ def _ask_while(story: Story, add: _Asked) -> None:
             )
         else:
             add("visible", hidden, f"no, you hear {thing.a}, but you do not see it.", _all_heard(sounding))
+
+
+def _while_it_sounds(part: Heard, sounding: Sequence[Heard]) -> list[str]:
+    """Wordings of what is seen meanwhile; none where it is not the only sound of its name."""
+    if part.speech and sum(bool(p.speech) for p in sounding) == 1:
+        return ["What do you see while the voice speaks?", "What is shown while someone speaks?", "What do you see when the voice speaks?",
+                "What is in the picture while somebody talks?", "What do you see while you hear the voice?"]  # fmt: skip
+    if len(part.things) != 1 or sum(part.things[0] in p.things for p in sounding) != 1:
+        return []
+    thing = part.things[0]
+    verb = VERBS.get(thing.name)
+    wordings = [f"What do you see while {thing.the} sounds?", f"What do you see while you hear {thing.the}?", f"What do you see when you hear {thing.the}?",
+                f"What is shown while {thing.the} is heard?", f"What is in the picture when {thing.the} sounds?", f"What is shown while you hear {thing.the}?"]  # fmt: skip
+    if thing.group == "instrument":
+        wordings += [f"What do you see while {thing.the} plays?", f"What is shown while {thing.the} is playing?"]
+    return wordings + ([f"What do you see while {thing.the} {verb}s?"] * 3 if verb else [])
 
 
 def _heard(part: Heard) -> str:

@@ -30,6 +30,7 @@ from epcli.lab.trainer import AdapterRecipe, Told, Trainer
 from epcli.models.smol.adapter import Adapter, load_adapter
 from epcli.models.smol.adapter_file import ADAPTER
 from epcli.models.smol.ear import Ear
+from epcli.models.smol.family import MOST_FRAMES
 from epcli.models.smol.learner import smol_learner
 from epcli.models.smol.model import Language
 from epcli.observe.yamnet import load_yamnet
@@ -40,8 +41,9 @@ from epcli.train.sieve_trainer import SieveRecipe, SieveTrainer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
-LONG, LONGEST_S = 0.4, 24.0  # share of scenes longer than one event; seconds
-SHOTS, FRAMES = 5, 16  # most of a scene
+LONG, LONGEST_S = 0.5, 24.0  # share of scenes longer than one event; seconds
+VERY_LONG, VERY_LONGEST_S = 0.25, 60.0  # share of these that are longer still; seconds
+SHOTS, MORE_SHOTS = 5, 8  # most of a scene, of a very long one
 QUIET_FREE = 1 / 3  # share of scenes that are reported without an error
 WORST = 2.0  # times the measured errors, at most
 MUTE, BLIND = 0.08, 0.05  # share of scenes without sound, without picture
@@ -61,11 +63,14 @@ class StorySource:
     ) -> Story:
         """A scene; simpler ones at the beginning of training."""
         share = 0.1 + (long - 0.1) * progress
+        most_shots = SHOTS
+        if rng.random() < VERY_LONG * progress:
+            longest_s, most_shots = max(longest_s, VERY_LONGEST_S), MORE_SHOTS
         track = self.tracks.several(rng, longest_s) if rng.random() < share else self.tracks.one(rng)
         noise = 0.0 if rng.random() < QUIET_FREE else rng.uniform(0.5, WORST)
         kind = rng.random()
-        most_frames = 0 if kind < BLIND else FRAMES if longest_s <= LONGEST_S else 24
-        shots = max(1, round(1 + (SHOTS - 1) * min(1.0, 0.4 + progress)))
+        most_frames = 0 if kind < BLIND else MOST_FRAMES
+        shots = max(1, round(1 + (most_shots - 1) * min(1.0, 0.4 + progress)))
         duration = track.duration_s
         if kind > 1 - MUTE:
             return make_story(rng, self.maker, None, duration, noise, most_shots=shots, most_frames=most_frames)

@@ -148,7 +148,8 @@ class StoryMaker:
     def shots(self, rng: random.Random, duration_s: float, heard: Sequence[str], most: int) -> tuple[Shot, ...]:
         """Up to `most` shots; in some of them something that is also heard."""
         room = min(most, max(1, int(duration_s / 1.6)))
-        count = min(rng.choices((1, 2, 3, 4, 5, 6), (42, 30, 13, 7, 4, 4))[0], room)
+        often = (42, 30, 13, 7, 4, 4, 0, 0) if duration_s < 20 else (14, 18, 20, 16, 12, 10, 6, 4)
+        count = min(rng.choices(range(1, 9), often)[0], room)
         for _ in range(50):
             inner = sorted(rng.uniform(1.0, duration_s - 1.0) for _ in range(count - 1))
             cuts = [0.0, *(round(c, 2) for c in inner), duration_s]

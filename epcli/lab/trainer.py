@@ -38,12 +38,12 @@ class AdapterRecipe:
 
     minutes: float = 60.0  # of training, evaluation and loading not counted
     tokens: int = 320  # a packed row holds at least one scene and stops growing here
-    rows: int = 3  # a step: attention's cost grows with a row's square, so short rows are cheaper than a long one
+    rows: int = 4  # a step: attention's cost grows with a row's square, so short rows are cheaper than a long one
     questions: int = 14  # asked of each scene: a question costs less than what it asks about
     lr: float = 6e-4
     lora_lr: float = 6e-4
     lora_rank: int = 16
-    keep: tuple[float, float] = (0.7, 1.0)  # random share of a scene's tokens that is read: readies for a sieve
+    keep: tuple[float, float] = (0.5, 1.0)  # random share of a scene's tokens that is read: readies for a sieve
     noise: float = 1.0  # a scene's sounds are made doubtful by up to this: standard deviation on the names' logits
     checkpoint_s: float = 180.0
     seed: int = 0
@@ -318,15 +318,15 @@ WEIGHT = {  # how often a question of a type is drawn, the others 1.0: what peop
     "see": 2.0,
     "count": 1.3,
     "is": 1.3,
-    "read": 1.6,
-    "hear": 1.5,
-    "hear all": 2.0,
-    "order": 1.5,
-    "speech": 1.5,
-    "when": 1.3,
-    "while": 0.8,
-    "first": 1.3,
-    "last": 1.3,
+    "read": 1.8,
+    "hear": 2.5,
+    "hear all": 2.5,
+    "order": 2.0,
+    "speech": 2.5,
+    "when": 1.6,
+    "while": 2.5,
+    "first": 1.8,
+    "last": 2.2,
     "describe": 1.0,
     "none": 0.8,
     "cannot": 0.6,

@@ -41,6 +41,7 @@ NANODET = Path(weights.__file__).parent / "data" / "nanodet.safetensors"
 DECODER = Decoder(576, 30, 9, 3, 64, 1536, 49152, biases=False, tied=True)  # SmolLM2-135M
 CONTEXT_TOKENS = 8192
 TOWERS = 55_000_000  # parameters of the parts that see and hear and of the adapter, about, in float32
+MOST_FRAMES = 64
 LOOKING, LISTENING = 150_000_000, 120_000_000  # bytes, about: a few frames, and half a minute of sound, at a time
 MULTIPLE = 32  # pixels: width and height of a frame are multiples of it
 FRAME_TOKENS = 6  # picture tokens of a frame, about: how many there are is known once it was looked at
@@ -96,7 +97,7 @@ class Smol:
         """A frame a second, at most 64, of 640 x 384 pixels or as many: what signs need to be read."""
         return Sampling(
             fps=profile.fps or 1.0,
-            max_frames=profile.max_frames or 64,
+            max_frames=profile.max_frames or MOST_FRAMES,
             max_pixels=profile.max_pixels or 640 * 384,
             multiple=MULTIPLE,
             video=profile.video,
