@@ -408,10 +408,14 @@ def _ask_text(shots: Sequence[Reported], add: _Asked, texts: Sequence[str]) -> N
     if named and rng.random() < 0.3:
         add("read", ("Which name is shown?", "What name is on the sign?", "What is the name?", "What is it called?"),
             f'"{named[0]}".', [e for e in _read(shots) if named[0] in e.thing])  # fmt: skip
-    late = [s for s in shots if s.texts and s.start_s > 1]
-    if late and rng.random() < 0.4:
+    first = next(s for s in shots if s.texts)
+    if first.texts_s[0] > 1 and rng.random() < 0.5:
         add("when", ("When does the text appear?", "At which second does the title appear?", "When is the sign shown?"),
-            f"{seconds(late[0].start_s)}.", _read(late[:1]))  # fmt: skip
+            f"{seconds(first.texts_s[0])}.", _read([first])[:1])  # fmt: skip
+    if len(texts) > 1:
+        which, line = rng.choice((("first", texts[0]), ("last", texts[-1])))
+        add("read", (f"What does the {which} {rng.choice(SIGNS)} say?", f"Which text is shown {which}?", f"What do you read {which}?"),
+            f'it says "{line}".', [e for e in _read(shots) if e.thing == f"text '{line}'"])  # fmt: skip
 
 
 def _ask_order(shots: Sequence[Reported], add: _Asked, every: Sequence[str]) -> None:

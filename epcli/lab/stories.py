@@ -44,6 +44,7 @@ OFTEN = (
     "train",
 )
 PEOPLE = "person"
+UNNOTICED = 0.1  # share of cuts that are not reported
 MOST = 12  # counted; more are "many"
 CONFUSED = {
     "O": "0",
@@ -78,7 +79,7 @@ class Shot:
     things: tuple[Shown, ...] = ()
     scene: str = ""  # "": none that is sure
     sure: float = 0.0  # its probability
-    texts: tuple[str, ...] = ()  # that appear with the shot
+    texts: tuple[str, ...] = ()  # that appear at its beginning or later
     black: bool = False
 
 
@@ -93,6 +94,7 @@ class Reported:
     scene: str
     texts: tuple[str, ...]
     black: bool
+    texts_s: tuple[float, ...] = ()  # when each text appears
 
     @property
     def unsure(self) -> bool:
@@ -242,7 +244,7 @@ class StoryMaker:
         frames: list[tuple[Sight, ...]] = []
         made: list[Reported] = []
         track = 0
-        for number, shot in enumerate(shots):
+        for shot in shots:
             inside = [float(t) for t in times if shot.start_s <= t < shot.end_s]
             if not inside:
                 continue
@@ -256,9 +258,11 @@ class StoryMaker:
                 for t in shot.things
             }
             scene = shot.scene if not shot.scene or rng.random() > 0.05 * noise else ""
+            told = bool(made) and rng.random() > UNNOTICED * noise
+            appear = self._appear(rng, len(texts), len(inside))
             for index, t in enumerate(inside):
                 sights: list[Sight] = []
-                if number and not index and made:
+                if told and not index:
                     sights.append(Sight("cut", "", 1.0))
                 if shot.black:
                     sights.append(Sight("black", "", 1.0))
@@ -277,19 +281,28 @@ class StoryMaker:
                     sights.append(Sight("scene", scene, shot.sure))
                 elif not shot.things and not shot.black:
                     sights.append(Sight("unsure", "", 1.0))
-                if not index:
-                    sights += [
-                        Sight("text", text, rng.uniform(0.86, 1.0), self._line_box(rng, n))
-                        for n, text in enumerate(texts)
-                    ]
+                sights += [
+                    Sight("text", text, rng.uniform(0.86, 1.0), self._line_box(rng, n))
+                    for n, (text, at) in enumerate(zip(texts, appear, strict=True))
+                    if at == index
+                ]
                 if not any(s.kind in ("object", "scene", "black", "unsure") for s in sights):
                     sights.append(Sight("unsure", "", 1.0))
                 frames.append(tuple(sights))
             track += 8
             counts = {name: Counter(found).most_common(1)[0][0] for name, found in counted.items() if found}
-            made.append(Reported(shot.start_s, shot.end_s, counts, boxes, scene, texts, shot.black))
+            texts_s = tuple(inside[at] if at else shot.start_s for at in appear)
+            made.append(Reported(shot.start_s, shot.end_s, counts, boxes, scene, texts, shot.black, texts_s))
         seen = SeenFeatures(tuple(frames), torch.from_numpy(times)[: len(frames)], duration_s / max(1, len(times)))
         return seen, tuple(made)
+
+    def _appear(self, rng: random.Random, texts: int, frames: int) -> list[int]:
+        """The frame of the shot in which each text is read first, ascending: together, or one after another."""
+        if rng.random() < 0.5:
+            return [0] * texts
+        if rng.random() < 0.6:
+            return [rng.randrange(frames)] * texts
+        return sorted(rng.randrange(frames) for _ in range(texts))
 
     def _moved(self, rng: random.Random, thing: Shown, box: Box, share: float, noise: float) -> Box:
         shift = [d * share + rng.gauss(0, 0.01 * noise) for d in thing.drift]
