@@ -332,7 +332,7 @@ def test_tokens_hold_every_piece_of_evidence(retold, tracks, lib, adapter):
         stream = layout.join([laid(story, adapter)], torch.float32, torch.device("cpu"))
         for q in ask(story, lib, random.Random(4)):
             shown = [e for e in q.evidence if e.modality == "video" and not e.thing.startswith("text")]
-            found = evidence_tokens(stream, shown)
+            found = evidence_tokens(stream, shown, None, None)
             assert len(found) == len(shown), (q, stream.labels)
             for piece, tokens in zip(shown, found, strict=True):
                 assert {stream.labels[i] for i in tokens.nonzero().flatten().tolist()} == {piece.thing}

@@ -197,6 +197,11 @@ def _evidence(shot: Reported, *wanted: str) -> list[SceneEvidence]:
     return [SceneEvidence("video", shot.start_s, shot.end_s, n) for n in labels if not wanted or n in wanted]
 
 
+def _cut(shots: Sequence[Reported], shot: Reported) -> list[SceneEvidence]:
+    """The cut with which the shot begins: it tells the second."""
+    return [] if shot is shots[0] else [SceneEvidence("video", shot.start_s, shot.end_s, "cut")]
+
+
 def _all_shown(shots: Sequence[Reported]) -> list[SceneEvidence]:
     return [e for shot in shots for e in _evidence(shot)]
 
@@ -450,7 +455,7 @@ def _ask_order(shots: Sequence[Reported], add: _Asked, every: Sequence[str]) -> 
             asked = the if rng.random() < 0.7 else number_of(name, 1) if verb == "does" else names.plural(name)
             add("when", (f"When {verb} {asked} appear?", f"At which second {verb} {asked} appear?", f"At what second do you see {asked}?",
                          f"When do you see {asked}?", f"When do you first see {asked}?", f"When {be} {asked} first seen?", f"When {be} {asked} shown?"),
-                when, _evidence(first, name))  # fmt: skip
+                when, [*_evidence(first, name), *_cut(shots, first)])  # fmt: skip
         at = shots.index(having[-1])
         if len(having) == 1 and at + 1 < len(shots):
             after = shots[at + 1]

@@ -58,14 +58,11 @@ class StorySource:
         self.tracks = TrackMaker(load_tracks(self.lib, run / split), self.lib, retold)
         self.maker = StoryMaker(retold)
 
-    def story(
-        self, rng: random.Random, progress: float = 1.0, *, long: float = LONG, longest_s: float = LONGEST_S
-    ) -> Story:
+    def story(self, rng: random.Random, progress: float = 1.0) -> Story:
         """A scene; simpler ones at the beginning of training."""
-        share = 0.1 + (long - 0.1) * progress
-        most_shots = SHOTS
-        if rng.random() < VERY_LONG * progress:
-            longest_s, most_shots = max(longest_s, VERY_LONGEST_S), MORE_SHOTS
+        share = 0.1 + (LONG - 0.1) * progress
+        longer = rng.random() < VERY_LONG * progress
+        longest_s, most_shots = (VERY_LONGEST_S, MORE_SHOTS) if longer else (LONGEST_S, SHOTS)
         track = self.tracks.several(rng, longest_s) if rng.random() < share else self.tracks.one(rng)
         noise = 0.0 if rng.random() < QUIET_FREE else rng.uniform(0.5, WORST)
         kind = rng.random()
@@ -180,18 +177,15 @@ def sieve(
     learner = smol_learner(begin or run / "adapter.safetensors", TrainedParts())
     tokenizer = learner.model.tokenizer
     training, held = (StorySource(library, run, split, tokenizer) for split in ("train", "heldout"))
-    recipe = SieveRecipe(minutes=minutes, relevance_any=0.5, relevance_all=0.3, evaluate_s=900.0, evaluate_items=48)
+    recipe = SieveRecipe(minutes=minutes, relevance_any=0.3, relevance_all=0.7, evaluate_s=900.0, evaluate_items=48)
     rates = {"adapter": 1e-4, "decoder": 2e-4, "refiner": 1e-3, "scorer": 1e-3}
     if find and not (run / "sieve" / "checkpoint.pt").exists():
-        few = Moments(training, learner.model, noise=1.0, questions=8, long=0.5, longest_s=40.0, thinned=(0.15, 0.5))
+        few = Moments(training, learner.model, noise=1.0, questions=8, gradients=False)
         finding = replace(recipe, minutes=find, items=32, relevance_only=1.0, anchor=0.3, lr=rates)
         finder = SieveTrainer(learner, few, None, finding, run / "find", typer.echo)
         finder.resume()
         finder.run()
-    scenes, unseen = (
-        Moments(source, learner.model, noise=noise, long=0.5, longest_s=40.0)
-        for source, noise in ((training, 1.0), (held, 0.0))
-    )
+    scenes, unseen = (Moments(source, learner.model, noise=noise) for source, noise in ((training, 1.0), (held, 0.0)))
     together = replace(recipe, lr=rates | {"refiner": 3e-4, "scorer": 5e-4})
     trainer = SieveTrainer(learner, scenes, unseen, together, run / "sieve", typer.echo)
     trainer.resume()
