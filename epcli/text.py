@@ -49,14 +49,15 @@ def well_formed(text: str) -> str:
     return _SURROGATE.sub("\ufffd", text)
 
 
-def as_question(text: str, what: str = "the question") -> str:
+def as_question(text: str, what: str = "the question", wanted: str = "what you want to know about the file") -> str:
     """A question as it can be asked: stripped, well formed, without a byte order mark.
 
-    Raises UsageError, which begins with `what`, for one that is empty, far too long, or holds a zero byte.
+    Raises UsageError, which begins with `what`, for one that is empty (say what is `wanted`), far too long, or holds a
+    zero byte.
     """
     question = well_formed(text).strip("\ufeff \t\r\n\v\f").strip()
     if not question:
-        raise UsageError(f"{what} is empty: say what you want to know about the file")
+        raise UsageError(f"{what} is empty: say {wanted}")
     if "\0" in question:
         raise UsageError(f"{what} holds a zero byte, so it is not UTF-8 text; save it as UTF-8")
     if len(question) > LONGEST_QUESTION:

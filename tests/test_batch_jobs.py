@@ -44,6 +44,7 @@ def test_links_are_followed_but_never_in_circles(folder: Path, tmp_path: Path) -
     (folder / "there").symlink_to(tmp_path / "elsewhere")
     (folder / "sub/round").symlink_to(folder)
     (folder / "h.mp4").symlink_to(tmp_path / "elsewhere/g.mp4")
+    (folder / "itself").symlink_to("itself")
     plain = len(find([folder], Search(follow_links=False)))
     found = [path.relative_to(folder).as_posix() for path in find([folder], Search())]
     assert len(found) == plain + 2

@@ -68,6 +68,14 @@ def test_nothing_found_is_told_and_no_error(place: Path) -> None:
     assert ep("find", "films", "zebra", "--play")[1] == ""
 
 
+def test_a_folder_without_media_is_told(place: Path) -> None:
+    (place / "empty").mkdir()
+    told = "ep: empty: no media file there is indexed\n"
+    assert ep("find", "empty", "zebra") == (0, "", told)
+    ep("index", "films", "-q")
+    assert ep("find", "empty", "zebra") == (0, "", told)
+
+
 def test_the_list_as_json(place: Path) -> None:
     (hit,) = json.loads(ep("find", "films", "pears", "--json")[1])
     assert hit["path"] == str(place / "films" / "pears.mp4")
@@ -109,6 +117,8 @@ def test_while_another_indexes_what_is_there_is_searched(place: Path) -> None:
         (["find", "nowhere", "pears"], "nowhere: there is no such file or folder; the last word is the query"),
         (["find", "films"], "is a folder; say also what to find"),
         (["find", "films", "?"], "no word in the query"),
+        (["find", "films", ""], "the query is empty: say what to find"),
+        (["find", "films", "pears", "--index", "films"], "films: is a folder; --index names a file"),
         (["find", "", "pears"], "the path is empty"),
         (["find", "films", "pears", "--since", "soon"], "neither an age nor a date"),
         (["find", "films", "pears", "--exact"], "--exact goes with --clip"),

@@ -219,8 +219,13 @@ def test_one_process_writes_at_a_time(index: Index) -> None:
 def test_a_damaged_index_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "index.sqlite"
     path.write_bytes(content)
-    with pytest.raises(EpError, match=r"index.sqlite: the index cannot be used"):
+    with pytest.raises(EpError, match=r"index.sqlite: is no index, or a damaged one \("):
         Index(path)
+
+
+def test_nobody_is_told_to_remove_an_index_that_is_sound(index: Index) -> None:
+    with pytest.raises(EpError, match=r"index.sqlite: the index cannot be used: database is locked$"), index.damage():
+        raise sqlite3.OperationalError("database is locked")
 
 
 def test_another_database_is_left_alone(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class Search:
                 below = f"{relative}{entry.name}"
                 if entry.name.startswith(".") or (entry.is_symlink() and not self.follow_links):
                     continue
-                if entry.is_dir():
+                if os.path.isdir(entry.path):  # unlike entry.is_dir(), False for a link that leads to itself
                     if not _matches(below, self.exclude):
                         yield from walk(entry.path, f"{below}/")
                 elif self.wants(below):

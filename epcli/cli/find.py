@@ -73,8 +73,13 @@ def find(
         if places and update_index:
             _update(known, places, quiet=quiet or json or play)
         hits = _search(known, query, places, hows, since_s, limit)
+        empty = not hits and places and not known.files_within(places)
     if not hits and not quiet and not json:
-        print(f"ep: nothing found for {one_line(query)!r}", file=sys.stderr)
+        where = one_line(", ".join(map(str, places)))
+        print(
+            f"ep: {where}: no media file there is indexed" if empty else f"ep: nothing found for {one_line(query)!r}",
+            file=sys.stderr,
+        )
     cuts = _cut(hits, clip, exact) if clip is not None else []
     if json:
         from json import dumps
@@ -135,7 +140,7 @@ def _search(
     from epcli.find.search import Scope, Search
     from epcli.observe.minilm import MiniLM
 
-    if not known.totals().files:
+    if not places and not known.totals().files:
         raise EpError(f"{known.path}: nothing is indexed yet; name a folder: ep find FOLDER QUERY")
     scope = Scope(places, hows or frozenset(HOWS), since)
     hits = Search(known, MiniLM().embed).find(query, scope, limit=2 * limit)

@@ -173,9 +173,11 @@ class Index:
     def __init__(self, path: Path, *, make: bool = True) -> None:
         """Open it; with `make`, begin one where there is none.
 
-        Raises UsageError if the file is no index, or is one of another version; EpError if it cannot be opened.
+        Raises UsageError for a folder, another database or another version; EpError if it cannot be opened.
         """
         self.path = path
+        if path.is_dir():
+            raise UsageError(f"{path}: is a folder; --index names a file")
         if not make and not path.is_file():
             raise UsageError(f"{path}: there is no index yet; `ep index FOLDER` makes one")
         try:
@@ -226,10 +228,14 @@ class Index:
         """What SQLite says, in words for the user."""
         try:
             yield
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) and "fts5" in str(error):
+        except sqlite3.OperationalError as error:  # the disk, the rights, another process: the file itself may be sound
+            if "fts5" in str(error):
                 raise EpError("this Python's SQLite has no FTS5; use a Python that has it") from None
-            raise EpError(f"{self.path}: the index cannot be used: {error}; remove it to make a new one") from None
+            raise EpError(f"{self.path}: the index cannot be used: {error}") from None
+        except sqlite3.DatabaseError as error:
+            raise EpError(
+                f"{self.path}: is no index, or a damaged one ({error}); name another --index, or remove a damaged one"
+            ) from None
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:

@@ -83,7 +83,7 @@ class Query:
 
 def parse(text: str) -> Query:
     """A query as people type it. Raises UsageError for one that is empty, far too long, or without any word."""
-    text = " ".join(as_question(text, "the query").split())
+    text = " ".join(as_question(text, "the query", "what to find").split())
     if len(text) > LONGEST:
         raise UsageError(f"the query is {len(text):,} characters long; {LONGEST:,} are the most")
     quoted = [one or other for one, other in _QUOTED.findall(text)]
