@@ -8,6 +8,7 @@ for type checkers, so that the command line can use it without loading a model l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import IntEnum
 from pathlib import Path
@@ -170,6 +171,18 @@ class Observation:
     source: str  # what reports it: "nanodet", "efficientnet-lite0", "rapidocr", "yamnet", "whisper" or "level"
     box: tuple[float, float, float, float] | None = None  # of the largest, as in Sight
     count: int = 1  # most at a time
+
+    def to_row(self) -> list[Any]:
+        """As JSON types."""
+        box = None if self.box is None else [float(side) for side in self.box]
+        times = (float(self.start_s), float(self.end_s), float(self.confidence))
+        return [self.kind, self.text, *times, self.source, box, int(self.count)]
+
+    @classmethod
+    def of_row(cls, row: Sequence[Any]) -> Observation:
+        """What `to_row` made."""
+        *rest, box, count = row
+        return cls(*rest, None if box is None else tuple(box), count)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ from epcli.find.index import Index
 from epcli.media.probe import probe
 from epcli.observe import minilm
 from tests.find_samples import by_words, fill
+from tests.media_samples import run as ffmpeg
 from tests.test_find_index import Reader
 
 MEDIA = Path(__file__).parents[1] / "docs" / "media"
@@ -207,6 +208,59 @@ print(*sys.modules)
     assert not {"torch", "transformers", "av", "cv2"} & set(run.stdout.split())
 
 
+def kill_when(query: str, *arguments: str, home: Path) -> Path:
+    """Run `ep` and SIGKILL it as soon as a query of its index gives a row -> the index."""
+    (home / "epcli").mkdir(parents=True)
+    index = home / "epcli" / "index.sqlite"
+    running = subprocess.Popen(
+        [sys.executable, "-m", "epcli", *arguments],
+        env={**os.environ, "XDG_CACHE_HOME": str(home)},
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and running.poll() is None:
+        with suppress(sqlite3.Error), sqlite3.connect(f"file:{index}?mode=ro", uri=True) as base:
+            if base.execute(query).fetchone():
+                break
+        time.sleep(0.05)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    with sqlite3.connect(index) as base:
+        assert base.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert base.execute(query).fetchone()
+    return index
+
+
+@pytest.mark.slow
+def test_a_killed_look_at_a_long_film_goes_on_to_the_same_result(tmp_path: Path) -> None:
+    film, home = tmp_path / "film.mkv", tmp_path / "home"
+    small = ("-vf", "scale=160:96,fps=2", "-c:v", "libx264", "-c:a", "aac")
+    ffmpeg("-stream_loop", "16", "-i", MEDIA / "farm.mp4", *small, film)
+    index = kill_when("SELECT 1 FROM begun", "index", str(film), home=home)
+
+    def rows() -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
+        with sqlite3.connect(index) as base:
+            said = base.execute(
+                "SELECT how, text, start_s, end_s, confidence, place FROM lines ORDER BY start_s, id"
+            ).fetchall()
+            seen = base.execute(
+                "SELECT how, text, start_s, end_s, confidence, place, count FROM sightings "
+                "JOIN names ON names.id = name ORDER BY start_s, end_s, how, text"
+            ).fetchall()
+        return said, seen
+
+    with sqlite3.connect(index) as base:
+        base.execute(
+            """INSERT INTO begun_parts SELECT path, '[["text", "from before", 1, 2, 0.9, "", null, 1]]' FROM begun"""
+        )
+    run("index", str(film), home=home)
+    lines, sightings = rows()
+    assert lines.pop(0)[1] == "from before"  # what was known is not looked at again
+    assert len(sightings) > 2
+    run("index", str(film), "--rebuild", home=home)
+    assert rows() == (lines, sightings)
+
+
 @pytest.mark.slow
 def test_real_files_are_found_after_a_kill(tmp_path: Path) -> None:
     films, home = tmp_path / "films", tmp_path / "home"
@@ -214,23 +268,8 @@ def test_real_files_are_found_after_a_kill(tmp_path: Path) -> None:
     for name in ("duet", "farm", "speech"):
         shutil.copyfile(MEDIA / f"{name}.mp4", films / f"{name}.mp4")
     (films / "broken.mp4").write_bytes(b"\0" * 1000)
-    (home / "epcli").mkdir(parents=True)
-    index = home / "epcli" / "index.sqlite"
-    first = subprocess.Popen(
-        [sys.executable, "-m", "epcli", "index", str(films)],
-        env={**os.environ, "XDG_CACHE_HOME": str(home)},
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and first.poll() is None:
-        with suppress(sqlite3.Error), sqlite3.connect(f"file:{index}?mode=ro", uri=True) as base:
-            if base.execute("SELECT 1 FROM files WHERE failure IS NULL").fetchone():
-                break
-        time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    index = kill_when("SELECT 1 FROM files WHERE failure IS NULL", "index", str(films), home=home)
     with sqlite3.connect(index) as base:
-        assert base.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         before = base.execute("SELECT count(*) FROM files").fetchone()[0]
     again = run("index", str(films), "--json", home=home)
     assert json.loads(again.stdout)["unchanged"] == before, again.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from epcli.errors import EpError, MediaError, UsageError
 from epcli.find import build
 from epcli.find import index as index_file
 from epcli.find.build import Build
-from epcli.find.index import Index, Observed
+from epcli.find.index import Begun, Index, Observed
 from epcli.find.search import Search
 from tests.find_samples import by_words, fill, observed, thing, words
 
@@ -23,16 +23,25 @@ class Reader:
     """Takes what a file holds as what is said in it; "broken" fails."""
 
     looked: list[str] = []  # noqa: RUF012
+    begun: list[Begun | None] = []  # noqa: RUF012
+    stops_after: int | None = None  # so many stretches
 
     def __init__(self, limit_s: float, on_progress: object) -> None: ...
 
     def close(self) -> None: ...
 
-    def observe(self, path: Path) -> Observed | Failure:
+    def observe(
+        self, path: Path, begun: Begun | None = None, on_stretch: Callable[[str, str], None] = lambda seen, mark: None
+    ) -> Observed | Failure:
         from epcli import content
 
         Reader.looked.append(path.name)
+        Reader.begun.append(begun)
         text = path.read_text()
+        if Reader.stops_after is not None:
+            for number in range(Reader.stops_after):
+                on_stretch(f"{text} {number}", f"mark {number}")
+            raise KeyboardInterrupt
         if text == "broken":
             return Failure(f"{path.name}: is broken", 4)
         status = path.stat()
@@ -43,7 +52,7 @@ class Reader:
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
     monkeypatch.setattr(build, "Observer", Reader)
-    Reader.looked = []
+    Reader.looked, Reader.begun, Reader.stops_after = [], [], None
     with Index(tmp_path / "index.sqlite") as made:
         yield made
 
@@ -206,6 +215,58 @@ def test_a_new_file_is_watched_for(index: Index, films: Path, monkeypatch: pytes
     with pytest.raises(KeyboardInterrupt):
         run(work, watch=True)
     assert found(index, "cherries") == ["cherries.mp4"]
+
+
+def interrupt(index: Index, film: Path, stretches: int) -> None:
+    Reader.stops_after = stretches
+    with pytest.raises(KeyboardInterrupt):
+        update(index, film)
+    Reader.stops_after = None
+
+
+def left(index: Index) -> int:
+    """How many stretches of unfinished files the index holds."""
+    return int(index.base.execute("SELECT count(*) FROM begun_parts").fetchone()[0])
+
+
+def test_an_interrupted_file_goes_on_where_it_was(index: Index, films: Path) -> None:
+    film = films / "pears.mp4"
+    interrupt(index, film, 2)
+    text = film.read_text()
+    assert found(index, "pears") == []
+    assert update(index, films).indexed == 3
+    assert Reader.begun == [None, None, Begun((f"{text} 0", f"{text} 1"), "mark 1"), None]
+    assert left(index) == 0
+    assert found(index, "pears") == ["pears.mp4"]
+
+
+@pytest.mark.parametrize("anew", ["changed", "rebuilt", "other parts"])
+def test_an_interrupted_file_begins_anew_if_it_must(
+    index: Index, films: Path, anew: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = films / "pears.mp4"
+    interrupt(index, film, 2)
+    if anew == "changed":
+        film.write_text("we talk about quinces only, my friends")
+    if anew == "other parts":
+        monkeypatch.setattr(index_file, "OBSERVED", -1)
+    Reader.stops_after = 1
+    with pytest.raises(KeyboardInterrupt):
+        update(index, film, rebuild=anew == "rebuilt")
+    assert Reader.begun == [None, None]
+    assert left(index) == 1
+
+
+def test_of_an_interrupted_file_nothing_is_left_when_it_is_forgotten_or_old(
+    index: Index, films: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(index, films / "pears.mp4", 2)
+    index.forget([films])
+    assert left(index) == 0
+    interrupt(index, films / "pears.mp4", 2)
+    monkeypatch.setattr(index_file, "KEPT_S", -1.0)
+    index.forget_gone()
+    assert left(index) == 0
 
 
 def test_one_process_writes_at_a_time(index: Index) -> None:

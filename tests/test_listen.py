@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from epcli.observe import listen, look, sounds
 from epcli.observe.listen import voiced
 from epcli.observe.look import observe
 from epcli.observe.loudness import joined, silences
+from epcli.observe.pieces import Mark
 from epcli.observe.sounds import PATCH_HOP_S, Events, broader, kinds
 from epcli.records import SAMPLE_RATE, Clip, MediaInfo, SeenFeatures, Sight
 
@@ -129,17 +132,52 @@ def test_a_long_file_in_pieces_is_heard_as_at_once(monkeypatch):
     assert [round(done) for done, _ in progress] == [0, 8, 16, 24, 32, 40]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("picture", [True, False])
+def test_a_file_that_was_left_goes_on_as_if_nothing_had_happened(monkeypatch, picture):
+    monkeypatch.setattr(look, "PIECE_S", 8.0)
+    monkeypatch.setattr(listen, "SOUND_PIECE_S", 8.0)
+    monkeypatch.setattr(listen, "CUT_S", 3.0)
+    parts = {"ears": listen.Ears.load(), "eye": look.Eye() if picture else None, "picture": picture}
+    whole, marks = [], []
+
+    def left(mark):
+        marks.append((len(whole), json.dumps([asdict(mark), [each.to_row() for each in whole]])))
+
+    for each in observe(MEDIA / "moment.mp4", on_mark=left, **parts):
+        whole.append(each)  # noqa: PERF402 - `left` counts them
+    assert len(marks) == 4
+    for count, text in marks[1], marks[-1]:
+        mark, rows = json.loads(text)
+        before = [type(whole[0]).of_row(row) for row in rows]
+        assert before == whole[:count]
+        after = list(observe(MEDIA / "moment.mp4", mark=Mark(**mark), **parts))
+        assert before + after == whole
+    assert whole[marks[1][0] :]  # something was left
+
+
+def test_sounds_go_on_from_a_state():
+    events, same = Events(CLASSES), Events(CLASSES)
+    row = np.zeros((4, len(CLASSES)))
+    row[:, [CLASSES.index("Dog"), CLASSES.index("Bark")]] = 0.9
+    assert events.add(row, 0.0, 2.0) == []
+    same.restore(json.loads(json.dumps(events.state())))
+    assert same.add(row, 2.0, 4.0) + same.finish() == events.add(row, 2.0, 4.0) + events.finish() != []
+
+
 def test_what_is_seen_goes_on_from_piece_to_piece():
     def seen(clip):
         """One sight of the same thing in the frames of this clip, as the eye reports them."""
         frames = tuple((Sight("object", "dog", 0.9, (0.1, 0.1, 0.2, 0.2)),) if k else () for k in clip.frames)
         return SeenFeatures(frames, torch.from_numpy(clip.frame_times_s), 1.0)
 
-    watcher = look.Watcher(type("Seeing", (), {"see": staticmethod(seen)})())
-    found = []
+    found, state = [], []
     for n, pattern in enumerate(([0, 0, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0])):
+        watcher = look.Watcher(type("Seeing", (), {"see": staticmethod(seen)})())
+        watcher.restore(json.loads(json.dumps(state)))
         clip = Clip(INFO, (4.0 * n, 4.0 * n + 4), np.array(pattern), np.arange(4) + 0.5, None)
         found += watcher.see(clip, last=n == 2)
+        state = watcher.state()
     assert [(each.text, each.start_s, each.end_s) for each in found] == [("dog", 2.0, 9.0)]
 
 

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from epcli import content
@@ -154,9 +155,13 @@ class Build:
             status = os.stat(path)
         except OSError:  # it has gone meanwhile
             return
-        result = observer.observe(path)
+        size, modified = status.st_size, status.st_mtime_ns
+        begun = None if self.rebuild else self.index.begun(path, size, modified)
+        if begun is None:
+            self.index.drop_begun(path)
+        result = observer.observe(path, begun, partial(self.index.go_on, path, size, modified))
         if isinstance(result, Failure):
-            self.index.put_failure(path, status.st_size, status.st_mtime_ns, result.message, result.exit_code)
+            self.index.put_failure(path, size, modified, result.message, result.exit_code)
             self.tally.failed += 1
             self.on_file(path, result.message)
             return

@@ -26,7 +26,7 @@ from epcli.config import cache_home
 from epcli.errors import EpError, UsageError
 from epcli.find.passages import Findings
 
-FORMAT = 1  # of the tables; raise it when they change
+FORMAT = 2  # of the tables; raise it when they change
 OBSERVED = 1  # raise it when the parts report so much more that files should be looked at again
 KEPT_S = 30 * 86400.0  # seconds that the rows of a file that has gone are kept
 STEMS = "porter unicode61 remove_diacritics 2"
@@ -86,6 +86,16 @@ CREATE TABLE holds (
   name INTEGER NOT NULL, file INTEGER NOT NULL, confidence REAL NOT NULL, PRIMARY KEY (name, file)
 ) WITHOUT ROWID;
 CREATE INDEX holds_file ON holds (file);
+CREATE TABLE begun (          -- files that are being looked at, or were when the process ended
+  path BLOB PRIMARY KEY,
+  size INTEGER NOT NULL,
+  modified INTEGER NOT NULL,
+  observed INTEGER NOT NULL,
+  at REAL NOT NULL,           -- when that was, seconds since the epoch
+  mark TEXT NOT NULL          -- JSON: where it goes on
+);
+CREATE TABLE begun_parts (path BLOB NOT NULL, observations TEXT NOT NULL);
+CREATE INDEX begun_parts_path ON begun_parts (path);
 CREATE VIRTUAL TABLE line_search USING fts5 (text, content = 'lines', content_rowid = 'id', tokenize = '{STEMS}');
 CREATE VIRTUAL TABLE name_search USING fts5 (
   text, head, kinds, kind_heads, content = 'names', content_rowid = 'id', tokenize = '{STEMS}'
@@ -95,6 +105,9 @@ CREATE TRIGGER line_added AFTER INSERT ON lines BEGIN
 END;
 CREATE TRIGGER line_dropped AFTER DELETE ON lines BEGIN
   INSERT INTO line_search (line_search, rowid, text) VALUES ('delete', old.id, old.text);
+END;
+CREATE TRIGGER begun_dropped AFTER DELETE ON begun BEGIN
+  DELETE FROM begun_parts WHERE path = old.path;
 END;
 CREATE TRIGGER name_added AFTER INSERT ON names BEGIN
   INSERT INTO name_search (rowid, text, head, kinds, kind_heads)
@@ -160,6 +173,14 @@ class Observed:
     line_vectors: np.ndarray  # (number of lines, 384) float32 of length 1
     names: tuple[Name, ...]  # all of the sightings, each once
     name_vectors: np.ndarray  # (number of names, 384)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A file that was looked at in part. The texts are JSON, whose content is the observer's affair."""
+
+    observations: tuple[str, ...]  # one for each stretch
+    mark: str  # where it goes on
 
 
 def default_path() -> Path:
@@ -311,11 +332,39 @@ class Index:
                 size += os.stat(f"{self.path}{ending}").st_size
         return Totals(files, failed, gone, seconds / 3600, lines, sightings, size)
 
+    def begun(self, path: Path, size: int, modified: int) -> Begun | None:
+        """What is known of a file whose look was interrupted; None if there is none, or the file was changed since."""
+        name = os.fsencode(path)
+        row = self.base.execute(
+            "SELECT mark FROM begun WHERE path = ? AND size = ? AND modified = ? AND observed = ?",
+            (name, size, modified, OBSERVED),
+        ).fetchone()
+        if row is None:
+            return None
+        parts = self.base.execute("SELECT observations FROM begun_parts WHERE path = ? ORDER BY rowid", (name,))
+        return Begun(tuple(part for (part,) in parts), row[0])
+
     # --- What changes -------------------------------------------------------------------------------
+
+    def go_on(self, path: Path, size: int, modified: int, observations: str, mark: str) -> None:
+        """Enter a further stretch of a file that is being looked at."""
+        name = os.fsencode(path)
+        with self.all_or_nothing():
+            self.base.execute("INSERT INTO begun_parts VALUES (?, ?)", (name, observations))
+            self.base.execute(
+                "INSERT INTO begun VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET size = excluded.size, "
+                "modified = excluded.modified, observed = excluded.observed, at = excluded.at, mark = excluded.mark",
+                (name, size, modified, OBSERVED, time.time(), mark),
+            )
+
+    def drop_begun(self, path: Path) -> None:
+        """The file is looked at from its beginning, or to its end."""
+        self.base.execute("DELETE FROM begun WHERE path = ?", (os.fsencode(path),))
 
     def put(self, path: Path, observed: Observed) -> None:
         """Enter a file that was looked at, in place of what is known of it."""
         with self.all_or_nothing():
+            self.drop_begun(path)
             file = self._file(path, observed.size, observed.modified, observed.content, observed.duration_s)
             self._drop_rows(file)
             for name, vector in zip(observed.names, observed.name_vectors, strict=True):
@@ -378,6 +427,7 @@ class Index:
     def put_failure(self, path: Path, size: int, modified: int, failure: str, exit_code: int) -> None:
         """Enter a file that could not be looked at. It is tried again when it has changed, or when asked for."""
         with self.all_or_nothing():
+            self.drop_begun(path)
             self._drop_rows(self._file(path, size, modified, None, 0.0, failure, exit_code))
 
     def touch(self, file: int, size: int, modified: int) -> None:
@@ -433,8 +483,9 @@ class Index:
             )
 
     def forget_gone(self) -> None:
-        """Drop what has been away for KEPT_S."""
+        """Drop what has been away, or was begun, for KEPT_S."""
         old = self.base.execute("SELECT id FROM files WHERE gone < ?", (time.time() - KEPT_S,)).fetchall()
+        self.base.execute("DELETE FROM begun WHERE at < ?", (time.time() - KEPT_S,))
         if old:
             with self.all_or_nothing():
                 for (file,) in old:
@@ -444,6 +495,7 @@ class Index:
         """Drop all that is known of files and folders; returns how many files that were."""
         condition, values = within(places)
         with self.all_or_nothing():
+            self.base.execute(f"DELETE FROM begun WHERE {condition}", values)
             files = self.base.execute(f"SELECT id FROM files WHERE {condition}", values).fetchall()
             for (file,) in files:
                 self._forget(file)

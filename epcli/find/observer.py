@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from epcli.batch.child import Child, Died, Overdue
 from epcli.batch.work import Failure
 from epcli.errors import CapacityError, EpError, MediaError, WeightsError
-from epcli.find.index import Name, Observed
+from epcli.find.index import Begun, Name, Observed
 from epcli.find.passages import SEEN, Findings, findings
+
+if TYPE_CHECKING:
+    from epcli.observe.pieces import Mark
+    from epcli.records import Observation
 
 TELL_S = 0.25  # progress is told no more often
 
@@ -22,6 +27,12 @@ TELL_S = 0.25  # progress is told no more often
 class _Progress:
     done_s: float
     total_s: float
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    observations: str  # JSON, as in Begun
+    mark: str
 
 
 class Observer:
@@ -42,10 +53,15 @@ class Observer:
             self._child = None
         self._folder.cleanup()
 
-    def observe(self, path: Path) -> Observed | Failure:
-        """Look at a file. Raises EpError if nothing can be looked at, as without the weights of the parts."""
+    def observe(
+        self, path: Path, begun: Begun | None = None, on_stretch: Callable[[str, str], None] = lambda seen, mark: None
+    ) -> Observed | Failure:
+        """Look at a file, or at what is left of it. Raises EpError if nothing can be looked at, as without weights.
+
+        `on_stretch` is told the observations of each stretch and the mark after it, as Begun holds them.
+        """
         child = self._started()
-        child.send(path)
+        child.send((path, begun))
         while True:
             try:
                 message = child.receive(time.monotonic() + self._limit_s)
@@ -58,6 +74,9 @@ class Observer:
                 return Failure(f"{path.name}: ended the process that looks at files ({death})", code)
             if isinstance(message, _Progress):
                 self._tell(message.done_s, message.total_s)
+                continue
+            if isinstance(message, _Stretch):
+                on_stretch(message.observations, message.mark)
                 continue
             if isinstance(message, Failure) and message.exit_code == WeightsError.exit_code:
                 raise message.error()
@@ -106,19 +125,23 @@ def observe_files(pipe: Any) -> None:
         pipe.send(Failure.of(error))
         return
     while True:
-        path: Path = pipe.recv()
+        path, begun = pipe.recv()
         try:
-            pipe.send(_observe(path, texts, parts, pipe.send))
+            pipe.send(_observe(path, begun, texts, parts, pipe.send))
         except MemoryError:
             pipe.send(Failure(f"{path.name}: out of memory", CapacityError.exit_code))
         except Exception as error:  # whatever it is, it is this file's trouble and not the next one's
             pipe.send(Failure.of(error))
 
 
-def _observe(path: Path, texts: Texts, parts: dict[str, Any], tell: Callable[[_Progress], None]) -> Observed:
+def _observe(
+    path: Path, begun: Begun | None, texts: Texts, parts: dict[str, Any], tell: Callable[[_Progress | _Stretch], None]
+) -> Observed:
     from epcli import content
     from epcli.media.probe import check_file, probe
     from epcli.observe.look import observe
+    from epcli.observe.pieces import Mark
+    from epcli.records import Observation
 
     check_file(path)
     before = content.stamp(path)
@@ -130,15 +153,29 @@ def _observe(path: Path, texts: Texts, parts: dict[str, Any], tell: Callable[[_P
             told = time.monotonic()
             tell(_Progress(done_s, total_s))
 
+    found: list[Observation] = []
+    start: Mark | None = None
+    if begun is not None:
+        found = [Observation.of_row(row) for part in begun.observations for row in json.loads(part)]
+        start = Mark(**json.loads(begun.mark))
+    saved = len(found)
+
+    def save(mark: Mark) -> None:
+        nonlocal saved
+        rows = [each.to_row() for each in found[saved:]]
+        saved = len(found)
+        tell(_Stretch(json.dumps(rows), json.dumps(asdict(mark))))
+
     try:
         digest = content.sha256(path)
         duration_s = probe(path).duration_s
-        seen = findings(observe(path, on_progress=progress, **parts))
+        for each in observe(path, on_progress=progress, mark=start, on_mark=save, **parts):
+            found.append(each)  # one by one: `save` counts them
         if content.stamp(path) != before:
             raise MediaError(f"{path.name}: was changed while it was read; run again when it is complete")
     except OSError as error:
         raise MediaError(f"{path.name}: cannot be read: {error.strerror or error}") from error
-    return texts.observed(seen, before[0], before[1], digest, duration_s)
+    return texts.observed(findings(found), before[0], before[1], digest, duration_s)
 
 
 class Texts:

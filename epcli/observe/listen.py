@@ -7,18 +7,19 @@ or music.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from epcli.observe import sounds
 from epcli.observe.loudness import joined, normalise_loudness, silences
-from epcli.observe.pieces import SOUND_PIECE_S, Progress, pieces
+from epcli.observe.pieces import SOUND_PIECE_S, Mark, Progress, pieces
 from epcli.observe.sounds import PATCH_HOP_S, Events
 from epcli.observe.whisper import Word, load_whisper, speech_windows
 from epcli.observe.yamnet import Yamnet, load_yamnet
@@ -102,6 +103,17 @@ class Listener:
             found += self._events.finish() + self._silences(float("inf"))
         return sorted(found, key=lambda each: each.start_s)
 
+    def state(self) -> dict[str, Any]:
+        """What is kept from piece to piece, as JSON types."""
+        rest = base64.b64encode(self._rest.astype("<f4").tobytes()).decode()
+        return {"at": self._at, "rest": rest, "silent": self._silent, "events": self._events.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        self._at, self._silent = state["at"], [(start, end) for start, end in state["silent"]]
+        self._rest = np.frombuffer(base64.b64decode(state["rest"]), "<f4").astype(np.float32)
+        self._events.restore(state["events"])
+
     def _stretch(self, samples: np.ndarray) -> list[Observation]:
         if not len(samples):
             return []
@@ -144,8 +156,12 @@ def listen(
     audio_track: int | None = None,
     on_progress: Progress | None = None,
     on_warning: Callable[[str], None] | None = None,
+    mark: Mark | None = None,
+    on_mark: Callable[[Mark], None] | None = None,
 ) -> Iterator[Observation]:
     """What is said and heard in a file, in the order of its start within each piece; in bounded memory.
+
+    `mark` and `on_mark` are those of `look.observe`.
 
     Raises MediaError for a file that cannot be read or has no sound, UsageError for an impossible range.
     """
@@ -162,11 +178,15 @@ def listen(
             on_progress(done_s, of_s)
 
     listener = Listener(ears, heard)
-    read = pieces(path, sampling_sound(audio_track), SOUND_PIECE_S, start_s, end_s, read_so_far, on_warning)
+    if mark is not None and mark.heard is not None:
+        listener.restore(mark.heard)
+    read = pieces(path, sampling_sound(audio_track), SOUND_PIECE_S, start_s, end_s, read_so_far, on_warning, mark)
     for clip, last in read:
         samples = np.zeros(0, np.float32) if clip.samples is None else clip.samples
         if len(samples) or last:
             yield from listener.hear(samples, clip.range_s[0], last=last)
+        if on_mark is not None and not last and clip.samples is not None:
+            on_mark(Mark(clip.range_s[1], listener.state(), None))
 
 
 def sampling_sound(audio_track: int | None) -> Sampling:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from epcli.media.ffmpeg import name
 from epcli.media.probe import probe
 from epcli.observe.listen import Ears, Listener, listen
 from epcli.observe.picture import Eye, observations
-from epcli.observe.pieces import Progress, pieces
+from epcli.observe.pieces import Mark, Progress, pieces
 from epcli.records import Clip, Observation, Sampling
 
 PIECE_S = 60.0  # decoded at a time with picture: 44 MB
@@ -34,12 +35,17 @@ def observe(
     eye: Eye | None = None,
     audio_track: int | None = None,
     video_track: int | None = None,
+    mark: Mark | None = None,
+    on_mark: Callable[[Mark], None] | None = None,
 ) -> Iterator[Observation]:
     """All observations of a file, in bounded memory: a minute is read at a time.
 
     They come in the order of their start within each piece; what goes on comes when it has ended. A file that lacks
     sound or picture is observed by the other. `on_progress` is told the seconds that are done, and of how many. `ears`
     and `eye` save loading the parts for each file.
+
+    `on_mark` is told where the file may be left, as soon as the observations up to there have been taken. With that as
+    `mark`, and all else the same, the others follow.
 
     Raises MediaError for a file that cannot be read or has nothing of what is wanted, UsageError for an impossible
     range, WeightsError if the parts cannot be had.
@@ -60,10 +66,16 @@ def observe(
             audio_track=audio_track,
             on_progress=on_progress,
             on_warning=on_warning,
+            mark=mark,
+            on_mark=on_mark,
         )
         return
     watcher = Watcher(eye or Eye())
     listener = Listener(ears) if ears is not None else None
+    if mark is not None:
+        watcher.restore(mark.seen or [])
+        if listener is not None and mark.heard is not None:
+            listener.restore(mark.heard)
     fps = LONG_FPS if info.duration_s > LONG_S else FPS
     sampling = Sampling(
         fps=fps,
@@ -74,12 +86,14 @@ def observe(
         audio_track=audio_track,
         video_track=video_track,
     )
-    for clip, last in pieces(path, sampling, PIECE_S, start_s, end_s, on_progress, on_warning):
+    for clip, last in pieces(path, sampling, PIECE_S, start_s, end_s, on_progress, on_warning, mark):
         found = watcher.see(clip, last=last)
         if listener is not None:
             samples = np.zeros(0, np.float32) if clip.samples is None else clip.samples
             found += listener.hear(samples, clip.range_s[0], last=last)
         yield from sorted(found, key=lambda each: each.start_s)
+        if on_mark is not None and not last and not (clip.frames is None and clip.samples is None):
+            on_mark(Mark(clip.range_s[1], listener.state() if listener is not None else None, watcher.state()))
 
 
 class Watcher:
@@ -104,6 +118,14 @@ class Watcher:
                 here[here.index(after)] = _joined(before, after)
         self._going = [] if last else [each for each in here if each.kind != "cut" and each.end_s >= end_s - step_s]
         return over + [each for each in here if each not in self._going]
+
+    def state(self) -> list[Any]:
+        """What is kept from piece to piece, as JSON types."""
+        return [each.to_row() for each in self._going]
+
+    def restore(self, state: list[Any]) -> None:
+        """Go on from a `state`."""
+        self._going = [Observation.of_row(row) for row in state]
 
 
 def _goes_on(before: Observation, after: Observation, step_s: float) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from epcli.errors import MediaError
 from epcli.media.ffmpeg import name
@@ -17,6 +19,15 @@ SOUND_PIECE_S = 300.0  # decoded at a time without picture: 19 MB
 MOST_WARNINGS = 5  # of one file; a damaged one has something to say about each piece
 
 
+@dataclass(frozen=True)
+class Mark:
+    """Where a file may be left: whoever goes on from there observes what an uninterrupted run would."""
+
+    at_s: float  # seconds of the file
+    heard: dict[str, Any] | None  # what a Listener keeps from piece to piece, as JSON types
+    seen: list[Any] | None  # what a Watcher keeps
+
+
 def pieces(
     path: Path,
     sampling: Sampling,
@@ -25,8 +36,9 @@ def pieces(
     end_s: float | None = None,
     on_progress: Progress | None = None,
     on_warning: Callable[[str], None] | None = None,
+    mark: Mark | None = None,
 ) -> Iterator[tuple[Clip, bool]]:
-    """A file in clips of `piece_s` one after another, and whether each is the last.
+    """A file in clips of `piece_s` one after another, and whether each is the last; from a `mark` on.
 
     Progress is told at the beginning, and when the next clip is wanted. A piece in which nothing can be read is empty,
     with a warning. Raises MediaError for a file in which that holds for all, or that lacks what is wanted, UsageError
@@ -38,8 +50,9 @@ def pieces(
     begin = start_s or 0.0
     end = info.duration_s if end_s is None else min(end_s, info.duration_s)
     warnings = _Warnings(name(path), on_warning)
+    at = begin if mark is None else mark.at_s
     if on_progress is not None and end > begin:
-        on_progress(0.0, end - begin)
+        on_progress(at - begin, end - begin)
     if end - begin <= 1.2 * piece_s:  # read() judges impossible ranges
         clip = read(path, sampling, start_s, end_s)
         warnings.add(clip.warnings)
@@ -48,8 +61,7 @@ def pieces(
             on_progress(clip.duration_s, clip.duration_s)
         warnings.finish()
         return
-    found = False
-    at = begin
+    found = mark is not None
     while at < end:
         until = end if end - at <= 1.2 * piece_s else at + piece_s
         try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 
@@ -123,6 +124,15 @@ class Events:
     def finish(self) -> list[Observation]:
         """The sounds that go on to the end."""
         return self._close(float("inf"))
+
+    def state(self) -> list[Any]:
+        """What is known of the sounds so far, as JSON types."""
+        return [[[name, *astuple(event)] for name, event in events] for events in (self._going.items(), self._ended)]
+
+    def restore(self, state: list[Any]) -> None:
+        """Go on from a `state`."""
+        going, self._ended = ([(name, _Event(*event)) for name, *event in events] for events in state)
+        self._going = dict(going)
 
     def _close(self, now_s: float) -> list[Observation]:
         """The events that ended LONGEST_GAP_S before now, but for those whose kinds tell more."""
