@@ -181,8 +181,8 @@ class Observation:
     @classmethod
     def of_row(cls, row: Sequence[Any]) -> Observation:
         """What `to_row` made."""
-        *rest, box, count = row
-        return cls(*rest, None if box is None else tuple(box), count)
+        kind, text, start_s, end_s, confidence, source, box, count = row
+        return cls(kind, text, start_s, end_s, confidence, source, None if box is None else tuple(box), count)
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ SAME += ["-c:v", "libx264", "-preset", "veryfast", "-c:a", "aac", "-ar", "44100"
 def film(clips: Sequence[Path], minutes: float, folder: Path) -> Path:
     """Join clips of sound and picture, again and again, in a folder -> the film."""
     binary = ffmpeg.find().path
-    parts = []
+    parts: list[Path] = []
     for number, clip in enumerate(clips):
         info = probe(clip)
         if info.has_video and info.has_audio and not info.is_image:
@@ -42,7 +42,7 @@ def film(clips: Sequence[Path], minutes: float, folder: Path) -> Path:
         left_s -= lengths[part]
     (folder / "list.txt").write_text("".join(listed))
     made = folder / "film.mkv"
-    joined = [binary, "-v", "error", "-f", "concat", "-i", folder / "list.txt", "-c", "copy", made]
+    joined: list[str | Path] = [binary, "-v", "error", "-f", "concat", "-i", folder / "list.txt", "-c", "copy", made]
     subprocess.run(joined, stdin=subprocess.DEVNULL, check=True)
     return made
 
@@ -61,7 +61,7 @@ def main(minutes: str, *clips: str) -> None:
         folder = Path(place)
         made = film([Path(clip) for clip in clips], float(minutes), folder)
         index = folder / "index.sqlite"
-        commands = {
+        commands: dict[str, list[str | Path]] = {
             "transcript": ["transcript", made, "--json", "-q"],
             "summary": ["summary", made, "-q"],
             "index": ["index", made, "-q", "--index", index],
