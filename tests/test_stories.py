@@ -15,7 +15,7 @@ from word_tokenizer import word_tokenizer
 from epcli.lab import asking
 from epcli.lab.asking import ask, number_of, place_of, rough
 from epcli.lab.moments import evidence_tokens
-from epcli.lab.questions import SceneQuestion
+from epcli.lab.questions import SceneEvidence, SceneQuestion
 from epcli.lab.retold import Retold
 from epcli.lab.scenes import Heard, Library
 from epcli.lab.stories import PEOPLE, Shot, Shown, Story, StoryMaker, make_story
@@ -339,6 +339,35 @@ def test_tokens_hold_every_piece_of_evidence(retold, tracks, lib, adapter):
                 assert (stream.modality[tokens] == Modality.VIDEO).all()
                 pieces += 1
     assert pieces > 150
+
+
+def test_a_sound_is_told_by_its_surest_tokens_and_the_digits_of_its_beginning(lib, adapter):
+    quiet = silence(30, len(SOUNDS), 521)
+    names, words = quiet.names.clone(), quiet.words.clone()
+    names[10:20, 0] = torch.tensor([0.0, 1, 2, 3, 4.5, 5, 4, 3, 2, 1])
+    words[24], words[26] = 3, 4
+    track = HeardNames(names, quiet.classes, torch.arange(30) < 10, words)
+    story = Story(3.6, (), None, Track(3.6, (), track))
+    stream = layout.join([laid(story, adapter)], torch.float32, torch.device("cpu"))
+    begins = torch.full((30,), -1)
+    begins[10] = 5
+    sound, speech = (SceneEvidence("audio", a * AUDIO_STEP_S, b * AUDIO_STEP_S) for a, b in ((8, 20), (22, 30)))
+    found = evidence_tokens(stream, [sound, speech], track, begins)
+    of_sound = (stream.modality == Modality.AUDIO).nonzero().flatten()
+    assert [torch.isin(of_sound, f.nonzero().flatten()).nonzero().flatten().tolist() for f in found] == [
+        [10, 14, 15],
+        [24, 26],
+    ]
+    hushed = SceneEvidence("audio", 0.0, 8 * AUDIO_STEP_S)
+    assert len(evidence_tokens(stream, [hushed], track, begins)) == 0, "silence has no token that tells a sound"
+
+
+def test_a_thing_is_told_by_the_first_frame_that_shows_it(retold, adapter):
+    shots = (Shot(0.0, 4.0, (Shown("dog", (BOX,)),)), Shot(4.0, 8.0, (Shown("cat", (BOX,)),)))
+    seen, told = StoryMaker(retold).report(random.Random(0), shots, 8.0, 0.0, 16)
+    stream = layout.join([laid(Story(8.0, told, seen, None), adapter)], torch.float32, torch.device("cpu"))
+    found = evidence_tokens(stream, [SceneEvidence("video", 0.0, 8.0, "cat")], None, None)
+    assert [stream.spans_s[i, 0].item() for i in found[0].nonzero().flatten()] == [4.5]
 
 
 def test_dropping_thins_sounds_and_leaves_pictures_and_words(retold, tracks, adapter):
