@@ -17,7 +17,8 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from epcli.lab.asking import ask, rough
 from epcli.lab.questions import SceneQuestion
@@ -151,7 +152,20 @@ def train(
     if not trainer.resume() and lora:
         trainer.load_lora(lora)
     trainer.run()
+    if trainer.rank == 0:
+        carry_sieve(begin, run / "adapter.safetensors")
     parallel.stop()
+
+
+def carry_sieve(begin: Path, adapter: Path) -> None:
+    """Put the sieve of the file that training began with, if it has one, into the file that it wrote."""
+    with safe_open(begin, "pt") as file:
+        before = json.loads(file.metadata()["epcli"])
+        sieve = {k: file.get_tensor(k) for k in file.keys() if k.startswith(("refiner.", "scorer."))}  # noqa: SIM118
+    with safe_open(adapter, "pt") as file:
+        about = json.loads(file.metadata()["epcli"])
+    about |= {key: before[key] for key in ("refiner", "reads_refined") if key in before}
+    save_file(load_file(adapter) | sieve, adapter, {"epcli": json.dumps(about)})
 
 
 @app.command()
@@ -177,11 +191,18 @@ def sieve(
     learner = smol_learner(begin or run / "adapter.safetensors", TrainedParts())
     tokenizer = learner.model.tokenizer
     training, held = (StorySource(library, run, split, tokenizer) for split in ("train", "heldout"))
-    recipe = SieveRecipe(minutes=minutes, relevance_any=0.3, relevance_all=0.7, evaluate_s=900.0, evaluate_items=48)
-    rates = {"adapter": 1e-4, "decoder": 2e-4, "refiner": 1e-3, "scorer": 1e-3}
+    recipe = SieveRecipe(
+        minutes=minutes,
+        keep=(0.03, 0.5),
+        relevance_any=0.3,
+        relevance_all=0.7,
+        evaluate_s=900.0,
+        evaluate_items=48,
+    )
+    rates = {"adapter": 5e-5, "decoder": 1e-4, "refiner": 1e-3, "scorer": 1e-3}
     if find and not (run / "sieve" / "checkpoint.pt").exists():
         few = Moments(training, learner.model, noise=1.0, questions=8, gradients=False)
-        finding = replace(recipe, minutes=find, items=32, relevance_only=1.0, anchor=0.3, lr=rates)
+        finding = replace(recipe, minutes=find, items=32, relevance_only=1.0, lr=rates)
         finder = SieveTrainer(learner, few, None, finding, run / "find", typer.echo)
         finder.resume()
         finder.run()
