@@ -65,6 +65,10 @@ def test_the_first_search_indexes(place: Path) -> None:
 def test_nothing_found_is_told_and_no_error(place: Path) -> None:
     assert ep("find", "films", "zebra", "--quiet") == (0, "", "")
     assert ep("find", "films", "zebra") == (0, "", "ep: nothing found for 'zebra'\n")
+    assert ep("find", "films", "aplles")[2] == "ep: nothing found for 'aplles'; did you mean 'apples'?\n"
+    assert (
+        ep("find", "films", "aplles", "--read")[2] == "ep: nothing found for 'aplles'\n"
+    )  # apples are not read either
     assert json.loads(ep("find", "films", "zebra", "--json")[1]) == []
     assert ep("find", "films", "zebra", "--play")[1] == ""
 

@@ -21,6 +21,7 @@ from epcli.find.query import UNHINTED, WEAK, parse
         ("don't worry", ["don't", "worry"], ""),  # no quotation
         ("where do you hear a violin?", ["violin"], "heard"),
         ("what does it say", ["say"], ""),  # nothing else is left to look for, so it is no hint
+        ("a woman speaking", ["woman", "speaking"], ""),
         ("the who", ["the", "who"], ""),
         ("sound", ["sound"], ""),
         ("“gefährliche Straße” вокзал 駅", ["gefährliche Straße", "вокзал", "駅"], ""),
@@ -37,6 +38,15 @@ def test_a_query_has_terms_and_hints(text: str, terms: list[str], hinted: str) -
 
 def test_a_word_that_says_where_to_look_counts_less() -> None:
     assert {term.text: term.weight for term in parse("the EXIT sign").terms} == {"EXIT": 1.0, "sign": WEAK}
+
+
+def test_who_speaks_counts_less_than_that_somebody_speaks() -> None:
+    """The parts cannot tell who speaks, and the speaker need not be in the picture."""
+    woman, speaking = parse("a woman speaking").terms
+    assert (woman.weight, woman.also) == (WEAK, ("person",))
+    assert (speaking.weight, speaking.also) == (1.0, ("speech",))
+    assert [term.weight for term in parse("a woman says 'harvest'").terms] == [1.0, WEAK]
+    assert [term.weight for term in parse("a woman on a beach").terms] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("text", ["", "  ", "?!", "x" * 1001, "a\0b", "'' \"\""])

@@ -73,13 +73,8 @@ def find(
         if places and update_index:
             _update(known, places, quiet=quiet or json or play)
         hits = _search(known, query, places, hows, since_s, limit)
-        empty = not hits and places and not known.files_within(places)
-    if not hits and not quiet and not json:
-        where = one_line(", ".join(map(str, places)))
-        print(
-            f"ep: {where}: no media file there is indexed" if empty else f"ep: nothing found for {one_line(query)!r}",
-            file=sys.stderr,
-        )
+        if not hits and not quiet and not json:
+            print(f"ep: {one_line(_nothing(known, query, places, hows, since_s))}", file=sys.stderr)
     cuts = _cut(hits, clip, exact) if clip is not None else []
     if json:
         from json import dumps
@@ -145,6 +140,18 @@ def _search(
     scope = Scope(places, hows or frozenset(HOWS), since)
     hits = Search(known, MiniLM().embed).find(query, scope, limit=2 * limit)
     return [hit for hit in hits if os.path.exists(hit.path)][:limit]
+
+
+def _nothing(known: Index, query: str, places: tuple[Path, ...], hows: frozenset[str], since: float | None) -> str:
+    """Why nothing was found, or what may have been meant."""
+    from epcli.find.spelling import respelled
+
+    if places and not known.files_within(places):
+        return f"{', '.join(map(str, places))}: no media file there is indexed"
+    with known.damage():
+        other = respelled(known, query)
+    meant = other is not None and bool(_search(known, other, places, hows, since, 1))
+    return f"nothing found for {query!r}" + (f"; did you mean {other!r}?" if meant else "")
 
 
 def _cut(hits: list[Hit], folder: Path, exact: bool) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from epcli.errors import UsageError
@@ -93,8 +93,8 @@ def parse(text: str) -> Query:
     if any(len(word) > 2 and word.isupper() for word in words) and not rest.isupper():
         hinted.add(READ)  # "the EXIT sign": people write what is written as it is written
     terms = [Term(" ".join(_WORD.findall(each))) for each in quoted if _WORD.search(each)]
-    terms += [_term(word) for word in words if word.casefold() not in _STOP and word.casefold() not in _ONLY]
-    if all(term.weight < 1 for term in terms):  # "sound", "somebody speaking": then these words are what is meant
+    terms += [_term(word, hinted) for word in words if word.casefold() not in _STOP and word.casefold() not in _ONLY]
+    if all(term.weight < 1 for term in terms):  # "sound", "a woman speaking": then these words are what is meant
         terms = [_meant(word) for word in words if word.casefold() not in _STOP] or [Term(word) for word in words]
         hinted = set()
     if not terms:
@@ -104,13 +104,17 @@ def parse(text: str) -> Query:
     return Query(_meaning(text, words, quoted), unique, hints)
 
 
-def _term(word: str) -> Term:
+def _term(word: str, hinted: Collection[str | None]) -> Term:
     folded = word.casefold()
-    return Term(word, WEAK if folded in _ALSO else 1.0, ("person",) if folded in _PEOPLE else ())
+    if folded in _PEOPLE:  # who speaks may not be in the picture
+        return Term(word, WEAK if SAID in hinted else 1.0, ("person",))
+    return Term(word, WEAK if folded in _ALSO else 1.0)
 
 
 def _meant(word: str) -> Term:
     """A word that only hints, where nothing else is looked for: speech itself, then."""
+    if word.casefold() in _PEOPLE:
+        return _term(word, {SAID})
     return Term(word, also=("speech",) if _ONLY.get(word.casefold()) == SAID else ())
 
 
