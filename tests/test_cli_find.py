@@ -104,6 +104,21 @@ def test_a_new_file_is_found_unless_told_otherwise(place: Path) -> None:
     assert not ep("find", "plums", "-q")[1]  # a file that is not there is not shown
 
 
+def test_clips_of_files_with_one_name_stay_apart(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("a", "b"):
+        (place / "films" / folder).mkdir()
+        (place / "films" / folder / "same.mp4").write_text("we talk about plums and nothing else")
+    cuts: list[tuple[str, str]] = []
+
+    def note(path: Path, *_: object, mark: str, **__: object) -> Path:
+        cuts.append((path.parent.name, mark))
+        return path
+
+    monkeypatch.setattr("epcli.media.cut.cut", note)
+    ep("find", "films", "plums", "--clip", "cuts")
+    assert cuts == [("a", ""), ("b", "2")]
+
+
 def test_while_another_indexes_what_is_there_is_searched(place: Path) -> None:
     ep("index", "films", "-q")
     with Index(place / "cache" / "epcli" / "index.sqlite") as other, other.writing():

@@ -36,7 +36,7 @@ def brightness(path: Path) -> list[int]:
 
 def test_an_exact_cut_holds_just_that(film: Path, tmp_path: Path) -> None:
     made = cut(film, 4.0, 6.0, tmp_path, exact=True)
-    assert made.name == "film 0m04-0m06.mp4"
+    assert made.name == "film 0m04-0m06 exact.mp4"  # not that of a copy, which may be there already
     assert probe(made).duration_s == pytest.approx(2.0, abs=0.1)
     assert probe(made).has_audio
     assert brightness(made)[0] == pytest.approx(100, abs=4)
@@ -62,6 +62,7 @@ def test_the_container_stays_where_it_takes_a_copy(film: Path, tmp_path: Path, s
 def test_what_is_there_already_stays(film: Path, tmp_path: Path) -> None:
     (tmp_path / "film 0m04-0m06.mp4").write_text("mine")
     assert cut(film, 4.0, 6.0, tmp_path).read_text() == "mine"
+    assert cut(film, 4.0, 6.0, tmp_path, mark="2").name == "film 0m04-0m06 2.mp4"
 
 
 def test_sound_and_pictures_can_be_cut(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -155,13 +156,19 @@ def _nothing(known: Index, query: str, places: tuple[Path, ...], hows: frozenset
 
 
 def _cut(hits: list[Hit], folder: Path, exact: bool) -> list[Path]:
-    from epcli.media.cut import cut
+    from epcli.media.cut import cut, file_name
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--clip {folder}: cannot be made: {error.strerror}") from None
-    return [cut(hit.path, hit.start_s, hit.end_s, folder, exact=exact) for hit in hits]
+    same: Counter[str] = Counter()  # moments so far of files with that name
+    made = []
+    for hit in hits:
+        same[name := file_name(hit.path, hit.start_s, hit.end_s, "")] += 1
+        mark = str(same[name]) if same[name] > 1 else ""
+        made.append(cut(hit.path, hit.start_s, hit.end_s, folder, exact=exact, mark=mark))
+    return made
 
 
 def _json(hits: list[Hit], cuts: list[Path]) -> list[dict[str, object]]:

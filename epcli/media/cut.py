@@ -20,16 +20,18 @@ _LONGEST_STEM = 80  # characters
 SHORTEST_S = 1.0
 
 
-def file_name(path: Path, start_s: float, end_s: float, suffix: str) -> str:
+def file_name(path: Path, start_s: float, end_s: float, ending: str) -> str:
     """The name of a part: "yard 0m42-0m47.mp4". Only letters, digits and harmless signs of the file's name stay."""
     stem = "".join(letter if letter.isalnum() or letter in " ._-" else "_" for letter in path.stem)
     stem = stem.strip(" .-")[:_LONGEST_STEM] or "clip"
     times = "-".join(format_time(each).replace(":", "m") for each in (start_s, end_s))
-    return f"{stem} {times}{suffix}"
+    return f"{stem} {times}{ending}"
 
 
-def cut(path: Path, start_s: float, end_s: float, folder: Path, *, exact: bool = False) -> Path:
+def cut(path: Path, start_s: float, end_s: float, folder: Path, *, exact: bool = False, mark: str = "") -> Path:
     """Write [start_s, end_s) seconds of a file into a folder; returns the new file. One that is there already stays.
+
+    `mark` goes into the new file's name, to tell it from that of another file of the same name.
 
     The streams are copied, so the part may begin a little earlier, where a picture stands for itself. With `exact`,
     and where the container takes no copy, they are encoded again (H.264 and AAC).
@@ -37,23 +39,24 @@ def cut(path: Path, start_s: float, end_s: float, folder: Path, *, exact: bool =
     Raises MediaError if the file cannot be read, EpError if the part cannot be written.
     """
     end_s = max(end_s, start_s + SHORTEST_S)
+    mark = "".join(f" {each}" for each in (mark, "exact" if exact else "") if each)
     deadline = Deadline(DEFAULT_DEADLINE_S + 20 * (end_s - start_s))
     layout = inspect(path, deadline)
     if layout.info.is_image:
-        target = folder / file_name(path, 0.0, 0.0, path.suffix)
+        target = folder / file_name(path, 0.0, 0.0, mark + path.suffix)
         if not target.exists():
             with whole(target) as partial:
                 shutil.copyfile(path, partial)
         return target
     suffix = path.suffix.lower()
     if suffix in _COPIED and not exact:
-        target = folder / file_name(path, start_s, end_s, suffix)
+        target = folder / file_name(path, start_s, end_s, mark + suffix)
         try:
             _write(layout, start_s, end_s, target, deadline, ["-c", "copy"])
             return target
         except MediaError:
             pass  # a container that does not take these streams after all
-    target = folder / file_name(path, start_s, end_s, ".mp4" if layout.info.has_video else ".m4a")
+    target = folder / file_name(path, start_s, end_s, mark + (".mp4" if layout.info.has_video else ".m4a"))
     options = ["-c:a", "aac", "-b:a", "128k"]
     if layout.info.has_video:
         options += ["-c:v", "libx264", "-crf", "20", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
