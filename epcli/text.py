@@ -138,7 +138,7 @@ def parse_size(text: str) -> int:
 
 def parse_age(text: str) -> float:
     """ "12h", "30d" or "8w" -> seconds. ValueError says what is wrong."""
-    found = re.fullmatch(r"(\d+)\s*([smhdw])", text.strip().lower())
+    found = re.fullmatch(r"(\d{1,9})\s*([smhdw])", text.strip().lower())
     if found is None:
         raise ValueError(f"{text!r} is not an age; write 12h, 30d or 8w")
     return float(int(found[1]) * _SECONDS[found[2]])

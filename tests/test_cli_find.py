@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from epcli.batch import jobs
 from epcli.cli import app
 from epcli.errors import EpError, UsageError
 from epcli.find import build
@@ -92,7 +93,9 @@ def test_flags_narrow(place: Path) -> None:
     assert ep("find", "films", "dog", "--seen", "--limit", "1")[1].count("\n") == 1
     assert ep("find", "films", "dog", "--said", "-q")[1] == ""
     assert ep("find", "films", "pears", "--since", "1d")[1]
+    assert ep("find", "films", "pears", "--since", "999999999d")[1]  # before there were files
     assert not ep("find", "films", "pears", "--since", "2100-01-01", "-q")[1]
+    assert not ep("find", "films", "pears", "--since", "9999-12-31", "-q")[1]
 
 
 def test_a_new_file_is_found_unless_told_otherwise(place: Path) -> None:
@@ -131,6 +134,50 @@ def test_while_another_indexes_what_is_there_is_searched(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "query",
+    [
+        'pears" OR 1=1; DROP TABLE files; --',
+        "pears* NEAR(we talk) AND {text} : ^pears - NOT (",
+        "pears' UNION SELECT * FROM files --",
+        "pears \x07\x1b]0;title\x07 \u202e",
+        "pears " * 160,
+        "pears \udcff",
+        "p\u0065\u0301ars pears 梨 🍐",
+    ],
+)
+def test_no_query_is_a_command(place: Path, query: str) -> None:
+    code, out, err = ep("find", "films", query)
+    assert code == 0
+    assert len((out + err.removeprefix("ep: indexing 2 files\n")).splitlines()) == 1
+    assert out.isprintable() or out.removesuffix("\n").isprintable()
+    assert err.replace("\n", "").isprintable()
+    assert ep("find", "pears")[1].startswith("films/pears.mp4")  # nothing was dropped
+
+
+def test_index_tells_of_a_folder_without_media(place: Path) -> None:
+    (place / "empty").mkdir()
+    assert ep("index", "empty") == (0, "", "ep: empty: no media files found; --include takes files of other names\n")
+    assert json.loads(ep("index", "empty", "--json")[1])["indexed"] == 0
+    (place / "films" / "apples.mp4").rename(place / "empty" / "apples.mp4")
+    ep("index", "empty", "-q")
+    (place / "empty" / "apples.mp4").unlink()
+    assert "0 files indexed (0.0 min), 1 gone" in ep("index", "empty")[2]
+
+
+@pytest.mark.parametrize("command", [["index", "folder"], ["find", "folder", "pears"]])
+@pytest.mark.parametrize("state", ["not there", "locked"])
+def test_a_folder_that_cannot_be_read_is_one_line(
+    place: Path, command: list[str], state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if state == "locked":  # for root nothing is
+        (place / "folder").mkdir()
+        monkeypatch.setattr(jobs.os, "access", lambda path, mode: False)
+    run = CliRunner().invoke(app, command, standalone_mode=False)
+    assert isinstance(run.exception, EpError)
+    assert (run.stdout, run.stderr) == ("", "")
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["find", "pears"], "there is no index yet"),
@@ -140,7 +187,11 @@ def test_while_another_indexes_what_is_there_is_searched(place: Path) -> None:
         (["find", "films", ""], "the query is empty: say what to find"),
         (["find", "films", "pears", "--index", "films"], "films: is a folder; --index names a file"),
         (["find", "", "pears"], "the path is empty"),
+        (["find", "films", "x" * 10_000], "the query is 10,000 characters long; 1,000 are the most"),
         (["find", "films", "pears", "--since", "soon"], "neither an age nor a date"),
+        (["find", "films", "pears", "--since", ""], "neither an age nor a date"),
+        (["find", "films", "pears", "--since", "-3d"], "neither an age nor a date"),
+        (["find", "films", "pears", "--since", "9" * 400 + "d"], "neither an age nor a date"),
         (["find", "films", "pears", "--exact"], "--exact goes with --clip"),
         (["find", "films", "pears", "--clip", "films/pears.mp4"], "is no folder"),
         (["index", "--watch"], "name a folder or file"),

@@ -162,6 +162,7 @@ def test_a_failed_file_is_tried_again_when_asked_for_or_changed(index: Index, fi
     (films / "bad.mp4").write_text("broken")
     assert update(index, films).failed == 1
     assert index.failures() == [(films / "bad.mp4", "bad.mp4: is broken")]
+    assert (index.totals().files, index.totals().failed) == (4, 1)
     assert update(index, films).failed == 0
     assert update(index, films, retry_failed=True).failed == 1
     (films / "bad.mp4").write_text("we talk about cherries instead of it")
@@ -261,7 +262,8 @@ def test_of_an_interrupted_file_nothing_is_left_when_it_is_forgotten_or_old(
     index: Index, films: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupt(index, films / "pears.mp4", 2)
-    index.forget([films])
+    assert index.totals().begun == 1
+    assert index.forget([films]) == 1
     assert left(index) == 0
     interrupt(index, films / "pears.mp4", 2)
     monkeypatch.setattr(index_file, "KEPT_S", -1.0)
@@ -293,8 +295,19 @@ def test_another_database_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "mail.sqlite"
     with sqlite3.connect(path) as base:
         base.execute("CREATE TABLE mail (text)")
+    before = path.read_bytes()
     with pytest.raises(UsageError, match="something else"):
         Index(path)
+    assert path.read_bytes() == before
+
+
+def test_on_a_full_disk_what_is_known_stays(index: Index, films: Path) -> None:
+    update(index, films)
+    (films / "pears.mp4").write_text("we talk about quinces " * 2000)
+    index.base.execute("PRAGMA max_page_count = 1")  # no more than there are
+    with pytest.raises(EpError, match="disk is full; make room on the disk"), index.damage():
+        update(index, films)
+    assert found(index, "pears") == ["pears.mp4"]
 
 
 def test_another_version_is_told(index: Index) -> None:

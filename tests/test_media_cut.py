@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from epcli.errors import MediaError
+from epcli.errors import EpError, MediaError
+from epcli.media import ffmpeg
 from epcli.media.cut import cut, file_name
-from epcli.media.probe import probe
+from epcli.media.probe import inspect, probe
 from epcli.media.read import read
 from epcli.media.write import write
 from epcli.records import Sampling
@@ -40,6 +41,24 @@ def test_an_exact_cut_holds_just_that(film: Path, tmp_path: Path) -> None:
     assert probe(made).duration_s == pytest.approx(2.0, abs=0.1)
     assert probe(made).has_audio
     assert brightness(made)[0] == pytest.approx(100, abs=4)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_told(film: Path) -> None:
+    layout = inspect(film, ffmpeg.Deadline(60.0))
+    with pytest.raises(EpError, match="cannot be written: No space left on device") as caught:
+        ffmpeg.copy_part(
+            film,
+            layout.demuxer,
+            None,
+            0.0,
+            2.0,
+            [0],
+            Path("/dev/full"),
+            ffmpeg.Deadline(60.0),
+            ["-c", "copy", "-f", "matroska"],
+        )
+    assert caught.type is EpError  # so that nothing tries again
 
 
 def test_a_copy_holds_it_too(film: Path, tmp_path: Path) -> None:

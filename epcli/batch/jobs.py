@@ -69,11 +69,13 @@ def _matches(relative: str, patterns: Iterable[str]) -> bool:
 def find(places: Sequence[Path], search: Search) -> list[Path]:
     """All files meant, as absolute paths, each once. A file named itself is always meant.
 
-    Raises MediaError for a place that is not there.
+    Raises MediaError for a place that is not there, and for a folder that may not be read.
     """
     found: dict[Path, None] = {}
     for place in places:
         if place.is_dir():
+            if not os.access(place, os.R_OK | os.X_OK):
+                raise MediaError(f"{place}: permission denied; make the folder readable for you")
             found.update(dict.fromkeys(search.files(place)))
         elif place.exists() or place.is_symlink():
             found[Path(os.path.abspath(place))] = None

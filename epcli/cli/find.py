@@ -122,6 +122,7 @@ def _update(known: Index, places: tuple[Path, ...], *, quiet: bool) -> None:
                 print("ep: another process is indexing; what it has done by now is searched", file=sys.stderr)
             return
         work = Build(known, places)
+        work.prepare()
         try:
             update(work, quiet=quiet)
         except KeyboardInterrupt:

@@ -91,29 +91,35 @@ def index(
             retry_failed=retry_failed,
             rebuild=rebuild,
         )
+        found = watch or work.prepare()
         try:
             update(work, quiet=quiet, watch=watch)
         finally:
             if json:
                 print(visible_json(_dumps({**asdict(work.tally), **_totals(known), "index": str(path)})))
-            elif not quiet:
+            elif not quiet and (found or work.tally.gone):
                 _summary(work, path)
+            elif not quiet:
+                where = one_line(", ".join(map(str, folders)))
+                print(f"ep: {where}: no media files found; --include takes files of other names", file=sys.stderr)
     if work.tally.failed:
         raise typer.Exit(EXIT_PARTIAL)
 
 
 def update(work: Build, *, quiet: bool = False, watch: bool = False) -> None:
-    """Bring an index up to date, with progress on standard error. The caller holds it for writing."""
+    """Look at what waits, with progress on standard error; with `watch`, also at what comes.
+
+    The caller holds the index for writing, and has called `work.prepare()` unless it watches.
+    """
+    if not watch and not work.waiting:
+        return
     screen = _Screen(work, quiet)
     work.on_file, work.on_progress = screen.file, screen.progress
-    wait = _watcher(work) if watch else None
-    if wait is None:
-        work.prepare()
-        if not work.waiting:
-            return
+    wait = _watcher(work) if watch else lambda: False
+    if not watch:
         screen.begin()
     with screen.shown():
-        work.run(wait or (lambda: False))
+        work.run(wait)
 
 
 def _watcher(work: Build) -> Any:
@@ -204,6 +210,8 @@ def _summary(work: Build, path: Path) -> None:
             parts.append(f"{count} {what}")
     if tally.unchanged:
         parts.append(f"{tally.unchanged} from before")
+    if begun := work.index.totals().begun:
+        parts.append(f"{begun} begun")
     if work.waiting:
         parts.append(f"{work.waiting} left")
     print(f"ep: {', '.join(parts)} in {format_time(tally.seconds)}: {one_line(str(path))}", file=sys.stderr)
@@ -220,6 +228,7 @@ def _status(known: Index, json: bool) -> None:
     rows = {
         "index": one_line(str(known.path)),
         "files": f"{totals.files - totals.failed - totals.gone}, {_hours(totals.hours)}",
+        "begun": str(totals.begun),
         "failed": str(totals.failed),
         "gone": str(totals.gone),
         "said and read": f"{totals.lines:,} lines",

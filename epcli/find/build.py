@@ -54,12 +54,13 @@ class Build:
     tally: Tally = field(default_factory=Tally)
     _queue: deque[Path] = field(default_factory=deque)
 
-    def prepare(self) -> None:
-        """Find what is to be done. Raises MediaError for a place that is not there."""
+    def prepare(self) -> int:
+        """Find what is to be done; returns how many media files there are. Raises MediaError as `find`."""
         found = find(self.places, self.search)
         self.index.forget_gone()
         self.notice_gone(found)
         self.add(found)
+        return len(found)
 
     @property
     def waiting(self) -> int:

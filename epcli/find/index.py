@@ -31,7 +31,12 @@ OBSERVED = 1  # raise it when the parts report so much more that files should be
 KEPT_S = 30 * 86400.0  # seconds that the rows of a file that has gone are kept
 STEMS = "porter unicode61 remove_diacritics 2"
 
-Stamp = tuple[int, ...]
+_HINTS = {
+    sqlite3.SQLITE_FULL: "; make room on the disk, and run it again",
+    sqlite3.SQLITE_IOERR: "; is the disk full?",
+    sqlite3.SQLITE_READONLY: "; the file and its folder must be writable, also to search",
+    sqlite3.SQLITE_CANTOPEN: "; the file and its folder must be writable, also to search",
+}
 
 _TABLES = f"""
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -142,10 +147,11 @@ def _known(row: Sequence[Any]) -> Known:
 class Totals:
     """What the index holds."""
 
-    files: int
-    failed: int
+    files: int  # without those begun
+    begun: int  # looked at in part
+    failed: int  # and there
     gone: int
-    hours: float
+    hours: float  # of what is there
     lines: int
     sightings: int
     size_bytes: int
@@ -214,20 +220,21 @@ class Index:
                 raise
 
     def _open(self) -> None:
-        self.base.execute("PRAGMA journal_mode = WAL")
+        known = self._format()
+        if known is None and self.base.execute("SELECT 1 FROM sqlite_master").fetchone():
+            raise UsageError(f"{self.path}: is a database of something else; name another --index")
+        if known not in (None, str(FORMAT)):
+            raise UsageError(f"{self.path}: was made by another version of ep; remove it, or name another --index")
+        self.base.execute("PRAGMA journal_mode = WAL")  # the file remembers it, so only now that it is ours
         self.base.execute("PRAGMA synchronous = NORMAL")  # with WAL, a power cut costs the last files, never the index
         self.base.execute("PRAGMA cache_size = -65536")
         self.base.execute("PRAGMA mmap_size = 1073741824")
-        if self._format() is None:
+        if known is None:
             with self.all_or_nothing():
                 if self._format() is None:  # another process may have been faster
-                    if self.base.execute("SELECT 1 FROM sqlite_master").fetchone():
-                        raise UsageError(f"{self.path}: is a database of something else; name another --index")
                     for statement in _statements(_TABLES):
                         self.base.execute(statement)
                     self.base.execute("INSERT INTO about VALUES ('format', ?)", (str(FORMAT),))
-        elif self._format() != str(FORMAT):
-            raise UsageError(f"{self.path}: was made by another version of ep; remove it, or name another --index")
 
     def _format(self) -> str | None:
         if not self.base.execute("SELECT 1 FROM sqlite_master WHERE name = 'about'").fetchone():
@@ -252,7 +259,8 @@ class Index:
         except sqlite3.OperationalError as error:  # the disk, the rights, another process: the file itself may be sound
             if "fts5" in str(error):
                 raise EpError("this Python's SQLite has no FTS5; use a Python that has it") from None
-            raise EpError(f"{self.path}: the index cannot be used: {error}") from None
+            hint = _HINTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "")
+            raise EpError(f"{self.path}: the index cannot be used: {error}{hint}") from None
         except sqlite3.DatabaseError as error:
             raise EpError(
                 f"{self.path}: is no index, or a damaged one ({error}); name another --index, or remove a damaged one"
@@ -322,15 +330,17 @@ class Index:
     def totals(self) -> Totals:
         """Counts, hours and bytes."""
         files, failed, gone, seconds = self.base.execute(
-            "SELECT count(*), count(failure), count(gone), ifnull(sum(duration_s), 0) FROM files"
+            "SELECT count(*), count(CASE WHEN gone IS NULL THEN failure END), count(gone), "
+            "ifnull(sum(CASE WHEN gone IS NULL THEN duration_s END), 0) FROM files"
         ).fetchone()
+        (begun,) = self.base.execute("SELECT count(*) FROM begun").fetchone()
         (lines,) = self.base.execute("SELECT count(*) FROM lines").fetchone()
         (sightings,) = self.base.execute("SELECT count(*) FROM sightings").fetchone()
         size = 0
         for ending in ("", "-wal"):
             with suppress(OSError):
                 size += os.stat(f"{self.path}{ending}").st_size
-        return Totals(files, failed, gone, seconds / 3600, lines, sightings, size)
+        return Totals(files, begun, failed, gone, seconds / 3600, lines, sightings, size)
 
     def begun(self, path: Path, size: int, modified: int) -> Begun | None:
         """What is known of a file whose look was interrupted; None if there is none, or the file was changed since."""
@@ -495,11 +505,12 @@ class Index:
         """Drop all that is known of files and folders; returns how many files that were."""
         condition, values = within(places)
         with self.all_or_nothing():
+            paths = f"SELECT path FROM files WHERE {condition} UNION SELECT path FROM begun WHERE {condition}"
+            (count,) = self.base.execute(f"SELECT count(*) FROM ({paths})", 2 * values).fetchone()
             self.base.execute(f"DELETE FROM begun WHERE {condition}", values)
-            files = self.base.execute(f"SELECT id FROM files WHERE {condition}", values).fetchall()
-            for (file,) in files:
+            for (file,) in self.base.execute(f"SELECT id FROM files WHERE {condition}", values).fetchall():
                 self._forget(file)
-        return len(files)
+        return int(count)
 
     def _forget(self, file: int) -> None:
         self._drop_rows(file)

@@ -45,6 +45,8 @@ JOINED_S = 60.0  # moments that follow each other are joined up to this length
 COMMON = 20_000  # lines with a term that are counted
 REASONS = 4  # most that are told of a moment
 
+_LATEST_S = 9e9  # the year 2255: about the last that SQLite's integers hold in ns
+
 Embed = Callable[[Sequence[str]], np.ndarray]
 
 
@@ -104,7 +106,7 @@ class Scope:
     def condition(self) -> tuple[str, list[Any]]:
         """As an SQL condition on `files`, and its values."""
         condition, values = within(self.places)
-        since = 0 if self.since is None else int(self.since * 1e9)
+        since = int(min(max(self.since or 0.0, 0.0), _LATEST_S) * 1e9)
         return f"files.gone IS NULL AND files.modified >= ? AND {condition}", [since, *values]
 
 

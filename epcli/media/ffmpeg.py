@@ -313,12 +313,7 @@ def encode(inputs: Sequence[Any], target: Path, path: Path, chunks: Iterable[byt
                 child.kill()
                 child.wait()
         if status:
-            messages.seek(0)
-            said = messages.read().decode(errors="replace")
-            if (full := os.strerror(errno.ENOSPC)) in said:
-                raise EpError(f"{name(path)}: cannot be written: {full}")
-            last = (said.strip().splitlines() or ["ffmpeg gave no reason"])[-1]
-            raise EpError(f"{name(path)}: ffmpeg could not write it: {_PLACE.sub('', last)}")
+            raise EpError(f"{name(path)}: ffmpeg could not write it: {_last_words(messages, path)}")
 
 
 def copy_part(
@@ -334,7 +329,8 @@ def copy_part(
 ) -> None:
     """Write some seconds of a file, counted from its beginning, to `target`.
 
-    `streams`: their numbers in the file; `options`: how they are encoded. Raises MediaError with ffmpeg's own words.
+    `streams`: their numbers in the file; `options`: how they are encoded. Raises MediaError with ffmpeg's own
+    words, EpError if the disk is full.
     """
     arguments = [find().path, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "error", "-y"]
     arguments += ["-f", demuxer, "-format_whitelist", demuxer]
@@ -359,12 +355,16 @@ def copy_part(
                 child.kill()
                 child.wait()
         if status:
-            messages.seek(0)
-            raise MediaError(f"{name(path)}: cannot be cut: {_last_words(messages.read())}")
+            raise MediaError(f"{name(path)}: cannot be cut: {_last_words(messages, path)}")
 
 
-def _last_words(said: bytes) -> str:
-    last = (said.decode(errors="replace").strip().splitlines() or ["ffmpeg gave no reason"])[-1]
+def _last_words(messages: IO[bytes], path: Path) -> str:
+    """The last line of what ffmpeg said. Raises EpError if it said that the disk is full."""
+    messages.seek(0)
+    said = messages.read().decode(errors="replace")
+    if (full := os.strerror(errno.ENOSPC)) in said:
+        raise EpError(f"{name(path)}: cannot be written: {full}")
+    last = (said.strip().splitlines() or ["ffmpeg gave no reason"])[-1]
     return printable(_PLACE.sub("", last), "?")
 
 
