@@ -27,7 +27,7 @@ def find(
     words: Annotated[
         list[str],
         argument(
-            "Folders or files to search, and last what to find; without folders everything indexed.",
+            "Folders or files to search, then what to find. Without folders, all that is indexed is searched.",
             "[FOLDER...] QUERY",
         ),
     ],
@@ -37,13 +37,15 @@ def find(
     seen: Annotated[bool, option("Find what was seen.", "", NARROW, "--seen")] = False,
     read: Annotated[bool, option("Find what was read on screen.", "", NARROW, "--read")] = False,
     since: Annotated[str | None, option("Only files changed since: 7d, 12h or 2026-11-30.", "AGE|DATE", NARROW)] = None,
-    limit: Annotated[int, option("Show at most so many moments.", "COUNT", NARROW, min=1)] = 10,
+    limit: Annotated[int, option("Most moments to show.", "COUNT", NARROW, min=1)] = 10,
     update_index: Annotated[
         bool, option("Look for new and changed files in the folders first.", "", NARROW, "--update/--no-update")
     ] = True,
     index: IndexFlag = None,
     clip: Annotated[Path | None, path_option("Cut the moments out, into this folder.", "FOLDER", CLIPS)] = None,
-    exact: Annotated[bool, option("Cut at the very frame; this encodes again.", "", CLIPS, "--exact")] = False,
+    exact: Annotated[
+        bool, option("Cut at the exact frame, which encodes the moments again.", "", CLIPS, "--exact")
+    ] = False,
     play: Annotated[bool, option("Print only command lines that play the moments.", "", OUTPUT, "--play")] = False,
     json: Annotated[bool, option("Print one JSON list and nothing else.", "", OUTPUT, "--json")] = False,
     quiet: Annotated[bool, option("Print the moments and nothing else.", "", OUTPUT, "--quiet", "-q")] = False,
@@ -51,7 +53,7 @@ def find(
 ) -> None:
     """Find the moments of your files that match, best first, and why.
 
-    Said, heard, seen and read is all searched, by words and by meaning. The first search of a folder indexes it
+    What is said, heard, seen and read is searched, by words and by meaning. The first search of a folder indexes it
     (`ep index`).
     """
     *folders, query = words
@@ -140,8 +142,7 @@ def _search(
     if not places and not known.totals().files:
         raise EpError(f"{known.path}: nothing is indexed yet; name a folder: ep find FOLDER QUERY")
     scope = Scope(places, hows or frozenset(HOWS), since)
-    hits = Search(known, MiniLM().embed).find(query, scope, limit=2 * limit)
-    return [hit for hit in hits if os.path.exists(hit.path)][:limit]
+    return Search(known, MiniLM().embed).find(query, scope, limit, wanted=os.path.exists)
 
 
 def _nothing(known: Index, query: str, places: tuple[Path, ...], hows: frozenset[str], since: float | None) -> str:

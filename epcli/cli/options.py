@@ -59,7 +59,7 @@ StartFlag = Annotated[
 ]
 EndFlag = Annotated[str | None, option("Stop at this time: 90, 1:30 or 0:01:30.", "TIME", LOOK, show_default="the end")]
 LanguageFlag = Annotated[
-    str | None, option("Language that is spoken, as a code: en, de, zh.", "CODE", LOOK, show_default="found out")
+    str | None, option("Language that is spoken, as a code: en, de, zh.", "CODE", LOOK, show_default="detected")
 ]
 SpeechFlag = Annotated[
     str,

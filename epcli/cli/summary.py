@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from pathlib import Path
 from typing import Annotated
 
 from epcli import streams
@@ -13,10 +14,10 @@ from epcli.cli.options import (
     EndFlag,
     JsonFlag,
     LanguageFlag,
-    MediaArgument,
     SpeechFlag,
     StartFlag,
     option,
+    path_argument,
     settings,
     time_range,
 )
@@ -30,7 +31,7 @@ LISTS = ("ffmetadata", "youtube")
 
 @settings("video", "audio", "audio_track", "video_track", "model", "max_new_tokens", "machine")
 def summary(
-    media: MediaArgument,
+    media: Annotated[Path, path_argument("Video or sound file.", "MEDIA")],
     *,
     start: StartFlag = None,
     end: EndFlag = None,

@@ -106,8 +106,8 @@ def transcript(
 ) -> None:
     """Write down what is said in files, with times.
 
-    Without a form flag, the transcript is text: a line for some sentences, and the
-    time at which each line begins. Files of any length are read piece by piece.
+    Without --srt, --vtt or --json, the transcript is text: a line for a sentence or two, and the time at which it
+    begins. Files of any length are read piece by piece.
     """
     start_s, end_s = time_range(start, end)
     ending = form.named()

@@ -149,13 +149,23 @@ class Search:
     embed: Embed
     _codes: tuple[Any, np.ndarray, np.ndarray] | None = field(default=None, repr=False)
 
-    def find(self, text: str, scope: Scope = Scope(), limit: int = 10, least: float = LEAST) -> list[Hit]:
-        """The moments that match, best first, at most `limit`. Raises UsageError for a query without words."""
+    def find(
+        self,
+        text: str,
+        scope: Scope = Scope(),
+        limit: int = 10,
+        least: float = LEAST,
+        wanted: Callable[[Path], bool] = lambda path: True,
+    ) -> list[Hit]:
+        """The moments that match, best first, at most `limit`, of the files that are `wanted`.
+
+        `least`: the lowest score that is shown. Raises UsageError for a query without words.
+        """
         query = parse(text)
         with self.index.damage():
-            return self._find(query, scope, limit, least)
+            return self._find(query, scope, limit, least, wanted)
 
-    def _find(self, query: Query, scope: Scope, limit: int, least: float) -> list[Hit]:
+    def _find(self, query: Query, scope: Scope, limit: int, least: float, wanted: Callable[[Path], bool]) -> list[Hit]:
         terms = query.terms
         meanings = self.embed([query.text, *(term.text for term in terms)])
         found = _Found({}, {}, {}, {}, np.zeros(len(terms)))
@@ -175,7 +185,9 @@ class Search:
                 len(hits) >= limit and best < sorted((hit.score for hit in hits), reverse=True)[limit - 1]
             ):
                 break
-            hits += self._moments(file, found, weights, meanings[0], least)
+            if wanted(path := self._path(file)):
+                passages = [*self._sightings(file, found), *found.lines.get(file, [])]
+                hits += _hits(path, passages, weights, meanings[0], least)
         return sorted(hits, key=lambda hit: (-round(hit.score, 3), hit.path, hit.start_s))[:limit]
 
     # --- What matches ---------------------------------------------------------------------------------
@@ -318,39 +330,6 @@ class Search:
         shares: np.ndarray = weights / weights.sum()
         return shares
 
-    # --- Moments --------------------------------------------------------------------------------------
-
-    def _moments(
-        self, file: int, found: _Found, weights: np.ndarray, meaning: np.ndarray, least: float
-    ) -> Iterator[Hit]:
-        path = Path(os.fsdecode(self.index.base.execute("SELECT path FROM files WHERE id = ?", (file,)).fetchone()[0]))
-        passages = [*self._sightings(file, found), *found.lines.get(file, [])]
-        starts = np.array([each.reason.start_s for each in passages])
-        ends = np.array([each.reason.end_s for each in passages])
-        matches = np.stack([each.matches for each in passages])  # (P, T)
-        anchors = np.argsort(-(matches @ weights), kind="stable")[:ANCHORS]
-        begin, end = starts[anchors, None], np.maximum(ends[anchors, None], starts[anchors, None] + 1.0)
-        shared = np.minimum(end + NEAR_S, ends) - np.maximum(begin - NEAR_S, starts)  # (A, P) seconds in common
-        share = np.clip(np.where(shared >= 0, np.maximum(shared, 1.0), 0.0) / (end - begin), 0.0, 1.0)
-        best = np.stack([(share * matches[:, term]).max(1) for term in range(matches.shape[1])], 1)  # (A, T)
-        scores = best @ weights
-        lacking = (best < MATCHES) @ weights
-        taken: list[_Moment] = []
-        for row in np.lexsort((ends[anchors] - starts[anchors], -np.round(scores, 3))):
-            if scores[row] < least:
-                break
-            start, stop = float(starts[anchors[row]]), float(ends[anchors[row]])
-            if any(start <= other.end_s and stop >= other.start_s for other in taken):
-                continue
-            reasons = frozenset((int(anchors[row]), *np.flatnonzero(share[row] > 0.3).tolist()))
-            taken.append(_Moment(start, stop, float(scores[row]), float(lacking[row]), reasons))
-        for moment in _joined(taken):
-            matching = [passages[each] for each in moment.reasons]
-            unlike = 1 - float(ramp(_likeness(matching, meaning), WHOLE_COSINES))
-            score = moment.score * max(0.0, 1 - WHOLE * unlike * moment.lacking)
-            if score >= least:
-                yield Hit(path, moment.start_s, moment.end_s, score, _why(matching, weights))
-
     def _sightings(self, file: int, found: _Found) -> Iterator[_Passage]:
         names = list(found.names)
         rows = self.index.base.execute(
@@ -360,6 +339,10 @@ class Search:
         )
         for name, *reason in rows:
             yield _Passage(Reason(*reason), found.names[name] * _sure(reason[4]), found.name_meanings[name])
+
+    def _path(self, file: int) -> Path:
+        (path,) = self.index.base.execute("SELECT path FROM files WHERE id = ?", (file,)).fetchone()
+        return Path(os.fsdecode(path))
 
 
 def _marks(values: Sequence[object]) -> str:
@@ -392,6 +375,45 @@ def _raise(files: dict[int, np.ndarray], file: int, match: np.ndarray) -> None:
 def _sure(confidence: float) -> float:
     """What the confidence of a part leaves of a match."""
     return 0.7 + 0.3 * min(max(confidence, 0.0), 1.0)
+
+
+# --- Moments --------------------------------------------------------------------------------------------
+
+
+def _hits(
+    path: Path, passages: Sequence[_Passage], weights: np.ndarray, meaning: np.ndarray, least: float
+) -> Iterator[Hit]:
+    """The moments of one file that match. weights: (T,) of the terms; meaning: (384,) of the query."""
+    for moment in _joined(_moments(passages, weights, least)):
+        matching = [passages[each] for each in moment.reasons]
+        unlike = 1 - float(ramp(_likeness(matching, meaning), WHOLE_COSINES))
+        score = moment.score * max(0.0, 1 - WHOLE * unlike * moment.lacking)
+        if score >= least:
+            yield Hit(path, moment.start_s, moment.end_s, score, _why(matching, weights))
+
+
+def _moments(passages: Sequence[_Passage], weights: np.ndarray, least: float) -> list[_Moment]:
+    """The times of the best of P passages, best first; none overlaps a better one."""
+    starts = np.array([each.reason.start_s for each in passages])
+    ends = np.array([each.reason.end_s for each in passages])
+    matches = np.stack([each.matches for each in passages])  # (P, T)
+    anchors = np.argsort(-(matches @ weights), kind="stable")[:ANCHORS]
+    begin, end = starts[anchors, None], np.maximum(ends[anchors, None], starts[anchors, None] + 1.0)
+    shared = np.minimum(end + NEAR_S, ends) - np.maximum(begin - NEAR_S, starts)  # (A, P) seconds in common
+    share = np.clip(np.where(shared >= 0, np.maximum(shared, 1.0), 0.0) / (end - begin), 0.0, 1.0)
+    best = np.stack([(share * matches[:, term]).max(1) for term in range(matches.shape[1])], 1)  # (A, T)
+    scores = best @ weights
+    lacking = (best < MATCHES) @ weights
+    taken: list[_Moment] = []
+    for row in np.lexsort((ends[anchors] - starts[anchors], -np.round(scores, 3))):
+        if scores[row] < least:
+            break
+        start, stop = float(starts[anchors[row]]), float(ends[anchors[row]])
+        if any(start <= other.end_s and stop >= other.start_s for other in taken):
+            continue
+        reasons = frozenset((int(anchors[row]), *np.flatnonzero(share[row] > 0.3).tolist()))
+        taken.append(_Moment(start, stop, float(scores[row]), float(lacking[row]), reasons))
+    return taken
 
 
 def _joined(moments: Iterable[_Moment]) -> list[_Moment]:

@@ -75,16 +75,17 @@ class Tools:
             raise UsageError(f"how: {min(unknown)!r} is none of {', '.join(HOWS)}")
         if not 1 <= limit <= MOST_MOMENTS:
             raise UsageError(f"limit: from 1 to {MOST_MOMENTS}")
-        parse(query)
+        parse(query)  # a bad query is refused before any work
         places = self._allowed.folder(folder)
         notes = []
         with Index(self._index) as index, index.damage():
             if update and not self._update(index, places, tell):
                 notes.append("another process is indexing; what it has done by now was searched")
             scope = Scope(places, frozenset(hows or HOWS))
-            hits = Search(index, self._embedding()).find(query, scope, limit=2 * limit)
-        allowed = [hit for hit in hits if hit.path.is_file() and self._allowed.holds(hit.path)]
-        return {"moments": [hit.to_dict() for hit in allowed[:limit]], "notes": notes}
+            hits = Search(index, self._embedding()).find(
+                query, scope, limit, wanted=lambda path: path.is_file() and self._allowed.holds(path)
+            )
+        return {"moments": [hit.to_dict() for hit in hits], "notes": notes}
 
     def transcript(self, file: str, start: str | None, end: str | None, tell: Tell) -> dict[str, Any]:
         """What is said in a file, line by line."""
