@@ -94,6 +94,12 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
     assert_refused(ep(*arguments, cwd=tmp_path, env=environment), 2, message)
 
 
+def test_a_file_whose_name_begins_with_a_dash_is_told_how_to_name(tmp_path: Path, environment: dict[str, str]) -> None:
+    (tmp_path / "-k.mp4").touch()
+    message = "no such option: -k; write ./-k.mp4 for the file of that name"
+    assert_refused(ep("ask", "-k.mp4", "What?", cwd=tmp_path, env=environment), 2, message)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),

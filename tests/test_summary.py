@@ -57,6 +57,14 @@ def test_chapters_are_cut_where_the_words_change():
     assert two.said in STARS
 
 
+def test_one_word_that_is_said_twice_is_not_the_whole_title():
+    said = words("Please keep the harbour lights on. The harbour master waits. Please call the captain tonight.", 0.0)
+    (one,) = chapters(said, (0.0, said[-1].end_s), meanings)
+    assert one.key_words[0] == "harbour"
+    assert len(one.key_words) == 5
+    assert "please" not in one.key_words
+
+
 def test_chapters_are_cut_where_picture_and_sound_change():
     seen = [
         Observation("object", "dog", 0, 100, 0.9, "nanodet"),

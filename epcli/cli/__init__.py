@@ -239,6 +239,8 @@ def _sentence(error: Any) -> str:
         message = error.message.rstrip(".") + did_you_mean(error.option_name, possible)
     else:
         message = error.format_message().rstrip(".")
+    if named := next((word for word in sys.argv[1:] if word.startswith("-") and os.path.lexists(word)), None):
+        message += f"; write ./{named} for the file of that name"
     page = error.ctx.command_path if error.ctx else "ep"
     return f"{message[:1].lower()}{message[1:]} (see `{page} --help`)"
 

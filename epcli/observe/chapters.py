@@ -32,6 +32,7 @@ SHORTEST_S = 20.0  # of a chapter, or a fortieth of the file if that is longer
 MOST_CHAPTERS = 40
 MOVED_S = 8.0  # how far a cut is moved, or one bin and a half if that is longer
 KEY_WORDS, NAMES = 5, 5  # of a chapter
+TITLE_WORDS = 3
 PRESENT = 0.1  # share of a chapter in which a thing or sound must be there to be named, or PRESENT_S
 PRESENT_S = 5.0
 SHORT_LINE = 20  # letters: a line with fewer tells nothing
@@ -53,7 +54,7 @@ class Chapter:
     @property
     def title(self) -> str:
         """A few words."""
-        said = ", ".join(self.key_words[:3])
+        said = ", ".join(self.key_words[:TITLE_WORDS])
         return said or ", ".join([*self.seen[:2], *self.heard[:1]]) or ", ".join(self.read[:1]) or "nothing recognised"
 
 
@@ -182,11 +183,10 @@ def _key_words(found: Sequence[Observation], parts: Sequence[tuple[float, float]
     everywhere = Counter(stem for part in said for stem in part)
     keys = []
     for part in said:
-        most = max(part.values(), default=0)
+        repeated = [stem for stem, count in part.items() if count > 1]
         worth = {
-            stem: count * math.log(1 + len(parts) / everywhere[stem]) * min(1.0, len(stem) / 6)
-            for stem, count in part.items()
-            if count > 1 or most == 1
+            stem: part[stem] * math.log(1 + len(parts) / everywhere[stem]) * min(1.0, len(stem) / 6)
+            for stem in (repeated if len(repeated) >= TITLE_WORDS else part)
         }
         best = sorted(worth, key=lambda stem: -worth[stem])[:KEY_WORDS]
         keys.append(tuple(written[stem].most_common(1)[0][0] for stem in best))
