@@ -26,12 +26,12 @@ class Reader:
     begun: list[Begun | None] = []  # noqa: RUF012
     stops_after: int | None = None  # so many stretches
 
-    def __init__(self, limit_s: float, on_progress: object) -> None: ...
+    def __init__(self, limit_s: float) -> None: ...
 
     def close(self) -> None: ...
 
     def observe(
-        self, path: Path, begun: Begun | None = None, on_stretch: Callable[[str, str], None] = lambda seen, mark: None
+        self, path: Path, begun: Begun | None, *, on_progress: object, on_stretch: Callable[[str, str], None]
     ) -> Observed | Failure:
         from epcli import content
 

@@ -134,12 +134,10 @@ class Build:
         Raises EpError when nothing can be looked at.
         """
         began = time.monotonic()
-        self._now = Path()
-        observer = Observer(self.limit_s, lambda done_s, total_s: self.on_progress(self._now, done_s, total_s))
+        observer = Observer(self.limit_s)
         try:
             while True:
                 while (path := self._take()) is not None:
-                    self._now = path
                     self._look_at(path, observer)
                 if not wait():
                     break
@@ -160,7 +158,12 @@ class Build:
         begun = None if self.rebuild else self.index.begun(path, size, modified)
         if begun is None:
             self.index.drop_begun(path)
-        result = observer.observe(path, begun, partial(self.index.go_on, path, size, modified))
+        result = observer.observe(
+            path,
+            begun,
+            on_progress=partial(self.on_progress, path),
+            on_stretch=partial(self.index.go_on, path, size, modified),
+        )
         if isinstance(result, Failure):
             self.index.put_failure(path, size, modified, result.message, result.exit_code)
             self.tally.failed += 1

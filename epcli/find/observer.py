@@ -38,11 +38,9 @@ class _Stretch:
 class Observer:
     """Looks at one file after the other in a process of its own, which is replaced when it ends."""
 
-    def __init__(
-        self, limit_s: float, on_progress: Callable[[float, float], None] = lambda done_s, total_s: None
-    ) -> None:
-        """Starts nothing yet. `limit_s`: most seconds without progress; `on_progress`: seconds done, and in all."""
-        self._limit_s, self._tell = limit_s, on_progress
+    def __init__(self, limit_s: float) -> None:
+        """Starts nothing yet. `limit_s`: most seconds without progress."""
+        self._limit_s = limit_s
         self._folder = tempfile.TemporaryDirectory(prefix="ep-index-")
         self._child: Child | None = None
 
@@ -54,11 +52,17 @@ class Observer:
         self._folder.cleanup()
 
     def observe(
-        self, path: Path, begun: Begun | None = None, on_stretch: Callable[[str, str], None] = lambda seen, mark: None
+        self,
+        path: Path,
+        begun: Begun | None,
+        *,
+        on_progress: Callable[[float, float], None],
+        on_stretch: Callable[[str, str], None],
     ) -> Observed | Failure:
-        """Look at a file, or at what is left of it. Raises EpError if nothing can be looked at, as without weights.
+        """Look at a file, or at what is left of one that was begun.
 
-        `on_stretch` is told the observations of each stretch and the mark after it, as Begun holds them.
+        `on_progress` is told the seconds that are done, and of how many; `on_stretch` the observations of a stretch and
+        the mark after it, as Begun holds them. Raises EpError if nothing can be looked at, as without weights.
         """
         child = self._started()
         child.send((path, begun))
@@ -73,7 +77,7 @@ class Observer:
                 code = CapacityError.exit_code if death.killed else MediaError.exit_code
                 return Failure(f"{path.name}: ended the process that looks at files ({death})", code)
             if isinstance(message, _Progress):
-                self._tell(message.done_s, message.total_s)
+                on_progress(message.done_s, message.total_s)
                 continue
             if isinstance(message, _Stretch):
                 on_stretch(message.observations, message.mark)

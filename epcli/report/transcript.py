@@ -26,7 +26,7 @@ class About:
 
 
 def to_text(words: Words, about: About) -> Iterator[str]:
-    """A line for some sentences, with the time at which it begins; an empty line where nobody speaks for long."""
+    """A line for a sentence or two, with the time at which it begins."""
     for line in lines(words):
         yield f"{format_time(int(line.start_s))}  {one_line(line.text)}\n"
 
