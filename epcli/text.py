@@ -84,6 +84,14 @@ def read_text(path: Path) -> str:
     return text
 
 
+def singular(word: str) -> str:
+    """An English word without the ending of plural or possession: puppies -> puppy. Good enough to compare words."""
+    word = word.removesuffix("'s").removesuffix("’s")
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    return word[:-1] if word.endswith("s") and not word.endswith(("ss", "us", "is")) and len(word) > 3 else word
+
+
 def did_you_mean(word: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
     """ ", did you mean keep?" for the end of a message; nothing if nothing is close."""
     close = get_close_matches(str(word), list(known), n=1, cutoff=cutoff)

@@ -33,6 +33,9 @@ MEDIA = Path(__file__).parents[1] / "docs" / "media"
 class Words:
     embed = staticmethod(by_words)
 
+    def is_word(self, word: str) -> bool:
+        return word == "zebra"
+
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,14 @@ def test_the_right_clips_are_found(index: Index, query: str, expected: list[str]
     found = names(Search(index, by_words).find(query))
     assert sorted(found) == sorted(expected)
     assert found[:1] == expected[:1]
+
+
+def test_a_plural_means_what_its_singular_means(index: Index) -> None:
+    def knows_puppy(texts: Sequence[str]) -> np.ndarray:
+        return by_words(["dog" if text == "puppy" else text for text in texts])
+
+    search = Search(index, knows_puppy)
+    assert sorted(names(search.find("puppies"))) == sorted(names(search.find("puppy"))) == ["park.mp4", "yard.mp4"]
 
 
 def test_the_last_word_of_a_name_is_what_it_is(index: Index) -> None:

@@ -20,6 +20,7 @@ from tests.find_samples import fill
         ("somebody says 'statoin'", "somebody says 'station'"),
         ("the EXTI sign", "the EXIT sign"),
         ("thermodynamics", None),
+        ("state", None),  # a word, though it is not in the index
         ("helicopter", None),  # like nothing that is known
         ("dgo", None),  # too short to tell
         ("qu\"er(y* OR x%_ mortgag' 駅駅駅駅", None),
@@ -27,6 +28,6 @@ from tests.find_samples import fill
 )
 def test_an_unknown_word_becomes_the_nearest_known_one(tmp_path: Path, text: str, expected: str | None) -> None:
     with Index(tmp_path / "index.sqlite") as index:
-        assert respelled(index, text) is None  # nothing is known yet
+        assert respelled(index, text, {"sign", "state"}.__contains__) is None  # nothing is known yet
         fill(index, Path("/films"))
-        assert respelled(index, text) == expected
+        assert respelled(index, text, {"sign", "state"}.__contains__) == expected

@@ -65,3 +65,8 @@ def test_numpy_gives_what_transformers_gives(minilm: MiniLM) -> None:
 def test_meaning_counts_more_than_words(minilm: MiniLM, query: str, near: str, far: str) -> None:
     meaning, close, other = minilm.embed([query, near, far])
     assert meaning @ close > meaning @ other + 0.1
+
+
+def test_common_words_are_known(minilm: MiniLM) -> None:
+    assert all(map(minilm.is_word, ("long", "planet", "Zebra")))
+    assert not any(map(minilm.is_word, ("elefant", "bycicle", "captian")))

@@ -148,11 +148,12 @@ def _search(
 def _nothing(known: Index, query: str, places: tuple[Path, ...], hows: frozenset[str], since: float | None) -> str:
     """Why nothing was found, or what may have been meant."""
     from epcli.find.spelling import respelled
+    from epcli.observe.minilm import MiniLM
 
     if places and not known.files_within(places):
         return f"{', '.join(map(str, places))}: no media file there is indexed"
     with known.damage():
-        other = respelled(known, query)
+        other = respelled(known, query, MiniLM().is_word)
     meant = other is not None and bool(_search(known, other, places, hows, since, 1))
     return f"nothing found for {query!r}" + (f"; did you mean {other!r}?" if meant else "")
 

@@ -24,6 +24,7 @@ import numpy as np
 from epcli.find.index import STEMS, Index, bits, vectors, within
 from epcli.find.passages import HOWS, READ, SAID
 from epcli.find.query import Query, Term, parse
+from epcli.text import singular
 
 LEAST = 0.5  # of a moment's score: what matches less is left out
 LINES = 300  # most that are looked at by stem, and as many by meaning
@@ -167,11 +168,12 @@ class Search:
 
     def _find(self, query: Query, scope: Scope, limit: int, least: float, wanted: Callable[[Path], bool]) -> list[Hit]:
         terms = query.terms
-        meanings = self.embed([query.text, *(term.text for term in terms)])
+        wordings = [*(term.text for term in terms), *(singular(term.text) for term in terms)]  # names are singular
+        meanings = self.embed([query.text, *wordings])
         found = _Found({}, {}, {}, {}, np.zeros(len(terms)))
         hints = query.hints
         if scope.hows - {SAID, READ}:
-            self._match_names(terms, meanings[1:], scope, hints, found)
+            self._match_names(terms, meanings[1:].reshape(2, len(terms), -1), scope, hints, found)
         if scope.hows & {SAID, READ}:
             self._match_lines(query, meanings[0], scope, found)
         weights = self._weights(terms, found, scope)
@@ -195,12 +197,14 @@ class Search:
     def _match_names(
         self, terms: Sequence[Term], meanings: np.ndarray, scope: Scope, hints: Mapping[str, float], found: _Found
     ) -> None:
+        """`meanings`: (2, T, 384), of the terms as they are and in the singular."""
         rows = [row for row in self.index.base.execute("SELECT id, how, value FROM names") if row[1] in scope.hows]
         if not rows:
             return
         place = {row[0]: number for number, row in enumerate(rows)}
         known = vectors([row[2] for row in rows])
-        matches = ramp(known @ meanings.T, NAME_COSINES) * BY_MEANING  # (N, T)
+        cosines = np.maximum(*(known @ wording.T for wording in meanings))  # (N, T)
+        matches = ramp(cosines, NAME_COSINES) * BY_MEANING
         whole, part = np.zeros_like(matches), np.zeros_like(matches)
         for number, term in enumerate(terms):
             for into, words, column, worth in _wordings(term, whole, part):

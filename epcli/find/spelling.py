@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from difflib import get_close_matches
 
 from epcli.find.index import Index
@@ -14,12 +15,12 @@ STEMS_TRIED = 10
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
-def respelled(index: Index, text: str) -> str | None:
-    """The query with the nearest known word for each unknown one; None if there is nothing to correct."""
+def respelled(index: Index, text: str, is_word: Callable[[str], bool]) -> str | None:
+    """The query with the nearest known word for each that neither the index nor `is_word` knows; None without any."""
     corrected = text
     for term in parse(text).terms:
         word = term.text
-        if term.weight < 1 or len(word) < SHORTEST or not _WORD.fullmatch(word) or _is_known(index, term):
+        if len(word) < SHORTEST or not _WORD.fullmatch(word) or is_word(word) or _is_known(index, term):
             continue
         for near in get_close_matches(word.casefold(), _words_like(index, word.casefold()), 1, LIKE):
             corrected = re.sub(rf"\b{word}\b", near.upper() if word.isupper() else near, corrected)

@@ -21,6 +21,7 @@ import numpy as np
 from epcli.observe.loudness import joined
 from epcli.observe.phrases import Line, ends_sentence, lines
 from epcli.records import Observation
+from epcli.text import singular
 
 Embed = Callable[[Sequence[str]], np.ndarray]  # texts -> (N, D) float32 of length 1: close for texts of one meaning
 
@@ -176,7 +177,7 @@ def _key_words(found: Sequence[Observation], parts: Sequence[tuple[float, float]
         at = next((i for i, (start, end) in enumerate(parts) if start <= word.start_s < end), len(parts) - 1)
         for text in _WORD.findall(word.text):
             if len(text) > 2 and text.lower() not in _stop_words():
-                stem = _stem(text.lower())
+                stem = singular(text.lower())
                 said[at][stem] += 1
                 written[stem][text if text.isupper() or not begins else text.lower()] += 1 + (not begins)
         begins = ends_sentence(word.text)
@@ -197,14 +198,6 @@ def _key_words(found: Sequence[Observation], parts: Sequence[tuple[float, float]
 def _stop_words() -> frozenset[str]:
     """English words that tell nothing. In other languages, words that are said in all chapters count little."""
     return frozenset(files("epcli.observe").joinpath("data/stop_words.txt").read_text(encoding="utf-8").split())
-
-
-def _stem(word: str) -> str:
-    """Without the ending of plural or possession."""
-    word = word.removesuffix("'s").removesuffix("’s")
-    if word.endswith("ies") and len(word) > 4:
-        return word[:-3] + "y"
-    return word[:-1] if word.endswith("s") and not word.endswith(("ss", "us", "is")) and len(word) > 3 else word
 
 
 def _chapter(

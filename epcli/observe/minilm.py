@@ -43,6 +43,10 @@ class MiniLM:
             found[rows] = self._batch([texts[row] for row in rows])
         return found
 
+    def is_word(self, word: str) -> bool:
+        """Whether it is one of the common English words that the tokenizer holds whole."""
+        return self._tokenizer.token_to_id(word.lower()) is not None
+
     def _batch(self, texts: Sequence[str]) -> np.ndarray:
         encoded = self._tokenizer.encode_batch(list(texts))
         ids = np.array([each.ids for each in encoded])  # (B, L)
