@@ -51,6 +51,11 @@ def test_the_right_clips_are_found(index: Index, query: str, expected: list[str]
     assert found[:1] == expected[:1]
 
 
+def test_what_is_both_seen_and_heard_comes_first(index: Index) -> None:
+    index.put(Path("/a/heard.mp4"), observed([sound("dog barking", 0, 5)]))
+    assert names(Search(index, by_words).find("a dog barking")) == ["yard.mp4", "heard.mp4"]
+
+
 def test_a_plural_means_what_its_singular_means(index: Index) -> None:
     def knows_puppy(texts: Sequence[str]) -> np.ndarray:
         return by_words(["dog" if text == "puppy" else text for text in texts])

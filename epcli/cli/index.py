@@ -113,7 +113,7 @@ def update(work: Build, *, quiet: bool = False, watch: bool = False) -> None:
     """
     if not watch and not work.waiting:
         return
-    screen = _Screen(work, quiet)
+    screen = _Screen(work, quiet, "waiting for new files" if watch else "indexing")
     work.on_file, work.on_progress = screen.file, screen.progress
     wait = _watcher(work) if watch else lambda: False
     if not watch:
@@ -145,8 +145,9 @@ def _watcher(work: Build) -> Any:
 class _Screen:
     """On a terminal a line that moves, and everywhere a line for each failure, on standard error."""
 
-    def __init__(self, work: Build, quiet: bool) -> None:
-        self._work, self._quiet = work, quiet
+    def __init__(self, work: Build, quiet: bool, idle: str) -> None:
+        """`idle`: what the line says while no file is being looked at."""
+        self._work, self._quiet, self._idle = work, quiet, idle
         self._moves = redraws() and not quiet
         self._bar: Any = None
         self._row: Any = None
@@ -166,7 +167,7 @@ class _Screen:
             TimeRemainingColumn(compact=True),
         )
         with Progress(*columns, console=Console(stderr=True), transient=True, expand=True) as self._bar:
-            self._row = self._bar.add_task("indexing", total=self._work.waiting)
+            self._row = self._bar.add_task(self._idle, total=self._work.waiting)
             try:
                 yield
             finally:
@@ -192,7 +193,7 @@ class _Screen:
             else:
                 print(line, file=sys.stderr, flush=True)
         if self._bar is not None:
-            self._show("indexing", 0.0)
+            self._show(self._idle, 0.0)
 
     def _show(self, words: str, share: float) -> None:
         done = self._work.tally.indexed + self._work.tally.failed

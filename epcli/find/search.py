@@ -39,6 +39,7 @@ LINE_COSINES = (0.22, 0.47)  # of a query and a line of FEWEST_WORDS
 FEWEST_WORDS = 3  # a line of fewer is compared as a name is
 WHOLE_COSINES = (0.20, 0.60)  # of a query and all that matches in a moment
 WHOLE = 1.5  # times the share of the query that does not match: what a moment of another meaning loses
+BOTH = 0.1  # most that a match gains where something else of another kind matches too: barking, beside a dog
 MATCHES = 0.4  # from here on something matches
 UNKNOWN = 0.4  # weight of a term that is nowhere in the index, beside the others' mean
 NEAR_S = 2.0  # what matches so shortly before or after counts
@@ -184,7 +185,7 @@ class Search:
         for file in hopeful:
             best = float(found.files[file] @ weights)
             if best < least or (
-                len(hits) >= limit and best < sorted((hit.score for hit in hits), reverse=True)[limit - 1]
+                len(hits) >= limit and best + BOTH < sorted((hit.score for hit in hits), reverse=True)[limit - 1]
             ):
                 break
             if wanted(path := self._path(file)):
@@ -405,19 +406,29 @@ def _moments(passages: Sequence[_Passage], weights: np.ndarray, least: float) ->
     begin, end = starts[anchors, None], np.maximum(ends[anchors, None], starts[anchors, None] + 1.0)
     shared = np.minimum(end + NEAR_S, ends) - np.maximum(begin - NEAR_S, starts)  # (A, P) seconds in common
     share = np.clip(np.where(shared >= 0, np.maximum(shared, 1.0), 0.0) / (end - begin), 0.0, 1.0)
-    best = np.stack([(share * matches[:, term]).max(1) for term in range(matches.shape[1])], 1)  # (A, T)
-    scores = best @ weights
+    hows = np.array([each.reason.how for each in passages])
+    ways = np.sort(
+        [_best(share[:, hows == how], matches[hows == how]) for how in set(hows.tolist())], 0
+    )  # (hows, A, T)
+    best, other = ways[-1], ways[-2] if len(ways) > 1 else np.zeros_like(ways[-1])
+    scores = (best + np.minimum(1 - best, BOTH * other)) @ weights
+    enough = best @ weights >= least
     lacking = (best < MATCHES) @ weights
     taken: list[_Moment] = []
     for row in np.lexsort((ends[anchors] - starts[anchors], -np.round(scores, 3))):
-        if scores[row] < least:
-            break
+        if not enough[row]:
+            continue
         start, stop = float(starts[anchors[row]]), float(ends[anchors[row]])
         if any(start <= other.end_s and stop >= other.start_s for other in taken):
             continue
         reasons = frozenset((int(anchors[row]), *np.flatnonzero(share[row] > 0.3).tolist()))
         taken.append(_Moment(start, stop, float(scores[row]), float(lacking[row]), reasons))
     return taken
+
+
+def _best(share: np.ndarray, matches: np.ndarray) -> np.ndarray:
+    """(A, P) shares of the times of A moments and (P, T) matches -> (A, T) the best match of each term."""
+    return np.stack([(share * matches[:, term]).max(1) for term in range(matches.shape[1])], 1)
 
 
 def _joined(moments: Iterable[_Moment]) -> list[_Moment]:
