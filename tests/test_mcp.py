@@ -62,6 +62,8 @@ def test_a_file_of_an_allowed_folder_is_given(place: Path, name: str) -> None:
         "circle/a.mp4",
         "a.mp4/../../films2/secret.mp4",
         "nothing.mp4",
+        "a" * 5000,
+        "\ud800.mp4",
     ],
 )
 def test_no_other_file_is(place: Path, name: str) -> None:
@@ -77,7 +79,7 @@ def test_a_folder_of_another_folder_is_given(place: Path) -> None:
     allowed = Allowed([place / "films"])
     assert allowed.folder(None) == (place / "films",)
     assert allowed.folder("sub") == allowed.folder(f"{place}/films/sub") == (place / "films" / "sub",)
-    for name in ("..", "outdir", str(place), "/", "a.mp4", "nothing"):
+    for name in ("..", "outdir", str(place), "/", "a.mp4", "nothing", "", "sub\0", "a" * 5000, "circle"):
         with pytest.raises(MediaError):
             allowed.folder(name)
     assert allowed.holds(place / "films" / "a.mp4")

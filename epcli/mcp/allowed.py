@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from epcli.errors import MediaError, UsageError
@@ -26,17 +27,10 @@ class Allowed:
 
         Raises MediaError. Of what lies outside, the error tells nothing, not even whether it is there.
         """
-        if not name or "\0" in name:
-            raise MediaError("the path is empty or holds a zero byte")
         refused = MediaError(f"{name}: is in none of the folders that may be used")
-        given = Path(name)
-        for place in [given] if given.is_absolute() else [folder / given for folder in self.folders]:
-            try:
-                real = Path(os.path.realpath(place))
-            except (OSError, ValueError):
-                continue
+        for real in self._places(name):
             if self.holds(real):
-                if real.is_file():
+                if os.path.isfile(real):  # Path.is_file raises for a name that is too long
                     return real
                 refused = MediaError(f"{name}: there is no such file")
         raise refused
@@ -50,8 +44,15 @@ class Allowed:
         """The folder that a client means, or all of them. Raises MediaError for one outside, and for no folder."""
         if name is None:
             return self.folders
-        for place in [Path(name)] if os.path.isabs(name) else [folder / name for folder in self.folders]:
-            real = Path(os.path.realpath(place))
-            if real.is_dir() and (real in self.folders or self.holds(real)):
+        for real in self._places(name):
+            if os.path.isdir(real) and (real in self.folders or self.holds(real)):
                 return (real,)
         raise MediaError(f"{name}: is no folder that may be used")
+
+    def _places(self, name: str) -> Iterator[Path]:
+        """Where a name may lead, after all links: below each folder, or to one place if it is absolute."""
+        if not name or "\0" in name:
+            raise MediaError("the path is empty or holds a zero byte")
+        for place in [Path(name)] if os.path.isabs(name) else [folder / name for folder in self.folders]:
+            with suppress(OSError, ValueError):  # a circle of links, half a character
+                yield Path(os.path.realpath(place))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,7 @@ from pydantic import Field
 
 from epcli import __version__
 from epcli.config import Profile
-from epcli.errors import EpError
+from epcli.errors import EpError, unexpected
 from epcli.mcp.allowed import Allowed
 from epcli.mcp.tools import Tell, Tools
 from epcli.text import one_line
@@ -61,6 +62,9 @@ class Worker:
             raise
         except EpError as error:
             raise ToolError(one_line(str(error))) from error
+        except Exception as error:  # the SDK would log it, but tell the client nothing
+            logging.getLogger(__name__).exception("a tool failed")
+            raise ToolError(one_line(unexpected(error, debug=True))) from error
 
 
 class _Cancelled(Exception):
