@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 
 from epcli.errors import UsageError
-from epcli.find.query import UNHINTED, WEAK, parse
+from epcli.find.query import SPEAKER, UNHINTED, WEAK, parse
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,9 @@ def test_a_word_that_says_where_to_look_counts_less() -> None:
 def test_who_speaks_counts_less_than_that_somebody_speaks() -> None:
     """The parts cannot tell who speaks, and the speaker need not be in the picture."""
     woman, speaking = parse("a woman speaking").terms
-    assert (woman.weight, woman.also) == (WEAK, ("person",))
+    assert (woman.weight, woman.also) == (SPEAKER, ("person",))
     assert (speaking.weight, speaking.also) == (1.0, ("speech",))
-    assert [term.weight for term in parse("a woman says 'harvest'").terms] == [1.0, WEAK]
+    assert [term.weight for term in parse("a woman says 'harvest'").terms] == [1.0, SPEAKER]
     assert [term.weight for term in parse("a woman on a beach").terms] == [1.0, 1.0]
 
 

@@ -13,6 +13,7 @@ from epcli.text import as_question
 MOST_TERMS = 16  # more words than these are left to the meaning of the whole
 LONGEST = 1000  # characters
 UNHINTED = 0.7  # of what the query does not hint at, where it hints at something
+SPEAKER = 0.12  # of a word for who speaks, who may not be in the picture
 WEAK = 0.25  # of a word that says where to look as much as what for: "sign", "sound"
 
 _QUOTED = re.compile(r"""["“”„«»]([^"“”„«»]+)["“”„«»]|(?<!\w)['‘’‚]([^'‘’‚]+)['‘’](?!\w)""")
@@ -106,8 +107,8 @@ def parse(text: str) -> Query:
 
 def _term(word: str, hinted: Collection[str | None]) -> Term:
     folded = word.casefold()
-    if folded in _PEOPLE:  # who speaks may not be in the picture
-        return Term(word, WEAK if SAID in hinted else 1.0, ("person",))
+    if folded in _PEOPLE:
+        return Term(word, SPEAKER if SAID in hinted else 1.0, ("person",))
     return Term(word, WEAK if folded in _ALSO else 1.0)
 
 
