@@ -138,7 +138,7 @@ def test_no_query_harms_the_index(index: Index, query: str) -> None:
     assert index.totals().files == before
 
 
-NASTY_NAME = "/films/'; DROP TABLE files; -- \x1b[2J$(touch x)`id` \"<b>\u202e\n-.mp4"
+NASTY_NAME = "/films/100%d \\\\1 '; DROP TABLE files; -- \x1b[2J$(touch x)`id` \"<b>\u202e\n-.mp4"
 
 
 def test_no_name_and_no_text_harms_anything(index: Index, tmp_path: Path) -> None:
@@ -151,8 +151,10 @@ def test_no_name_and_no_text_harms_anything(index: Index, tmp_path: Path) -> Non
     line = show.play(hit)
     assert line.isprintable()
     assert "\n" not in line
-    said = subprocess.run(["bash", "-c", f"printf '%s' {line.split(' -- ', 1)[1]}"], capture_output=True, check=True)
-    assert said.stdout == os.fsencode(path)  # the shell reads it as one word, and runs nothing of it
+    for shell in ("sh", "bash"):
+        told = [shell, "-c", f"printf '%s' {line.split(' -- ', 1)[1]}"]
+        said = subprocess.run(told, capture_output=True, check=True, cwd=tmp_path)
+        assert said.stdout == os.fsencode(path)  # the shell reads it as one word, and runs nothing of it
     assert not list(tmp_path.glob("x"))
 
 

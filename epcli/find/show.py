@@ -71,7 +71,6 @@ def _quoted(word: str) -> str:
     """A word of a command line, which no character of it leaves. What a terminal would obey is written as its code."""
     if word.isprintable():
         return shlex.quote(word)
-    coded = "".join(
-        chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\{byte:03o}" for byte in os.fsencode(word)
-    )
-    return f"$'{coded}'"  # bash, zsh, and sh by POSIX of 2024
+    letters = {ord("%"): "%%", ord("'"): r"\047", ord("\\"): r"\134"}
+    coded = (letters.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}") for byte in os.fsencode(word))
+    return "\"$(printf '" + "".join(coded) + "')\""  # $'…' is unknown to some shells, such as dash
