@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from epcli.batch import jobs
 from epcli.cli import app
-from epcli.errors import EpError, UsageError
+from epcli.errors import EpError, MediaError, UsageError
 from epcli.find import build
 from epcli.find.index import Index
 from epcli.media.probe import probe
@@ -157,6 +157,27 @@ def test_no_query_is_a_command(place: Path, query: str) -> None:
     assert ep("find", "pears")[1].startswith("films/pears.mp4")  # nothing was dropped
 
 
+@pytest.mark.parametrize(
+    ("name", "message"), [("pipe", "not a regular file"), ("circle", "symbolic links"), ("nothing", "no such file")]
+)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_what_is_neither_folder_nor_file_is_told(place: Path, name: str, message: str) -> None:
+    os.mkfifo(place / "pipe")
+    (place / "circle").symlink_to("circle")
+    (place / "nothing").symlink_to("nowhere")
+    for command in (["index", name], ["find", name, "pears"]):
+        with pytest.raises(MediaError, match=message):
+            ep(*command)
+
+
+def test_a_file_that_failed_is_told_each_time(place: Path) -> None:
+    (place / "films" / "bad.mp4").write_text("broken")
+    assert "is broken" in ep("find", "films/bad.mp4", "pears")[2]
+    assert ep("find", "films/bad.mp4", "pears")[2] == (
+        "ep: films/bad.mp4: no media file there could be read; `ep index` says why\n"
+    )
+
+
 def test_index_tells_of_a_folder_without_media(place: Path) -> None:
     (place / "empty").mkdir()
     assert ep("index", "empty") == (0, "", "ep: empty: no media files found; --include takes files of other names\n")
@@ -196,6 +217,8 @@ def test_a_folder_that_cannot_be_read_is_one_line(
         (["find", "films", "pears", "--since", "-3d"], "neither an age nor a date"),
         (["find", "films", "pears", "--since", "9" * 400 + "d"], "neither an age nor a date"),
         (["find", "films", "pears", "--exact"], "--exact goes with --clip"),
+        (["find", "films", "pears", "--json", "--play"], "two forms"),
+        (["index", "films", "--forget", "--watch"], "--forget only removes"),
         (["find", "films", "pears", "--clip", "films/pears.mp4"], "is no folder"),
         (["index", "--watch"], "name a folder or file"),
         (["index", "films/pears.mp4", "--watch"], "give a folder to watch"),
@@ -217,6 +240,7 @@ def test_index_tells_what_it_did_and_holds(place: Path) -> None:
     status = ep("index")[1]
     assert "files           2" in status
     assert json.loads(ep("index", "--json")[1])["failures"][0]["error"] == "bad.mp4: is broken"
+    assert json.loads(ep("index", "films/apples.mp4", "--forget", "--json")[1])["forgotten"] == 1
     assert "1 file forgotten" in ep("index", "films/bad.mp4", "--forget")[2]
     with pytest.raises(UsageError, match="is in the index"):
         ep("index", "films/bad.mp4", "--forget")

@@ -58,6 +58,8 @@ def find(
     """
     *folders, query = words
     places = tuple(_place(each) for each in folders)
+    if json and play:
+        raise UsageError("--json and --play are two forms: give one of them")
     if exact and clip is None:
         raise UsageError("--exact goes with --clip")
     if clip is not None and clip.exists() and not clip.is_dir():
@@ -150,8 +152,10 @@ def _nothing(known: Index, query: str, places: tuple[Path, ...], hows: frozenset
     from epcli.find.spelling import respelled
     from epcli.observe.minilm import MiniLM
 
-    if places and not known.files_within(places):
-        return f"{', '.join(map(str, places))}: no media file there is indexed"
+    files = [file for file in known.files_within(places) if not file.gone] if places else []
+    if places and all(file.failed for file in files):
+        what = "no media file there could be read; `ep index` says why" if files else "no media file there is indexed"
+        return f"{', '.join(map(str, places))}: {what}"
     with known.damage():
         other = respelled(known, query, MiniLM().is_word)
     meant = other is not None and bool(_search(known, other, places, hows, since, 1))

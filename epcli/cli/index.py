@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -72,17 +72,15 @@ def index(
         with Index(path, make=False) as known:
             _status(known, json)
         return
+    if forget and (watch or rebuild or retry_failed):
+        raise UsageError("--forget only removes; give it without --watch, --rebuild and --retry-failed")
     if watch and not any(folder.is_dir() for folder in folders):
         raise UsageError("--watch: give a folder to watch")
     with Index(path, make=not forget) as known, known.damage(), known.writing() as mine:
         if not mine:
             raise EpError(f"{path}: another process is indexing; wait until it has ended, or name another --index")
         if forget:
-            gone = known.forget(folders)
-            if not gone:
-                raise UsageError(f"nothing of {', '.join(map(str, folders))} is in the index")
-            if not quiet:
-                print(f"ep: {_files(gone)} forgotten", file=sys.stderr)
+            _forget(known, folders, json, quiet)
             return
         work = Build(
             known,
@@ -96,7 +94,7 @@ def index(
             update(work, quiet=quiet, watch=watch)
         finally:
             if json:
-                print(visible_json(_dumps({**asdict(work.tally), **_totals(known), "index": str(path)})))
+                _print_json(known, **asdict(work.tally))
             elif not quiet and (found or work.tally.gone):
                 _summary(work, path)
             elif not quiet:
@@ -122,7 +120,8 @@ def update(work: Build, *, quiet: bool = False, watch: bool = False) -> None:
         work.run(wait)
 
 
-def _watcher(work: Build) -> Any:
+def _watcher(work: Build) -> Callable[[], bool]:
+    """What brings new files; it returns when there are some."""
     from epcli.batch.jobs import find
     from epcli.batch.watch import Watch
 
@@ -174,18 +173,18 @@ class _Screen:
                 self._bar = None
 
     def begin(self) -> None:
-        """Where no line moves, one tells why this takes a while."""
+        """Without a line that moves: say once what takes a while."""
         if not self._quiet and not self._moves:
             print(f"ep: indexing {_files(self._work.waiting)}", file=sys.stderr, flush=True)
 
     def progress(self, path: Path, done_s: float, total_s: float) -> None:
-        """How far a file is."""
+        """Show how far a file is."""
         if self._bar is not None:
             share = min(done_s / total_s, 1.0) if total_s > 0 else 0.0
             self._show(f"{one_line(path.name)[:40]} {share:.0%}", share)
 
     def file(self, path: Path, failure: str | None) -> None:
-        """A file has come to its end."""
+        """A file is done. Print why it failed, if it did."""
         if failure is not None:
             line = one_line(f"ep: {from_here(str(path))}: {failure.removeprefix(f'{path.name}: ')}")
             if self._bar is not None:
@@ -223,8 +222,7 @@ def _status(known: Index, json: bool) -> None:
         totals = known.totals()
         failures = known.failures()
     if json:
-        body = {**_totals(known), "failures": [{"path": str(path), "error": why} for path, why in failures]}
-        print(visible_json(_dumps({**body, "index": str(known.path)})))
+        _print_json(known, failures=[{"path": str(path), "error": why} for path, why in failures])
         return
     rows = {
         "index": one_line(str(known.path)),
@@ -244,14 +242,22 @@ def _status(known: Index, json: bool) -> None:
         typer.echo(f"ep: … and {len(failures) - 20} more failed; --json lists all", err=True)
 
 
-def _totals(known: Index) -> dict[str, Any]:
-    return {f"total_{name}": value for name, value in asdict(known.totals()).items()}
+def _forget(known: Index, places: list[Path], json: bool, quiet: bool) -> None:
+    count = known.forget(places)
+    if not count:
+        raise UsageError(f"nothing of {', '.join(map(str, places))} is in the index")
+    if json:
+        _print_json(known, forgotten=count)
+    elif not quiet:
+        print(f"ep: {_files(count)} forgotten", file=sys.stderr)
 
 
-def _dumps(body: dict[str, Any]) -> str:
+def _print_json(known: Index, **facts: Any) -> None:
+    """Facts about a run, and what the index holds."""
     from json import dumps
 
-    return dumps(body, indent=2, ensure_ascii=False)
+    totals = {f"total_{name}": value for name, value in asdict(known.totals()).items()}
+    print(visible_json(dumps({**facts, **totals, "index": str(known.path)}, indent=2, ensure_ascii=False)))
 
 
 def _files(count: int) -> str:

@@ -55,7 +55,15 @@ class Build:
     _queue: deque[Path] = field(default_factory=deque)
 
     def prepare(self) -> int:
-        """Find what is to be done; returns how many media files there are. Raises MediaError as `find`."""
+        """Find what is to be done; returns how many media files there are.
+
+        Raises MediaError as `find`, and for a place that is neither folder nor file, such as a pipe.
+        """
+        for place in self.places:
+            if os.path.lexists(place) and not (place.is_dir() or place.is_file()):
+                from epcli.media.probe import check_file  # imports PyAV
+
+                check_file(place)  # says what it is
         found = find(self.places, self.search)
         self.index.forget_gone()
         self.notice_gone(found)
@@ -84,31 +92,31 @@ class Build:
         known = {each.path: each for each in self.index.files_at(files)}
         waiting = set(self._queue)
         for path in files:
-            if path not in waiting and self._is_new(path, known.get(path)):
+            if path not in waiting and not self._is_done(path, known.get(path)):
                 self._queue.append(path)
 
-    def _is_new(self, path: Path, known: Known | None) -> bool:
+    def _is_done(self, path: Path, known: Known | None) -> bool:
+        """Whether a file has not to be looked at. If that is because its content is known, it is entered at once."""
         try:
             status = os.stat(path)
         except OSError:  # gone again, or a link to nothing
-            return False
-        if not stat.S_ISREG(status.st_mode):
-            return False
-        if self.rebuild:
             return True
+        if not stat.S_ISREG(status.st_mode):
+            return True
+        if self.rebuild:
+            return False
         same = known is not None and (known.size, known.modified) == (status.st_size, status.st_mtime_ns)
         if known is not None and same and known.observed == OBSERVED and not (known.failed and self.retry_failed):
             if known.gone:
                 self.index.touch(known.id, known.size, known.modified)
             self.tally.unchanged += 1
-            return False
-        if not self._is_known_by_content(path, known, status):
             return True
-        self.tally.moved += 1
-        return False
+        entered = self._enter_by_content(path, known, status)
+        self.tally.moved += entered
+        return entered
 
-    def _is_known_by_content(self, path: Path, known: Known | None, status: os.stat_result) -> bool:
-        """Whether this very content is in the index; then it is entered under this path."""
+    def _enter_by_content(self, path: Path, known: Known | None, status: os.stat_result) -> bool:
+        """Enter a file whose very content is in the index; False if there is none."""
         if not self.index.has_size(status.st_size):
             return False  # without reading it
         size, modified = status.st_size, status.st_mtime_ns
