@@ -56,6 +56,12 @@ def test_what_is_both_seen_and_heard_comes_first(index: Index) -> None:
     assert names(Search(index, by_words).find("a dog barking")) == ["yard.mp4", "heard.mp4"]
 
 
+def test_what_is_quoted_is_meant_literally(index: Index) -> None:
+    search = Search(index, by_words)
+    assert names(search.find('"central station"')) == names(search.find("station central")) == ["news.mp4"]
+    assert search.find('"station central"') == []
+
+
 def test_a_plural_means_what_its_singular_means(index: Index) -> None:
     def knows_puppy(texts: Sequence[str]) -> np.ndarray:
         return by_words(["dog" if text == "puppy" else text for text in texts])

@@ -66,6 +66,7 @@ class Term:
     text: str
     weight: float = 1.0  # beside its rarity
     also: tuple[str, ...] = ()  # broader words that count less
+    literal: bool = False  # quoted: what only means the same is no match
 
     @property
     def fts(self) -> str:
@@ -93,7 +94,7 @@ def parse(text: str) -> Query:
     hinted = {_ONLY.get(word.casefold()) or _ALSO.get(word.casefold()) for word in words} - {None}
     if any(len(word) > 2 and word.isupper() for word in words) and not rest.isupper():
         hinted.add(READ)  # "the EXIT sign": people write what is written as it is written
-    terms = [Term(" ".join(_WORD.findall(each))) for each in quoted if _WORD.search(each)]
+    terms = [Term(" ".join(_WORD.findall(each)), literal=True) for each in quoted if _WORD.search(each)]
     terms += [_term(word, hinted) for word in words if word.casefold() not in _STOP and word.casefold() not in _ONLY]
     if all(term.weight < 1 for term in terms):  # "sound", "a woman speaking": then these words are what is meant
         terms = [_meant(word) for word in words if word.casefold() not in _STOP] or [Term(word) for word in words]

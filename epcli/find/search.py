@@ -205,7 +205,7 @@ class Search:
         place = {row[0]: number for number, row in enumerate(rows)}
         known = vectors([row[2] for row in rows])
         cosines = np.maximum(*(known @ wording.T for wording in meanings))  # (N, T)
-        matches = ramp(cosines, NAME_COSINES) * BY_MEANING
+        matches = ramp(cosines, NAME_COSINES) * BY_MEANING * _free(terms)
         whole, part = np.zeros_like(matches), np.zeros_like(matches)
         for number, term in enumerate(terms):
             for into, words, column, worth in _wordings(term, whole, part):
@@ -247,7 +247,7 @@ class Search:
         ):
             limits = NAME_COSINES if len(text.split()) < FEWEST_WORDS else LINE_COSINES
             close = float(ramp(vector @ meaning, limits)) * BY_MEANING
-            match = np.maximum(match, close) * query.hints[how] * _sure(confidence)
+            match = np.maximum(match, close * _free(query.terms)) * query.hints[how] * _sure(confidence)
             if match.max() > 0:
                 reason = Reason(how, text, start_s, end_s, confidence, place, 1)
                 found.lines.setdefault(file, []).append(_Passage(reason, match, vector))
@@ -360,6 +360,11 @@ def ramp(cosines: Any, limits: tuple[float, float]) -> np.ndarray:
     low, high = limits
     shares: np.ndarray = np.clip((cosines - low) / (high - low), 0.0, 1.0)
     return shares
+
+
+def _free(terms: Sequence[Term]) -> np.ndarray:
+    """(T,) 1 for each term that may be matched by meaning, 0 for those that are literal."""
+    return np.array([not term.literal for term in terms], float)
 
 
 def _wordings(term: Term, whole: np.ndarray, part: np.ndarray) -> Iterator[tuple[np.ndarray, str, str, float]]:
