@@ -125,6 +125,21 @@ def test_clips_of_files_with_one_name_stay_apart(place: Path, monkeypatch: pytes
     assert cuts == [("a", ""), ("b", "2")]
 
 
+def test_a_moment_that_cannot_be_cut_costs_no_other(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse_pears(path: Path, *_: object, **__: object) -> Path:
+        if path.stem == "pears":
+            raise MediaError("pears.mp4: cannot be read")
+        return path
+
+    monkeypatch.setattr("epcli.media.cut.cut", refuse_pears)
+    code, out, err = ep("find", "films", "we talk about", "--clip", "cuts", "--json")
+    assert (code, err) == (3, "ep: error: pears.mp4: cannot be read\n")
+    assert [(Path(hit["path"]).stem, hit["clip"] is None) for hit in json.loads(out)] == [
+        ("apples", False),
+        ("pears", True),
+    ]
+
+
 def test_while_another_indexes_what_is_there_is_searched(place: Path) -> None:
     ep("index", "films", "-q")
     with Index(place / "cache" / "epcli" / "index.sqlite") as other, other.writing():

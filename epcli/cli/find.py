@@ -10,10 +10,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import typer
+
 from epcli.cli.index import IndexFlag, update
 from epcli.cli.options import OUTPUT, DebugFlag, argument, option, path_option
 from epcli.cli.screen import from_here
-from epcli.errors import EpError, UsageError
+from epcli.errors import EXIT_PARTIAL, EpError, UsageError
 from epcli.text import format_range, one_line, parse_age, visible_json
 
 if TYPE_CHECKING:
@@ -92,8 +94,10 @@ def find(
     else:
         _print(hits, terms)
         if not quiet:
-            for cut in cuts:
+            for cut in filter(None, cuts):
                 print(f"ep: {one_line(from_here(os.path.abspath(cut)))}", file=sys.stderr)
+    if None in cuts:
+        raise typer.Exit(EXIT_PARTIAL)
 
 
 def _place(word: str) -> Path:
@@ -162,7 +166,8 @@ def _nothing(known: Index, query: str, places: tuple[Path, ...], hows: frozenset
     return f"nothing found for {query!r}" + (f"; did you mean {other!r}?" if meant else "")
 
 
-def _cut(hits: list[Hit], folder: Path, exact: bool) -> list[Path]:
+def _cut(hits: list[Hit], folder: Path, exact: bool) -> list[Path | None]:
+    """The clip of each moment; None, and a line, for one that cannot be cut."""
     from epcli.media.cut import cut, file_name
 
     try:
@@ -170,18 +175,22 @@ def _cut(hits: list[Hit], folder: Path, exact: bool) -> list[Path]:
     except OSError as error:
         raise UsageError(f"--clip {folder}: cannot be made: {error.strerror}") from None
     same: Counter[str] = Counter()  # moments so far of files with that name
-    made = []
+    made: list[Path | None] = []
     for hit in hits:
         same[name := file_name(hit.path, hit.start_s, hit.end_s, "")] += 1
         mark = str(same[name]) if same[name] > 1 else ""
-        made.append(cut(hit.path, hit.start_s, hit.end_s, folder, exact=exact, mark=mark))
+        try:
+            made.append(cut(hit.path, hit.start_s, hit.end_s, folder, exact=exact, mark=mark))
+        except EpError as error:
+            print(f"ep: error: {one_line(str(error))}", file=sys.stderr)
+            made.append(None)
     return made
 
 
-def _json(hits: list[Hit], cuts: list[Path]) -> list[dict[str, object]]:
+def _json(hits: list[Hit], cuts: list[Path | None]) -> list[dict[str, object]]:
     made = [hit.to_dict() for hit in hits]
     for each, clip in zip(made, cuts, strict=False):
-        each["clip"] = os.path.abspath(clip)
+        each["clip"] = os.path.abspath(clip) if clip else None
     return made
 
 
