@@ -27,7 +27,7 @@ from epcli.errors import EpError, UsageError
 from epcli.find.passages import Findings
 
 FORMAT = 2  # of the tables; raise it when they change
-OBSERVED = 1  # raise it when the parts report so much more that files should be looked at again
+OBSERVED = 1  # raise it when the parts report so much more that files should be looked at again, or a mark changes
 KEPT_S = 30 * 86400.0  # seconds that the rows of a file that has gone are kept
 STEMS = "porter unicode61 remove_diacritics 2"
 
