@@ -347,7 +347,7 @@ def kill_when(query: str, *arguments: str, home: Path) -> Path:
 def test_a_killed_look_at_a_long_film_goes_on_to_the_same_result(tmp_path: Path) -> None:
     film, home = tmp_path / "film.mkv", tmp_path / "home"
     small = ("-vf", "scale=160:96,fps=2", "-c:v", "libx264", "-c:a", "aac")
-    ffmpeg("-stream_loop", "16", "-i", MEDIA / "farm.mp4", *small, film)
+    ffmpeg("-stream_loop", "9", "-i", MEDIA / "farm.mp4", *small, film)
     index = kill_when("SELECT 1 FROM begun", "index", str(film), home=home)
 
     def rows() -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
