@@ -163,6 +163,15 @@ def test_times_of_words_fit_the_loudness():
     assert fitted([], sound) == []
 
 
+def test_a_first_word_does_not_begin_in_the_noise_before_it():
+    noise = np.full(5 * 16_000, 0.1, np.float32)
+    spoken = [("please", 0.5, 2.2), ("check", 2.2, 2.4), ("the", 2.4, 2.5), ("number", 2.5, 2.8)]
+    first, second, *_ = fitted([Word(*word, 0.9) for word in spoken], noise)
+    assert (first.start_s, second.start_s) == pytest.approx((1.5, 2.2), abs=0.02)
+    slow = [("one", 0.5, 1.3), ("two", 1.5, 2.2), ("three", 2.3, 3.1)]
+    assert fitted([Word(*word, 0.9) for word in slow], noise)[0].start_s == pytest.approx(0.5, abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("form", "expected"),
     [

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +30,7 @@ VOICE = 0.15  # probability of a voice from which on Whisper listens
 VOICE_MARGIN_S = 1.0  # listened to before and after a voice
 CUT_S = 10.0  # the last so many seconds of a piece, of which the quietest place is where it is cut
 PAUSE_S = 2.0  # a voice that stops for longer begins a new window
+LONG_WORD_S, LONG_WORD = 0.7, 2.0  # longest first word of a window, in seconds, and times the usual length; the larger
 LONGER_S = 0.35  # a word may end so much later than its attention says
 QUIET = 0.08  # of a word's loudest hundredth of a second (-22 dB): what is less is no longer the word
 SHORTEST_SILENCE_S = 1.0
@@ -236,10 +238,13 @@ def credible(words: Sequence[Word], voice: np.ndarray) -> list[Word]:
 def fitted(words: Sequence[Word], samples: np.ndarray) -> list[Word]:
     """Words whose times fit the loudness of (S,) samples: no quiet at their ends, and none ends after the next begins.
 
-    A word goes on while it is loud, up to LONGER_S after the end that its attention tells.
+    A word goes on while it is loud, up to LONGER_S after the end that its attention tells. The attention of the first
+    one may lie on noise before it: it is not longer than words are.
     """
     if not words:
         return []
+    most_s = max(LONG_WORD_S, LONG_WORD * median(word.end_s - word.start_s for word in words))
+    words = [words[0]._replace(start_s=max(words[0].start_s, words[0].end_s - most_s)), *words[1:]]
     frame = SAMPLE_RATE // 100
     level = np.sqrt(np.square(np.pad(samples, (0, -len(samples) % frame)).reshape(-1, frame)).mean(1))
     starts = [word.start_s for word in words[1:]] + [len(samples) / SAMPLE_RATE]
