@@ -194,6 +194,8 @@ def sieve(
     recipe = SieveRecipe(
         minutes=minutes,
         keep=(0.03, 0.5),
+        plain=0.3,
+        plain_with=("none", "none", "random"),  # so that all tokens are still read well
         relevance_any=0.3,
         relevance_all=0.7,
         evaluate_s=900.0,
